@@ -1,0 +1,143 @@
+# Supernode. `make help` lists what there is to make.
+#
+# Sources are found by wildcard, one folder a room; object files, tests and tools go to $(B) only. SAN=address,undefined
+# or SAN=thread builds everything again beside it with that sanitizer; CROSS=aarch64 builds what needs no third-party
+# library (base, ops, the forward pass) for Arm.
+
+SAN     ?=
+CROSS   ?=
+B       := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(CROSS),/$(CROSS))
+comma   := ,
+PREFIX  ?= /usr/local
+PORT    ?= 8000
+MODEL   ?= models/tiny
+THREADS ?=
+
+VERSION := 0.1.0
+CC      := $(if $(CROSS),$(CROSS)-linux-gnu-gcc,gcc)
+ARCH    := $(if $(CROSS),$(CROSS),$(shell uname -m))
+
+# Libraries by pkg-config; a missing one is named when something that needs it is built.
+PKGS    := libevent libevent_pthreads jansson libpcre2-8 libutf8proc libcrypto
+PKG_CHECK = pkg-config --exists $(1) || { echo "supernode: library $(1) is missing (pkg-config $(1)): run tools/install-deps" >&2; exit 1; }
+
+WARN    := -Wall -Wextra -Wconversion -Wshadow -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes $(if $(CI),-Werror)
+# No contraction and no errno: results are the same on every machine, and sqrtf and rintf become instructions.
+CFLAGS  := -std=gnu11 -O3 -g -ffp-contract=off -fno-math-errno -pthread -fstack-protector-strong $(WARN) \
+           -DSUPERNODE_VERSION='"$(VERSION)"' -Isrc -MMD -MP \
+           $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+LDFLAGS := -pthread $(if $(SAN),-fsanitize=$(SAN))
+LDLIBS  := -lm
+
+ROOMS   := base ops ops/ref model text engine serve
+ifeq ($(ARCH),x86_64)
+  ROOMS  += ops/avx2 ops/avx512
+  CFLAGS += -march=x86-64-v3
+else
+  ROOMS  += ops/neon
+endif
+SRCS    := $(foreach r,$(ROOMS),$(wildcard src/$(r)/*.c))
+ifneq ($(CROSS),)
+  # What the Arm test links: everything that includes no third-party header.
+  SRCS  := $(shell grep -LE '<(jansson|event2/|openssl/|pcre2|utf8proc)|base/json.h' $(foreach r,base ops ops/ref ops/neon model,$(wildcard src/$(r)/*.c)))
+else
+  CFLAGS += $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+  LDLIBS += $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+endif
+OBJS    := $(SRCS:%.c=$(B)/%.o)
+CLI     := $(patsubst %.c,$(B)/%.o,$(wildcard src/cli/*.c))
+LIB     := $(B)/libsupernode.a
+BIN     := $(B)/supernode
+
+TESTS   := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/*/test_*.c))
+FUZZERS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SECONDS ?= 5
+
+.PHONY: all serve check test deps bench fuzz asan tsan arm install format lint clean help
+.DELETE_ON_ERROR:
+
+all: $(BIN)
+
+help:
+	@echo "make serve [MODEL=DIR|ORG/NAME] [PORT=8000]  install packages, build, serve on 127.0.0.1"
+	@echo "make check      install packages, build, run all tests"
+	@echo "make all        build/supernode"
+	@echo "make test       the tests alone, packages present;  SAN=address,undefined | SAN=thread: with a sanitizer"
+	@echo "make fuzz       every parser, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make arm: the forward pass under qemu-aarch64"
+	@echo "make bench      measurements beside the limits of this machine"
+	@echo "make install PREFIX=/usr/local    make format    make lint    make clean"
+
+deps:
+	@tools/install-deps
+
+serve: deps
+	@$(MAKE) --no-print-directory -j$$(nproc) all
+	@$(BIN) serve $(MODEL) --port $(PORT) $(if $(THREADS),--threads $(THREADS))
+
+check: deps
+	@tools/install-deps --tests
+	@$(MAKE) --no-print-directory -j$$(nproc) all tests
+	@$(MAKE) --no-print-directory test
+
+# --- building -------------------------------------------------------------------------------------------------
+
+$(B)/src/ops/avx2/%.o: ISA := -march=x86-64-v3
+$(B)/src/ops/avx512/%.o: ISA := -march=x86-64-v4 -mavx512vbmi -mprefer-vector-width=512
+$(B)/src/ops/neon/%.o: ISA := -march=armv8-a
+
+$(B)/%.o: %.c | $(if $(CROSS),,$(B)/packages)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(ISA) -c $< -o $@
+
+$(B)/packages:
+	@mkdir -p $(@D)
+	@$(foreach p,$(PKGS),$(call PKG_CHECK,$(p));)
+	@touch $@
+
+$(LIB): $(OBJS)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(BIN): $(CLI) $(LIB)
+	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+# --- testing --------------------------------------------------------------------------------------------------
+
+.PHONY: tests
+tests: $(TESTS)
+
+$(B)/tests/%: $(B)/tests/%.o $(LIB)
+	@$(if $(CROSS),,$(call PKG_CHECK,cmocka))
+	$(CC) $(LDFLAGS) $^ $(LDLIBS) $(if $(CROSS),,$$(pkg-config --libs cmocka)) -o $@
+
+test: all tests
+	@tests/run $(B)
+
+asan: ; @$(MAKE) --no-print-directory SAN=address,undefined test
+tsan: ; @$(MAKE) --no-print-directory SAN=thread test
+
+# libFuzzer is clang's; the library is built again with its coverage.
+FUZZ_B  := build/fuzz
+FUZZ_CC := clang-14
+fuzz:
+	@$(MAKE) --no-print-directory fuzz-run B=$(FUZZ_B) CC=$(FUZZ_CC) SAN=fuzzer-no-link,address,undefined
+.PHONY: fuzz-run
+fuzz-run: $(FUZZERS)
+	@tests/fuzz/run $(FUZZ_SECONDS) $(FUZZERS)
+$(FUZZ_B)/tests/fuzz/%: $(FUZZ_B)/tests/fuzz/%.o $(LIB)
+	$(CC) -pthread -fsanitize=fuzzer,address,undefined $^ $(LDLIBS) -o $@
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/supernode/models
+	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/supernode
+	cp -r models/tiny $(DESTDIR)$(PREFIX)/share/supernode/models/
+
+format:
+	clang-format-14 -i $$(git ls-files '*.c' '*.h')
+lint:
+	clang-format-14 --dry-run -Werror $$(git ls-files '*.c' '*.h')
+
+clean:
+	rm -rf build
+
+-include $(OBJS:.o=.d) $(CLI:.o=.d) $(addsuffix .d,$(TESTS) $(FUZZERS))

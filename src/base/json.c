@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements json.h. jansson bounds the depth (2048) and checks UTF-8; we bound the size before it reads. */
+#include "base/json.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/file.h"
+
+enum st json_parse(json_t **out, const char *text, size_t len, const char *name, struct err *err) {
+    json_error_t e;
+    json_t *v = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
+    if (!v) return err_set(err, ST_INVALID, "%s: line %d column %d: %s", name, e.line, e.column, e.text);
+    *out = v;
+    return ST_OK;
+}
+
+enum st json_read_file(json_t **out, const char *path, size_t max, struct err *err) {
+    struct buf text = {.max = max};
+    enum st st = file_read(&text, path, err);
+    if (!st) st = json_parse(out, text.data ? text.data : "", text.len, path, err);
+    buf_release(&text);
+    return st;
+}
+
+json_t *json_at(const json_t *obj, const char *path) {
+    char key[128];
+    for (;;) {
+        const char *dot = strchr(path, '.');
+        size_t len = dot ? (size_t)(dot - path) : strlen(path);
+        if (len >= sizeof key) return NULL;
+        memcpy(key, path, len);
+        key[len] = '\0';
+        json_t *v = json_object_get(obj, key);
+        if (!v || json_is_null(v)) return NULL;
+        if (!dot) return v;
+        obj = v;
+        path = dot + 1;
+    }
+}
+
+const char *json_kind(const json_t *v) {
+    if (!v) return "nothing";
+    switch (json_typeof(v)) {
+    case JSON_OBJECT: return "an object";
+    case JSON_ARRAY: return "an array";
+    case JSON_STRING: return "a string";
+    case JSON_INTEGER: return "an integer";
+    case JSON_REAL: return "a real number";
+    case JSON_TRUE: return "true";
+    case JSON_FALSE: return "false";
+    case JSON_NULL: return "null";
+    }
+    return "nothing";
+}
+
+enum st json_get_u32(uint32_t *out, const json_t *obj, const char *path, uint32_t min, uint32_t max,
+                     uint32_t fallback, const char *name, struct err *err) {
+    const json_t *v = json_at(obj, path);
+    if (!v) {
+        *out = fallback;
+        return ST_OK;
+    }
+    double d = json_is_number(v) ? json_number_value(v) : NAN;
+    if (!(d == floor(d)))
+        return err_set(err, ST_INVALID, "%s: %s: found %s, expected an integer", name, path, json_kind(v));
+    if (d < min || d > max)
+        return err_set(err, ST_INVALID, "%s: %s: found %.17g, expected %u to %u", name, path, d, min, max);
+    *out = (uint32_t)d;
+    return ST_OK;
+}
+
+enum st json_get_f64(double *out, const json_t *obj, const char *path, double min, double max,
+                     double fallback, const char *name, struct err *err) {
+    const json_t *v = json_at(obj, path);
+    if (!v) {
+        *out = fallback;
+        return ST_OK;
+    }
+    if (!json_is_number(v))
+        return err_set(err, ST_INVALID, "%s: %s: found %s, expected a number", name, path, json_kind(v));
+    double d = json_number_value(v);
+    if (!(d >= min && d <= max))
+        return err_set(err, ST_INVALID, "%s: %s: found %.17g, expected %g to %g", name, path, d, min, max);
+    *out = d;
+    return ST_OK;
+}
+
+enum st json_get_bool(bool *out, const json_t *obj, const char *path, bool fallback,
+                      const char *name, struct err *err) {
+    const json_t *v = json_at(obj, path);
+    if (v && !json_is_boolean(v))
+        return err_set(err, ST_INVALID, "%s: %s: found %s, expected true or false", name, path, json_kind(v));
+    *out = v ? json_is_true(v) : fallback;
+    return ST_OK;
+}
+
+enum st json_get_str(const char **out, const json_t *obj, const char *path, const char *fallback,
+                     const char *name, struct err *err) {
+    const json_t *v = json_at(obj, path);
+    if (v && !json_is_string(v))
+        return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", name, path, json_kind(v));
+    *out = v ? json_string_value(v) : fallback;
+    return ST_OK;
+}
