@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements flags.h. "--name value" and "--name=value"; "--" ends the flags; underscores are read as dashes, since
+ * people come from tools that write either. */
+#include "cli/flags.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { NAME_MAX_BYTES = 64 };
+
+/* Levenshtein distance, small strings. */
+static uint32_t distance(const char *a, const char *b) {
+    size_t n = strlen(a), m = strlen(b);
+    if (n >= NAME_MAX_BYTES || m >= NAME_MAX_BYTES) return UINT32_MAX;
+    uint32_t row[NAME_MAX_BYTES];
+    for (size_t j = 0; j <= m; j++) row[j] = (uint32_t)j;
+    for (size_t i = 1; i <= n; i++) {
+        uint32_t diag = row[0];
+        row[0] = (uint32_t)i;
+        for (size_t j = 1; j <= m; j++) {
+            uint32_t best = diag + (a[i - 1] != b[j - 1]);
+            if (row[j] + 1 < best) best = row[j] + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            diag = row[j];
+            row[j] = best;
+        }
+    }
+    return row[m];
+}
+
+static enum st unknown_flag(const struct flag_command *cmd, const char *name, struct err *err) {
+    const char *near = NULL;
+    uint32_t best = 4;
+    for (const struct flag *f = cmd->flags; f->name; f++) {
+        uint32_t d = distance(name, f->name);
+        if (d < best) best = d, near = f->name;
+    }
+    if (near)
+        return err_set(err, ST_INVALID, "%s: unknown flag --%s; did you mean --%s?", cmd->name, name, near);
+    return err_set(err, ST_INVALID, "%s: unknown flag --%s; see supernode %s --help", cmd->name, name, cmd->name);
+}
+
+static enum st set_number(const struct flag_command *cmd, const struct flag *f, const char *text,
+                          struct err *err) {
+    char *end;
+    errno = 0;
+    double v = f->type == FLAG_F32 ? strtod(text, &end) : 0;
+    long long i = f->type == FLAG_F32 ? 0 : strtoll(text, &end, 10);
+    if (*text == '\0' || *end != '\0' || errno == ERANGE)
+        return err_set(err, ST_INVALID, "%s: --%s: found '%s', expected %s", cmd->name, f->name, text,
+                       f->type == FLAG_F32 ? "a number" : "an integer");
+    if (f->type == FLAG_I64) {
+        *(struct flag_i64 *)f->out = (struct flag_i64){.given = true, .v = i};
+        return ST_OK;
+    }
+    if (f->type == FLAG_U32) v = (double)i;
+    if (!(v >= f->min && v <= f->max))
+        return err_set(err, ST_INVALID, "%s: --%s: found %s, expected %.9g to %.9g", cmd->name, f->name, text,
+                       f->min, f->max);
+    if (f->type == FLAG_U32) *(uint32_t *)f->out = (uint32_t)i;
+    else *(float *)f->out = (float)v;
+    return ST_OK;
+}
+
+static enum st set_value(const struct flag_command *cmd, const struct flag *f, const char *text,
+                         struct err *err) {
+    switch (f->type) {
+    case FLAG_STR: *(const char **)f->out = text; return ST_OK;
+    case FLAG_LIST: {
+        struct flag_list *l = f->out;
+        if (l->len == FLAG_LIST_MAX)
+            return err_set(err, ST_INVALID, "%s: --%s: given more than %d times", cmd->name, f->name,
+                           FLAG_LIST_MAX);
+        l->v[l->len++] = text;
+        return ST_OK;
+    }
+    case FLAG_U32:
+    case FLAG_I64:
+    case FLAG_F32: return set_number(cmd, f, text, err);
+    case FLAG_BOOL: break;
+    }
+    assert(false);
+    return ST_INVALID;
+}
+
+static void print_help(const struct flag_command *cmd, bool all) {
+    printf("%s\n\nusage: %s\n", cmd->what, cmd->usage);
+    uint32_t hidden = 0, shown = 0;
+    for (const struct flag *f = cmd->flags; f->name; f++) {
+        if (f->advanced && !all) {
+            hidden++;
+            continue;
+        }
+        if (shown++ == 0) printf("\n");
+        char left[80];
+        snprintf(left, sizeof left, "--%s%s%s", f->name, f->value ? " " : "", f->value ? f->value : "");
+        printf("  %-28s %s\n", left, f->help);
+    }
+    if (hidden) printf("  %-28s %u more flags\n", "--help all", hidden);
+    printf("\nexample:\n  %s\n", cmd->example);
+}
+
+static const struct flag *find_flag(const struct flag_command *cmd, const char *name, bool *off) {
+    *off = false;
+    for (const struct flag *f = cmd->flags; f->name; f++) {
+        if (strcmp(f->name, name) == 0) return f;
+        if (f->type == FLAG_BOOL && strncmp(name, "no-", 3) == 0 && strcmp(f->name, name + 3) == 0) {
+            *off = true;
+            return f;
+        }
+    }
+    return NULL;
+}
+
+/* One "--..." argument; *i moves on over its value. */
+static enum st parse_flag(const struct flag_command *cmd, int argc, char **argv, int *i,
+                          struct err *err) {
+    char name[NAME_MAX_BYTES];
+    const char *arg = argv[*i] + 2, *eq = strchr(arg, '=');
+    size_t len = eq ? (size_t)(eq - arg) : strlen(arg);
+    if (len >= sizeof name) len = sizeof name - 1;
+    for (size_t j = 0; j < len; j++) name[j] = arg[j] == '_' ? '-' : arg[j];
+    name[len] = '\0';
+    bool off;
+    const struct flag *f = find_flag(cmd, name, &off);
+    if (!f) return unknown_flag(cmd, name, err);
+    if (f->type == FLAG_BOOL) {
+        if (eq) return err_set(err, ST_INVALID, "%s: --%s takes no value", cmd->name, f->name);
+        *(bool *)f->out = !off;
+        return ST_OK;
+    }
+    if (!eq && *i + 1 >= argc)
+        return err_set(err, ST_INVALID, "%s: --%s: expected %s after it", cmd->name, f->name, f->value);
+    return set_value(cmd, f, eq ? eq + 1 : argv[++*i], err);
+}
+
+enum st flags_parse(enum flag_result *result, const struct flag_command *cmd, int argc, char **argv,
+                    const char **args, struct err *err) {
+    uint32_t n_args = 0;
+    bool flags_end = false;
+    for (uint32_t i = 0; i < cmd->args_max; i++) args[i] = NULL;
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i];
+        if (!flags_end && (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0)) {
+            print_help(cmd, i + 1 < argc && strcmp(argv[i + 1], "all") == 0);
+            *result = FLAG_HELP_SHOWN;
+            return ST_OK;
+        }
+        if (!flags_end && strcmp(a, "--") == 0) {
+            flags_end = true;
+        } else if (!flags_end && a[0] == '-' && a[1] == '-') {
+            enum st st = parse_flag(cmd, argc, argv, &i, err);
+            if (st) return st;
+        } else if (!flags_end && a[0] == '-' && a[1] != '\0') {
+            return err_set(err, ST_INVALID, "%s: unknown flag %s; flags begin with --", cmd->name, a);
+        } else if (n_args == cmd->args_max) {
+            return err_set(err, ST_INVALID, "%s: unexpected argument '%s'; usage: %s", cmd->name, a, cmd->usage);
+        } else {
+            args[n_args++] = a;
+        }
+    }
+    if (n_args < cmd->args_min)
+        return err_set(err, ST_INVALID, "%s: %u argument%s missing; usage: %s", cmd->name, cmd->args_min - n_args,
+                       cmd->args_min - n_args == 1 ? "" : "s", cmd->usage);
+    *result = FLAG_RUN;
+    return ST_OK;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* supernode: one binary, a table of commands. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+struct command {
+    const char *name, *what;
+    int (*run)(int argc, char **argv);
+};
+
+static const struct command commands[] = {
+    {NULL, NULL, NULL},
+};
+
+int cli_fail(enum cli_fault fault, const struct err *err) {
+    fprintf(stderr, "supernode: %s\n", err->text);
+    return (int)fault;
+}
+
+static void print_commands(FILE *f) {
+    fprintf(f, "supernode %s serves DeepSeek-V3-class models.\n\nusage: supernode COMMAND [arguments]\n\n",
+            SUPERNODE_VERSION);
+    for (const struct command *c = commands; c->name; c++) fprintf(f, "  %-10s %s\n", c->name, c->what);
+    fprintf(f, "\nsupernode COMMAND --help says more.\n");
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        print_commands(stderr);
+        return CLI_USAGE;
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        print_commands(stdout);
+        return 0;
+    }
+    if (strcmp(name, "--version") == 0) {
+        printf("supernode %s\n", SUPERNODE_VERSION);
+        return 0;
+    }
+    for (const struct command *c = commands; c->name; c++)
+        if (strcmp(c->name, name) == 0) return c->run(argc - 1, argv + 1);
+    fprintf(stderr, "supernode: unknown command '%s'; supernode --help lists them\n", name);
+    return CLI_USAGE;
+}
