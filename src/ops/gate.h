@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Expert gating (DeepSeek-V3 report 2.1.2 "noaux_tc", DeepSeek-V2 "greedy" and "group_limited_greedy"). */
+/* Expert gating (DeepSeek-V3 report 2.1.2 "noaux_tc", DeepSeek-V2 "greedy" and
+ * "group_limited_greedy"). */
 #ifndef SUPERNODE_OPS_GATE_H
 #define SUPERNODE_OPS_GATE_H
 
@@ -22,8 +23,9 @@ enum { OPS_GATE_EXPERTS_MAX = 4096, OPS_GATE_TOPK_MAX = 64 };
 /* Chooses top_k experts for one token.
  *   logits [n_experts], bias [n_experts] or NULL (moves the choice, never the weight)
  *   ids, weights [top_k]: in ascending id
- * Ties go to the lowest index; experts of groups that were not kept are -inf. A softmax is exp(x - max) / sum with
- * lanes and tree; the normaliser sums the chosen weights by ascending id. NaN logits give some valid ids. */
+ * Ties go to the lowest index; experts of groups that were not kept are -inf. A softmax is exp(x -
+ * max) / sum with lanes and tree; the normaliser sums the chosen weights by ascending id. NaN
+ * logits give some valid ids. */
 void ops_gate_topk(uint32_t *ids, float *weights, const float *logits, const float *bias,
                    const struct ops_gate_config *c);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Our own elementary functions, so that every machine gives the same bits: libm differs between versions. Plain IEEE
- * operations in a fixed order, no contraction. Written once, in ref/mathf.c; vector tables repeat the same steps. */
+/* Our own elementary functions, so that every machine gives the same bits: libm differs between
+ * versions. Plain IEEE operations in a fixed order, no contraction. Written once, in ref/mathf.c;
+ * vector tables repeat the same steps. */
 #ifndef SUPERNODE_OPS_MATHF_H
 #define SUPERNODE_OPS_MATHF_H
 

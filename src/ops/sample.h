@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sampling as contracts 7 has it: one draw depends on the logits, the parameters, the tokens so far, the seed and the
- * position, and on nothing else, so it survives preemption, speculation and a move to another process. */
+/* Sampling as contracts 7 has it: one draw depends on the logits, the parameters, the tokens so
+ * far, the seed and the position, and on nothing else, so it survives preemption, speculation and a
+ * move to another process. */
 #ifndef SUPERNODE_OPS_SAMPLE_H
 #define SUPERNODE_OPS_SAMPLE_H
 
@@ -15,11 +16,11 @@ struct ops_logit_bias {
 };
 
 struct ops_sample_params {
-    float temperature; /* under 1e-5: argmax, lowest id, no draw */
-    float top_p;       /* 1: off */
-    float min_p;       /* 0: off */
-    uint32_t top_k;    /* 0: off */
-    float repetition_penalty; /* 1: off; request and output */
+    float temperature;                         /* under 1e-5: argmax, lowest id, no draw */
+    float top_p;                               /* 1: off */
+    float min_p;                               /* 0: off */
+    uint32_t top_k;                            /* 0: off */
+    float repetition_penalty;                  /* 1: off; request and output */
     float frequency_penalty, presence_penalty; /* 0: off; output only */
     const struct ops_logit_bias *bias;
     uint32_t n_bias;
@@ -40,7 +41,8 @@ uint32_t ops_sample(const float *logits, uint32_t vocab, const struct ops_sample
                     uint32_t n_output, int64_t seed, uint32_t position, uint32_t choice,
                     struct ops_sample_work *work);
 
-/* Natural-log probabilities of the raw logits: log-sum-exp of all (sum in float64 by ascending id). */
+/* Natural-log probabilities of the raw logits: log-sum-exp of all (sum in float64 by ascending id).
+ */
 float ops_logsumexp(const float *logits, uint32_t vocab);
 
 /* ids[n], logits descending, ties by ascending id; n <= vocab. */
