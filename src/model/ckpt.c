@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements ckpt.h: opens the shards, gathers their tensors into one sorted table, checks it against the configuration.
+ * The index decides which shard a tensor comes from; scales of FP8 tensors may lie in another shard than their tensor. */
+#include "model/ckpt.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/json.h"
+#include "model/ckpt_impl.h"
+
+enum { INDEX_BYTES_MAX = 256 << 20, SHARDS_MAX = 4096 };
+
+/* --- the table of tensors ---------------------------------------------------------------------------------- */
+
+static int by_name(const void *a, const void *b) {
+    const struct safetensors_tensor *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+static const struct safetensors_tensor *find(const struct ckpt *c, const char *name) {
+    struct safetensors_tensor key = {.name = (char *)(uintptr_t)name};
+    const struct safetensors_tensor *k = &key;
+    const struct safetensors_tensor *const *hit =
+        bsearch(&k, c->by_name, c->n_by_name, sizeof *c->by_name, by_name);
+    return hit ? *hit : NULL;
+}
+
+/* The shard that holds t: for error sentences only. */
+static const char *shard_of(const struct ckpt *c, const struct safetensors_tensor *t) {
+    for (uint32_t i = 0; i < c->n_shards; i++)
+        if (t >= c->shards[i].tensors && t < c->shards[i].tensors + c->shards[i].n_tensors) return c->shard_names[i];
+    return "?";
+}
+
+/* Takes the tensors of every shard; with an index only those that it says are there. */
+static enum st gather(struct ckpt *c, const json_t *weight_map, struct err *err) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < c->n_shards; i++) n += c->shards[i].n_tensors;
+    c->by_name = calloc(n + 1, sizeof *c->by_name);
+    if (!c->by_name) return err_set(err, ST_NO_MEMORY, "%s: out of memory for %zu tensors", c->dir, n);
+    for (uint32_t i = 0; i < c->n_shards; i++) {
+        for (size_t j = 0; j < c->shards[i].n_tensors; j++) {
+            const struct safetensors_tensor *t = &c->shards[i].tensors[j];
+            const char *where = weight_map ? json_string_value(json_object_get(weight_map, t->name)) : NULL;
+            if (weight_map && (!where || strcmp(where, c->shard_names[i]) != 0)) continue;
+            c->by_name[c->n_by_name++] = t;
+        }
+    }
+    qsort(c->by_name, c->n_by_name, sizeof *c->by_name, by_name);
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)weight_map, key, value) {
+        if (!find(c, key))
+            return err_set(err, ST_CORRUPT, "%s/model.safetensors.index.json: tensor %.200s: not in %.100s, where the index has it",
+                           c->dir, key, json_string_value(value));
+    }
+    return ST_OK;
+}
+
+/* --- shards ------------------------------------------------------------------------------------------------ */
+
+static enum st add_shard(struct ckpt *c, const char *name, struct err *err) {
+    for (uint32_t i = 0; i < c->n_shards; i++)
+        if (strcmp(c->shard_names[i], name) == 0) return ST_OK;
+    if (c->n_shards == SHARDS_MAX)
+        return err_set(err, ST_INVALID, "%s/model.safetensors.index.json: more than %d shards", c->dir, SHARDS_MAX);
+    char path[CKPT_PATH_BYTES];
+    int len = snprintf(path, sizeof path, "%s/%s", c->dir, name);
+    if (len < 0 || (size_t)len >= sizeof path)
+        return err_set(err, ST_INVALID, "%s: shard name too long", c->dir);
+    char *copy = strdup(name);
+    void *shards = realloc(c->shards, (c->n_shards + 1) * sizeof *c->shards);
+    if (shards) c->shards = shards;
+    void *names = realloc(c->shard_names, (c->n_shards + 1) * sizeof *c->shard_names);
+    if (names) c->shard_names = names;
+    if (!copy || !shards || !names) {
+        free(copy);
+        return err_set(err, ST_NO_MEMORY, "%s: out of memory", path);
+    }
+    enum st st = safetensors_open(&c->shards[c->n_shards], path, err);
+    if (st) {
+        free(copy);
+        return st;
+    }
+    c->shard_names[c->n_shards++] = copy;
+    return ST_OK;
+}
+
+static enum st open_index(struct ckpt *c, const char *index_path, struct err *err) {
+    json_t *index;
+    enum st st = json_read_file(&index, index_path, INDEX_BYTES_MAX, err);
+    if (st) return st;
+    const json_t *map = json_at(index, "weight_map");
+    if (!json_is_object(map)) {
+        st = err_set(err, ST_INVALID, "%s: weight_map: found %s, expected an object", index_path, json_kind(map));
+    } else {
+        const char *key, *last = "";
+        json_t *value;
+        json_object_foreach((json_t *)(uintptr_t)map, key, value) {
+            const char *name = json_string_value(value);
+            /* A name with a slash would reach out of the directory. */
+            if (!name || strchr(name, '/') || name[0] == '.' || name[0] == '\0') {
+                st = err_set(err, ST_INVALID, "%s: weight_map: %.200s: found %.100s, expected a file name", index_path, key,
+                             name ? name : json_kind(value));
+                break;
+            }
+            if (strcmp(name, last) == 0) continue;
+            st = add_shard(c, name, err);
+            if (st) break;
+            last = name;
+        }
+    }
+    if (!st) st = gather(c, map, err);
+    json_decref(index);
+    return st;
+}
+
+static enum st open_shards(struct ckpt *c, struct err *err) {
+    char path[CKPT_PATH_BYTES + 64];
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", c->dir);
+    if (access(path, F_OK) == 0) return open_index(c, path, err);
+    enum st st = add_shard(c, "model.safetensors", err);
+    return st ? st : gather(c, NULL, err);
+}
+
+/* --- tensors as weights ------------------------------------------------------------------------------------ */
+
+static enum st dtype_of(enum ops_dtype *out, const struct ckpt *c, const struct safetensors_tensor *t,
+                        struct err *err) {
+    static const struct {
+        const char *name;
+        enum ops_dtype dtype;
+    } known[] = {{"F32", OPS_F32}, {"BF16", OPS_BF16}, {"F16", OPS_F16}, {"F8_E4M3", OPS_F8}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(known[i].name, t->dtype) != 0) continue;
+        *out = known[i].dtype;
+        return ST_OK;
+    }
+    return err_set(err, ST_UNSUPPORTED, "%s/%s: tensor %.200s: dtype %s is not supported (F32, BF16, F16, F8_E4M3 are)", c->dir,
+                   shard_of(c, t), t->name, t->dtype);
+}
+
+static void shape_text(char *out, size_t size, const struct safetensors_tensor *t) {
+    size_t n = (size_t)snprintf(out, size, "[");
+    for (uint32_t i = 0; i < t->n_dims && n < size; i++)
+        n += (size_t)snprintf(out + n, size - n, "%s%" PRIu64, i ? "," : "", t->dims[i]);
+    if (n < size) snprintf(out + n, size - n, "]");
+}
+
+static bool shape_is(const struct safetensors_tensor *t, uint32_t rows, uint32_t cols, bool vector) {
+    if (vector) return (t->n_dims == 1 && t->dims[0] == cols) || (t->n_dims == 2 && t->dims[0] == 1 && t->dims[1] == cols);
+    return t->n_dims == 2 && t->dims[0] == rows && t->dims[1] == cols;
+}
+
+static enum st check_shape(const struct ckpt *c, const struct safetensors_tensor *t, uint32_t rows,
+                           uint32_t cols, bool vector, struct err *err) {
+    if (shape_is(t, rows, cols, vector)) return ST_OK;
+    char found[200], want[64];
+    shape_text(found, sizeof found, t);
+    if (vector) snprintf(want, sizeof want, "[%u]", cols);
+    else snprintf(want, sizeof want, "[%u,%u]", rows, cols);
+    return err_set(err, ST_INVALID, "%s/%s: tensor %.200s: shape %s, expected %s", c->dir, shard_of(c, t), t->name, found, want);
+}
+
+/* Scales are used as aligned floats in place where the file allows it, else copied (once, at opening). */
+static enum st find_scales(struct ckpt *c, struct ops_weight *w, const struct safetensors_tensor *t,
+                           struct err *err) {
+    char name[WEIGHT_NAME_BYTES + 16];
+    snprintf(name, sizeof name, "%s_scale_inv", t->name);
+    const struct safetensors_tensor *s = find(c, name);
+    if (!s)
+        return err_set(err, ST_NOT_FOUND, "%s/%s: tensor %.200s: F8_E4M3, but there is no %.200s", c->dir, shard_of(c, t), t->name, name);
+    uint32_t rows = (w->rows + OPS_SCALE_BLOCK - 1) / OPS_SCALE_BLOCK;
+    uint32_t cols = (w->cols + OPS_SCALE_BLOCK - 1) / OPS_SCALE_BLOCK;
+    enum st st = check_shape(c, s, rows, cols, false, err);
+    if (st) return st;
+    enum ops_dtype dtype;
+    st = dtype_of(&dtype, c, s, err);
+    if (st) return st;
+    if (dtype == OPS_F8)
+        return err_set(err, ST_UNSUPPORTED, "%s/%s: tensor %.200s: dtype %s, expected F32", c->dir, shard_of(c, s), s->name, s->dtype);
+    w->scale_stride = cols;
+    if (dtype == OPS_F32 && (uintptr_t)s->data % sizeof(float) == 0) {
+        w->scales = (const float *)(const void *)s->data;
+        return ST_OK;
+    }
+    float *copy = arena_alloc(&c->scales, (size_t)rows * cols * sizeof *copy);
+    if (!copy) return err_set(err, ST_NO_MEMORY, "%s: out of memory for scales", c->dir);
+    struct ops_weight as = {.dtype = dtype, .rows = rows, .cols = cols, .data = s->data, .stride_bytes = cols * ops_dtype_bytes(dtype)};
+    for (uint32_t r = 0; r < rows; r++) ops_weight_row(copy + (size_t)r * cols, &as, r, 0, cols);
+    w->scales = copy;
+    return ST_OK;
+}
+
+/* The MTP layer of published checkpoints repeats embedding and head; others leave them out. Tied: the head is the embedding. */
+static const struct safetensors_tensor *find_key(const struct ckpt *c, struct weight_key key,
+                                                 char name[WEIGHT_NAME_BYTES]) {
+    weight_name(name, key);
+    const struct safetensors_tensor *t = find(c, name);
+    if (!t && key.kind == W_MTP_EMBED) return find_key(c, (struct weight_key){.kind = W_EMBED}, name);
+    if (!t && key.kind == W_MTP_HEAD) return find_key(c, (struct weight_key){.kind = W_HEAD}, name);
+    if (key.kind == W_HEAD && c->config.tied) return find_key(c, (struct weight_key){.kind = W_EMBED}, name);
+    return t;
+}
+
+static bool is_vector(enum weight_kind kind) {
+    return kind == W_FINAL_NORM || kind == W_ATTN_NORM || kind == W_Q_A_NORM || kind == W_KV_A_NORM ||
+           kind == W_FFN_NORM || kind == W_ROUTER_BIAS || kind == W_MTP_ENORM || kind == W_MTP_HNORM || kind == W_MTP_NORM;
+}
+
+static enum st load_tensor(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols,
+                           struct err *err) {
+    struct ckpt *c = ctx;
+    char name[WEIGHT_NAME_BYTES];
+    const struct safetensors_tensor *t = find_key(c, key, name);
+    if (!t) return err_set(err, ST_NOT_FOUND, "%s: tensor %s: missing in the checkpoint", c->dir, name);
+    struct ckpt_weight *slot = &c->weights[c->n_weights];
+    enum ops_dtype dtype;
+    enum st st = check_shape(c, t, rows, cols, is_vector(key.kind), err);
+    if (!st) st = dtype_of(&dtype, c, t, err);
+    if (st) return st;
+    slot->key = key;
+    slot->tensor = t;
+    slot->w = (struct ops_weight){.dtype = dtype, .rows = rows, .cols = cols, .data = t->data,
+                                  .stride_bytes = cols * ops_dtype_bytes(dtype)};
+    if (dtype == OPS_F8) st = find_scales(c, &slot->w, t, err);
+    if (!st) c->n_weights++;
+    return st;
+}
+
+static enum st count_tensor(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols,
+                            struct err *err) {
+    (void)key, (void)rows, (void)cols, (void)err;
+    ++*(size_t *)ctx;
+    return ST_OK;
+}
+
+static enum st load_tensors(struct ckpt *c, struct err *err) {
+    /* Repackaged checkpoints often drop the MTP layer and keep the key in config.json. */
+    char name[WEIGHT_NAME_BYTES];
+    if (c->config.n_mtp && !find_key(c, (struct weight_key){.kind = W_MTP_PROJ, .layer = c->config.n_layers}, name))
+        c->config.n_mtp = 0;
+    size_t n = 0;
+    enum st st = weight_visit(&c->config, count_tensor, &n, err);
+    if (st) return st;
+    /* A config that asks for more tensors than there are must not decide how much memory we take. */
+    if (n > c->n_by_name + 2)
+        return err_set(err, ST_NOT_FOUND, "%s: config.json describes %zu tensors, the checkpoint has %zu", c->dir, n, c->n_by_name);
+    c->weights = calloc(n, sizeof *c->weights);
+    if (!c->weights) return err_set(err, ST_NO_MEMORY, "%s: out of memory for %zu tensors", c->dir, n);
+    return weight_visit(&c->config, load_tensor, c, err);
+}
+
+static uint64_t key_order(struct weight_key k) {
+    return (uint64_t)k.layer << 40 | (uint64_t)k.kind << 32 | k.expert; /* the order of weight_visit */
+}
+
+static enum st source_get(void *self, struct weight_key key, uint32_t row0, uint32_t n_rows,
+                          struct ops_weight *out, struct err *err) {
+    const struct ckpt *c = self;
+    if (key.kind == W_HEAD && c->config.tied) key.kind = W_EMBED;
+    size_t lo = 0, hi = c->n_weights;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (key_order(c->weights[mid].key) < key_order(key)) lo = mid + 1;
+        else hi = mid;
+    }
+    char name[WEIGHT_NAME_BYTES];
+    weight_name(name, key);
+    if (lo == c->n_weights || key_order(c->weights[lo].key) != key_order(key))
+        return err_set(err, ST_NOT_FOUND, "%s: tensor %s: not part of this model", c->dir, name);
+    *out = c->weights[lo].w;
+    if (row0 > out->rows || n_rows > out->rows - row0)
+        return err_set(err, ST_INVALID, "%s: tensor %s: rows %u to %u of %u", c->dir, name, row0, row0 + n_rows, out->rows);
+    out->data = (const uint8_t *)out->data + (size_t)row0 * out->stride_bytes;
+    out->rows = n_rows;
+    out->row_base = row0;
+    return ST_OK;
+}
+
+/* --- opening ----------------------------------------------------------------------------------------------- */
+
+static enum st read_configs(struct ckpt *c, struct err *err) {
+    char path[CKPT_PATH_BYTES + 64];
+    snprintf(path, sizeof path, "%s/config.json", c->dir);
+    enum st st = json_read_file(&c->config_json, path, CONFIG_BYTES_MAX, err);
+    if (!st) st = config_from_json(&c->config, &c->facts, c->config_json, path, err);
+    if (st) return st;
+    generation_config_init(&c->generation);
+    snprintf(path, sizeof path, "%s/generation_config.json", c->dir);
+    if (access(path, F_OK) != 0) return ST_OK;
+    json_t *json;
+    st = json_read_file(&json, path, CONFIG_BYTES_MAX, err);
+    if (st) return st;
+    st = generation_config_from_json(&c->generation, json, path, err);
+    json_decref(json);
+    return st;
+}
+
+enum st ckpt_open(struct ckpt **out, const char *dir, struct err *err) {
+    struct ckpt *c = calloc(1, sizeof *c);
+    if (!c) return err_set(err, ST_NO_MEMORY, "%s: out of memory", dir);
+    enum st st = ST_OK;
+    if (strlen(dir) >= sizeof c->dir) st = err_set(err, ST_INVALID, "%.100s...: path too long", dir);
+    else strcpy(c->dir, dir);
+    if (!st) st = read_configs(c, err);
+    if (!st) st = open_shards(c, err);
+    if (!st) st = load_tensors(c, err);
+    if (st) ckpt_close(c);
+    else *out = c;
+    return st;
+}
+
+void ckpt_close(struct ckpt *c) {
+    if (!c) return;
+    for (uint32_t i = 0; i < c->n_shards; i++) {
+        safetensors_close(&c->shards[i]);
+        free(c->shard_names[i]);
+    }
+    free(c->shards);
+    free(c->shard_names);
+    free(c->by_name);
+    free(c->weights);
+    arena_release(&c->scales);
+    json_decref(c->config_json);
+    free(c);
+}
+
+const char *ckpt_dir(const struct ckpt *c) { return c->dir; }
+const struct model_config *ckpt_config(const struct ckpt *c) { return &c->config; }
+const struct config_facts *ckpt_facts(const struct ckpt *c) { return &c->facts; }
+const struct generation_config *ckpt_generation(const struct ckpt *c) { return &c->generation; }
+
+struct weight_source ckpt_source(struct ckpt *c) {
+    return (struct weight_source){.self = c, .get = source_get};
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What ckpt.c (opening, weights) and ckpt_id.c (identity, statistics, the hub's cache) share. */
+#ifndef SUPERNODE_MODEL_CKPT_IMPL_H
+#define SUPERNODE_MODEL_CKPT_IMPL_H
+
+#include "base/arena.h"
+#include "model/ckpt.h"
+#include "model/safetensors.h"
+
+struct ckpt_weight {
+    struct weight_key key;
+    const struct safetensors_tensor *tensor;
+    struct ops_weight w;
+};
+
+struct ckpt {
+    char dir[CKPT_PATH_BYTES];
+    json_t *config_json;
+    struct model_config config;
+    struct config_facts facts;
+    struct generation_config generation;
+    struct safetensors *shards;
+    char **shard_names;
+    uint32_t n_shards;
+    const struct safetensors_tensor **by_name; /* sorted */
+    size_t n_by_name;
+    struct ckpt_weight *weights; /* in the order of weight_visit */
+    size_t n_weights;
+    struct arena scales; /* copies of scales that are not aligned F32 in the file */
+};
+
+#endif

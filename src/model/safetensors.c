@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements safetensors.h. The header is a stranger's: its length is bounded before it is parsed, every offset and
+ * product is checked, and the tensors are sorted by offset so that one pass finds overlaps and holes. */
+#include "model/safetensors.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/json.h"
+
+enum { HEADER_BYTES_MAX = 100 * 1000 * 1000 }; /* the limit of the safetensors library */
+
+static const struct {
+    const char *name;
+    uint32_t bits;
+} dtypes[] = {
+    {"F64", 64}, {"F32", 32}, {"F16", 16},  {"BF16", 16}, {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"I64", 64},
+    {"I32", 32}, {"I16", 16}, {"I8", 8},    {"U64", 64},  {"U32", 32},    {"U16", 16},    {"U8", 8},
+    {"BOOL", 8}, {"C64", 64}, {"F8_E8M0", 8},
+};
+
+static uint32_t dtype_bits(const char *dtype) {
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
+        if (strcmp(dtypes[i].name, dtype) == 0) return dtypes[i].bits;
+    return 0;
+}
+
+static enum st read_u64(uint64_t *out, const json_t *v) {
+    if (!json_is_integer(v) || json_integer_value(v) < 0) return ST_INVALID;
+    *out = (uint64_t)json_integer_value(v);
+    return ST_OK;
+}
+
+static enum st read_shape(struct safetensors_tensor *t, uint64_t *elems, const json_t *shape,
+                          const char *name, struct err *err) {
+    if (!json_is_array(shape) || json_array_size(shape) > SAFETENSORS_DIMS_MAX)
+        return err_set(err, ST_INVALID, "%s: tensor %.200s: shape: found %s, expected an array of at most %d sizes", name,
+                       t->name, json_kind(shape), SAFETENSORS_DIMS_MAX);
+    t->n_dims = (uint32_t)json_array_size(shape);
+    *elems = 1;
+    for (uint32_t i = 0; i < t->n_dims; i++)
+        if (read_u64(&t->dims[i], json_array_get(shape, i)) || !u64_mul(elems, *elems, t->dims[i]))
+            return err_set(err, ST_INVALID, "%s: tensor %.200s: shape: entry %u is not a size, or the product overflows",
+                           name, t->name, i);
+    return ST_OK;
+}
+
+/* t->name is set; fills the rest from its header entry. */
+static enum st read_tensor(struct safetensors_tensor *t, const json_t *entry, const uint8_t *data,
+                           uint64_t data_bytes, const char *name, struct err *err) {
+    const char *dtype = json_string_value(json_object_get(entry, "dtype"));
+    const json_t *offsets = json_object_get(entry, "data_offsets");
+    uint32_t bits = dtype ? dtype_bits(dtype) : 0;
+    if (bits == 0)
+        return err_set(err, ST_INVALID, "%s: tensor %.200s: dtype: found %.32s, expected one that safetensors knows", name,
+                       t->name, dtype ? dtype : "nothing");
+    snprintf(t->dtype, sizeof t->dtype, "%s", dtype);
+    uint64_t elems = 1, begin, end, bytes = 0;
+    enum st st = read_shape(t, &elems, json_object_get(entry, "shape"), name, err);
+    if (st) return st;
+    if (json_array_size(offsets) != 2 || read_u64(&begin, json_array_get(offsets, 0)) ||
+        read_u64(&end, json_array_get(offsets, 1)))
+        return err_set(err, ST_INVALID, "%s: tensor %.200s: data_offsets: expected two byte offsets", name, t->name);
+    if (begin > end || end > data_bytes)
+        return err_set(err, ST_CORRUPT, "%s: tensor %.200s: data_offsets [%" PRIu64 ", %" PRIu64 "], but the data has %" PRIu64
+                       " bytes", name, t->name, begin, end, data_bytes);
+    if (!u64_mul(&bytes, elems, bits / 8) || bytes != end - begin)
+        return err_set(err, ST_CORRUPT, "%s: tensor %.200s: %" PRIu64 " bytes of data, expected %" PRIu64 " for its shape in %s",
+                       name, t->name, end - begin, bytes, t->dtype);
+    t->data = data + begin;
+    t->bytes = bytes;
+    return ST_OK;
+}
+
+static int by_data(const void *a, const void *b) {
+    const struct safetensors_tensor *x = a, *y = b;
+    if (x->data != y->data) return x->data < y->data ? -1 : 1;
+    if (x->bytes != y->bytes) return x->bytes < y->bytes ? -1 : 1; /* empty ones first */
+    return strcmp(x->name, y->name);
+}
+
+static enum st check_cover(const struct safetensors *s, const uint8_t *data, uint64_t data_bytes,
+                           const char *name, struct err *err) {
+    const uint8_t *at = data;
+    for (size_t i = 0; i < s->n_tensors; i++) {
+        const struct safetensors_tensor *t = &s->tensors[i];
+        if (t->data < at)
+            return err_set(err, ST_CORRUPT, "%s: tensor %.200s: overlaps the tensor before it by %td bytes", name, t->name,
+                           at - t->data);
+        if (t->data > at)
+            return err_set(err, ST_CORRUPT, "%s: tensor %.200s: %td bytes before it belong to no tensor", name, t->name,
+                           t->data - at);
+        at = t->data + t->bytes;
+    }
+    if (at != data + data_bytes)
+        return err_set(err, ST_CORRUPT, "%s: the tensors end at byte %td of the data, expected %" PRIu64, name, at - data,
+                       data_bytes);
+    return ST_OK;
+}
+
+static enum st read_tensors(struct safetensors *s, json_t *header, const uint8_t *data,
+                            uint64_t data_bytes, const char *name, struct err *err) {
+    if (!json_is_object(header))
+        return err_set(err, ST_INVALID, "%s: header: found %s, expected an object", name, json_kind(header));
+    s->tensors = calloc(json_object_size(header) + 1, sizeof *s->tensors);
+    if (!s->tensors) return err_set(err, ST_NO_MEMORY, "%s: out of memory for the header", name);
+    const char *key;
+    json_t *entry;
+    json_object_foreach(header, key, entry) {
+        if (strcmp(key, "__metadata__") == 0) continue;
+        struct safetensors_tensor *t = &s->tensors[s->n_tensors];
+        t->name = strdup(key);
+        if (!t->name) return err_set(err, ST_NO_MEMORY, "%s: out of memory for the header", name);
+        s->n_tensors++;
+        enum st st = read_tensor(t, entry, data, data_bytes, name, err);
+        if (st) return st;
+    }
+    qsort(s->tensors, s->n_tensors, sizeof *s->tensors, by_data);
+    return check_cover(s, data, data_bytes, name, err);
+}
+
+static void free_tensors(struct safetensors *s) {
+    for (size_t i = 0; i < s->n_tensors; i++) free(s->tensors[i].name);
+    free(s->tensors);
+    s->tensors = NULL;
+    s->n_tensors = 0;
+}
+
+enum st safetensors_parse(struct safetensors *s, const uint8_t *data, uint64_t size,
+                          const char *name, struct err *err) {
+    *s = (struct safetensors){0};
+    if (size < 8)
+        return err_set(err, ST_CORRUPT, "%s: %" PRIu64 " bytes, expected a safetensors file of at least 8", name, size);
+    uint64_t len = rd_u64le(data);
+    if (len > HEADER_BYTES_MAX || len > size - 8)
+        return err_set(err, ST_CORRUPT, "%s: header of %" PRIu64 " bytes in a file of %" PRIu64 ", expected at most %d", name,
+                       len, size, HEADER_BYTES_MAX);
+    s->header_bytes = 8 + len;
+    json_t *header;
+    enum st st = json_parse(&header, (const char *)data + 8, len, name, err);
+    if (st) return st;
+    st = read_tensors(s, header, data + 8 + len, size - 8 - len, name, err);
+    json_decref(header);
+    if (st) free_tensors(s);
+    return st;
+}
+
+enum st safetensors_open(struct safetensors *out, const char *path, struct err *err) {
+    struct file_map map;
+    enum st st = file_map_open(&map, path, err);
+    if (st) return st;
+    struct safetensors s;
+    st = safetensors_parse(&s, map.data, map.size, path, err);
+    if (st) {
+        file_map_close(&map);
+        return st;
+    }
+    s.map = map;
+    *out = s;
+    return ST_OK;
+}
+
+void safetensors_close(struct safetensors *s) {
+    free_tensors(s);
+    file_map_close(&s->map);
+}
+
+static enum st write_header(FILE *f, const struct safetensors_out *tensors, size_t n) {
+    struct buf h = {.max = 1 << 20};
+    uint64_t at = 0;
+    enum st st = buf_append_str(&h, "{");
+    for (size_t i = 0; i < n && !st; i++) {
+        uint64_t bytes = tensors[i].rows * tensors[i].cols * sizeof(float);
+        st = buf_printf(&h, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%" PRIu64 ",%" PRIu64 "],\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]}",
+                        i ? "," : "", tensors[i].name, tensors[i].rows, tensors[i].cols, at, at + bytes);
+        at += bytes;
+    }
+    if (!st) st = buf_append_str(&h, "}");
+    while (!st && (8 + h.len) % 8 != 0) st = buf_append_str(&h, " ");
+    uint64_t len = h.len;
+    if (!st && (fwrite(&len, sizeof len, 1, f) != 1 || fwrite(h.data, 1, h.len, f) != h.len)) st = ST_IO;
+    buf_release(&h);
+    return st;
+}
+
+enum st safetensors_write(const char *path, const struct safetensors_out *tensors, size_t n,
+                          struct err *err) {
+    FILE *f = fopen(path, "wb");
+    if (!f) return err_set(err, st_from_errno(errno), "%s: cannot write: %s", path, strerror(errno));
+    enum st st = write_header(f, tensors, n);
+    for (size_t i = 0; i < n && !st; i++) {
+        size_t count = tensors[i].rows * tensors[i].cols;
+        if (count > 0 && fwrite(tensors[i].data, sizeof(float), count, f) != count) st = ST_IO;
+    }
+    if (fclose(f) != 0 && !st) st = ST_IO;
+    if (st) err_set(err, st, "%s: cannot write: %s", path, st == ST_IO ? strerror(errno) : st_name(st));
+    return st;
+}
