@@ -11,6 +11,7 @@ struct command {
 };
 
 static const struct command commands[] = {
+    {"logits", "logits of every position of a token sequence", cli_logits},
     {NULL, NULL, NULL},
 };
 

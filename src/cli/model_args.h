@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What every command that runs a model takes: MODEL, --threads, --kv-dtype; and lists of ids. */
+#ifndef SUPERNODE_CLI_MODEL_ARGS_H
+#define SUPERNODE_CLI_MODEL_ARGS_H
+
+#include "cli/flags.h"
+#include "engine/instance.h"
+
+struct model_args {
+    uint32_t threads;
+    const char *kv_dtype;
+    char default_model[CKPT_PATH_BYTES]; /* filled when no MODEL is given */
+};
+
+static inline struct model_args model_args_default(void) { return (struct model_args){.kv_dtype = "auto"}; }
+
+#define MODEL_ARGS_FLAGS(m)                                                                                            \
+    {"threads", "N", FLAG_U32, &(m).threads, 0, 1024, "threads to compute with (default 0: every core allowed)", false}, \
+    {"kv-dtype", "T", FLAG_STR, &(m).kv_dtype, 0, 0, "type of the KV cache: auto (f32 for F32 checkpoints, else bf16), f32, bf16", true}
+
+/* Fills model, threads and kv of *o; chunk and length are the caller's. model NULL: the embedded default model. */
+enum st ST_CHECKED model_args_options(struct instance_options *o, struct model_args *a, const char *model, struct err *err);
+
+/* "0,17,4" -> ids; the caller frees *out. */
+enum st ST_CHECKED ids_parse(uint32_t **out, uint32_t *n, const char *text, struct err *err);
+enum st ST_CHECKED ids_check(const uint32_t *ids, uint32_t n, uint32_t vocab, struct err *err);
+
+#endif

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements instance.h. KV address space is reserved for the longest sequence; memory comes as pages are written. */
+#include "engine/instance.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Part of model_id: peers of different profiles refuse each other (contracts 1). */
+static const char numeric_profile[] = "f32";
+
+enum st kv_choice_parse(enum kv_choice *out, const char *text, struct err *err) {
+    if (strcmp(text, "auto") == 0) *out = KV_CHOICE_AUTO;
+    else if (strcmp(text, "f32") == 0) *out = KV_CHOICE_F32;
+    else if (strcmp(text, "bf16") == 0) *out = KV_CHOICE_BF16;
+    else return err_set(err, ST_INVALID, "--kv-dtype: found '%s', expected auto, f32 or bf16", text);
+    return ST_OK;
+}
+
+const char *kv_dtype_name(enum ops_dtype dtype) { return dtype == OPS_F32 ? "f32" : "bf16"; }
+
+static enum ops_dtype kv_dtype(enum kv_choice choice, const struct ckpt *c) {
+    if (choice == KV_CHOICE_F32) return OPS_F32;
+    if (choice == KV_CHOICE_BF16) return OPS_BF16;
+    struct ckpt_stats stats;
+    ckpt_stats(c, &stats);
+    return strcmp(stats.dtype, "F32") == 0 ? OPS_F32 : OPS_BF16;
+}
+
+static enum st open_parts(struct instance *in, const struct instance_options *o, struct err *err) {
+    char path[CKPT_PATH_BYTES];
+    enum st st = ckpt_resolve(path, o->model, err);
+    if (!st) st = ckpt_open(&in->ckpt, path, err);
+    if (!st) st = ops_kernels_select(&in->kernels, getenv("SUPERNODE_ISA"), err);
+    if (!st) st = team_new(&in->team, o->threads ? o->threads : team_cores(), err);
+    if (st) return st;
+    in->config = *ckpt_config(in->ckpt);
+    struct weight_source source = ckpt_source(in->ckpt);
+    st = model_new(&in->model, &in->config, &source, in->kernels, err);
+    if (st) return st;
+    in->max_model_len = o->max_model_len ? o->max_model_len : in->config.max_positions;
+    uint32_t pages = (in->max_model_len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    st = kv_init(&in->kv, &in->config, kv_dtype(o->kv, in->ckpt), pages, err);
+    struct step_limits limits = {.rows_max = o->chunk_rows, .logits_max = o->logits_rows};
+    if (!st) st = step_new(&in->step, in->model, &in->kv, in->team, limits, err);
+    if (!st) st = ckpt_weights_id(in->ckpt, in->weights_id, &in->weights_id_how, err);
+    if (!st)
+        st = ckpt_model_id(in->model_id, in->weights_id, numeric_profile, kv_dtype_name(in->kv.dtype), KV_LAYOUT_VERSION, err);
+    return st;
+}
+
+enum st instance_open(struct instance *in, const struct instance_options *o, struct err *err) {
+    *in = (struct instance){0};
+    enum st st = open_parts(in, o, err);
+    if (st) instance_close(in);
+    return st;
+}
+
+void instance_close(struct instance *in) {
+    step_free(in->step);
+    kv_release(&in->kv);
+    model_free(in->model);
+    team_free(in->team);
+    ckpt_close(in->ckpt);
+    *in = (struct instance){0};
+}

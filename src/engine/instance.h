@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One model made ready to run in this process: checkpoint, kernels, thread team, KV pages and a step. What every command that
+ * computes starts with. */
+#ifndef SUPERNODE_ENGINE_INSTANCE_H
+#define SUPERNODE_ENGINE_INSTANCE_H
+
+#include "base/team.h"
+#include "model/ckpt.h"
+#include "model/kv.h"
+#include "model/model.h"
+#include "model/step.h"
+
+enum kv_choice { KV_CHOICE_AUTO /* F32 for F32 checkpoints, else BF16 */, KV_CHOICE_F32, KV_CHOICE_BF16 };
+enum st ST_CHECKED kv_choice_parse(enum kv_choice *out, const char *text, struct err *err);
+const char *kv_dtype_name(enum ops_dtype dtype); /* "f32" or "bf16" */
+
+struct instance_options {
+    const char *model;      /* directory or hub id */
+    uint32_t threads;       /* 0: all cores this process may use */
+    enum kv_choice kv;
+    uint32_t max_model_len; /* 0: max_position_embeddings */
+    uint32_t chunk_rows;    /* most rows of one step */
+    uint32_t logits_rows;   /* most rows with logits in one step */
+};
+
+struct instance {
+    struct ckpt *ckpt;
+    struct model_config config;
+    const struct ops_kernels *kernels;
+    struct team *team;
+    struct model *model;
+    struct kv kv;
+    struct step *step;
+    uint32_t max_model_len;
+    char weights_id[CKPT_ID_BYTES], model_id[CKPT_ID_BYTES];
+    const char *weights_id_how;
+};
+
+/* The environment variable SUPERNODE_ISA forces a kernel table. On failure nothing is held. */
+enum st ST_CHECKED instance_open(struct instance *in, const struct instance_options *o, struct err *err);
+void instance_close(struct instance *in);
+
+#endif
