@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The request record (contracts 6): everything from which any process can begin a request or go on with it. The front makes it
+ * (text, templates and stop strings stay there); a worker computes token ids from it. All memory is the owner's. */
+#ifndef SUPERNODE_ENGINE_REQUEST_H
+#define SUPERNODE_ENGINE_REQUEST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "model/step.h"
+#include "ops/sample.h"
+
+enum {
+    REQUEST_VERSION = 1,
+    REQUEST_ID_BYTES = 64,
+    REQUEST_LOGPROBS_MAX = 20, /* alternatives a token */
+    REQUEST_STOP_IDS_MAX = 64,
+};
+
+enum finish_reason { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED };
+
+/* A run of prompt tokens of one role. */
+struct role_run {
+    uint32_t len;
+    enum token_role role;
+};
+
+struct request_choice {
+    uint32_t *ids; /* generated so far, room for max_tokens */
+    uint32_t n_ids;
+    uint32_t n_delivered; /* of them, given to the client */
+    enum finish_reason finish;
+};
+
+struct request {
+    uint32_t version;
+    char id[REQUEST_ID_BYTES];
+    uint32_t attempt;
+    char tenant[REQUEST_ID_BYTES], salt[REQUEST_ID_BYTES];
+    uint32_t *prompt;
+    uint32_t n_prompt;
+    struct role_run *roles; /* sum of len is n_prompt */
+    uint32_t n_roles;
+    struct ops_sample_params sampling; /* its mask is the worker's; bias is owned by the record */
+    int64_t seed; /* resolved: drawn at admission when the client gave none */
+    uint32_t stop_ids[REQUEST_STOP_IDS_MAX]; /* EOS ids included unless ignore_eos */
+    uint32_t n_stop_ids;
+    uint32_t max_tokens, min_tokens;
+    int32_t logprobs; /* alternatives a token; 0: the chosen token's alone; -1: none */
+    uint32_t time_left_ms; /* 0: no limit */
+    struct request_choice choice; /* one for now */
+};
+
+/* Frees what the record owns. */
+void request_release(struct request *r);
+
+#endif
