@@ -12,6 +12,7 @@ struct command {
 
 static const struct command commands[] = {
     {"logits", "logits of every position of a token sequence", cli_logits},
+    {"tokenize", "text to token ids, and back", cli_tokenize},
     {NULL, NULL, NULL},
 };
 

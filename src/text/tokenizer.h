@@ -25,6 +25,9 @@ uint32_t tok_vocab(const struct tokenizer *t); /* highest id + 1 */
 bool tok_id(const struct tokenizer *t, const char *token, uint32_t *id); /* by its content */
 int64_t tok_bos(const struct tokenizer *t); /* -1: none */
 int64_t tok_eos(const struct tokenizer *t);
+/* Whether a prompt begins with BOS where `add_special_tokens` is on: add_bos_token of tokenizer_config.json if it is there, else
+ * whether the post-processor's template begins with it. */
+bool tok_adds_bos(const struct tokenizer *t);
 
 struct tok_ids {
     uint32_t *v;
