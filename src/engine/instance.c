@@ -37,6 +37,7 @@ static enum st open_parts(struct instance *in, const struct instance_options *o,
     struct weight_source source = ckpt_source(in->ckpt);
     st = model_new(&in->model, &in->config, &source, in->kernels, err);
     if (st) return st;
+    in->chunk_rows = o->chunk_rows;
     in->max_model_len = o->max_model_len ? o->max_model_len : in->config.max_positions;
     uint32_t pages = (in->max_model_len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     st = kv_init(&in->kv, &in->config, kv_dtype(o->kv, in->ckpt), pages, err);

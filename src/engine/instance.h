@@ -31,7 +31,7 @@ struct instance {
     struct model *model;
     struct kv kv;
     struct step *step;
-    uint32_t max_model_len;
+    uint32_t max_model_len, chunk_rows;
     char weights_id[CKPT_ID_BYTES], model_id[CKPT_ID_BYTES];
     const char *weights_id_how;
 };

@@ -219,25 +219,15 @@ static enum st load_tensor(void *ctx, struct weight_key key, uint32_t rows, uint
     char name[WEIGHT_NAME_BYTES];
     const struct safetensors_tensor *t = find_key(c, key, name);
     if (!t) return err_set(err, ST_NOT_FOUND, "%s: tensor %s: missing in the checkpoint", c->dir, name);
-    struct ckpt_weight *slot = &c->weights[c->n_weights];
     enum ops_dtype dtype;
     enum st st = check_shape(c, t, rows, cols, is_vector(key.kind), err);
     if (!st) st = dtype_of(&dtype, c, t, err);
     if (st) return st;
-    slot->key = key;
-    slot->tensor = t;
-    slot->w = (struct ops_weight){.dtype = dtype, .rows = rows, .cols = cols, .data = t->data,
+    struct ops_weight w = {.dtype = dtype, .rows = rows, .cols = cols, .data = t->data,
                                   .stride_bytes = cols * ops_dtype_bytes(dtype)};
-    if (dtype == OPS_F8) st = find_scales(c, &slot->w, t, err);
-    if (!st) c->n_weights++;
+    if (dtype == OPS_F8) st = find_scales(c, &w, t, err);
+    if (!st) weight_table_add(&c->weights, key, &w);
     return st;
-}
-
-static enum st count_tensor(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols,
-                            struct err *err) {
-    (void)key, (void)rows, (void)cols, (void)err;
-    ++*(size_t *)ctx;
-    return ST_OK;
 }
 
 static enum st load_tensors(struct ckpt *c, struct err *err) {
@@ -245,42 +235,12 @@ static enum st load_tensors(struct ckpt *c, struct err *err) {
     char name[WEIGHT_NAME_BYTES];
     if (c->config.n_mtp && !find_key(c, (struct weight_key){.kind = W_MTP_PROJ, .layer = c->config.n_layers}, name))
         c->config.n_mtp = 0;
-    size_t n = 0;
-    enum st st = weight_visit(&c->config, count_tensor, &n, err);
-    if (st) return st;
     /* A config that asks for more tensors than there are must not decide how much memory we take. */
-    if (n > c->n_by_name + 2)
-        return err_set(err, ST_NOT_FOUND, "%s: config.json describes %zu tensors, the checkpoint has %zu", c->dir, n, c->n_by_name);
-    c->weights = calloc(n, sizeof *c->weights);
-    if (!c->weights) return err_set(err, ST_NO_MEMORY, "%s: out of memory for %zu tensors", c->dir, n);
-    return weight_visit(&c->config, load_tensor, c, err);
-}
-
-static uint64_t key_order(struct weight_key k) {
-    return (uint64_t)k.layer << 40 | (uint64_t)k.kind << 32 | k.expert; /* the order of weight_visit */
-}
-
-static enum st source_get(void *self, struct weight_key key, uint32_t row0, uint32_t n_rows,
-                          struct ops_weight *out, struct err *err) {
-    const struct ckpt *c = self;
-    if (key.kind == W_HEAD && c->config.tied) key.kind = W_EMBED;
-    size_t lo = 0, hi = c->n_weights;
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if (key_order(c->weights[mid].key) < key_order(key)) lo = mid + 1;
-        else hi = mid;
-    }
-    char name[WEIGHT_NAME_BYTES];
-    weight_name(name, key);
-    if (lo == c->n_weights || key_order(c->weights[lo].key) != key_order(key))
-        return err_set(err, ST_NOT_FOUND, "%s: tensor %s: not part of this model", c->dir, name);
-    *out = c->weights[lo].w;
-    if (row0 > out->rows || n_rows > out->rows - row0)
-        return err_set(err, ST_INVALID, "%s: tensor %s: rows %u to %u of %u", c->dir, name, row0, row0 + n_rows, out->rows);
-    out->data = (const uint8_t *)out->data + (size_t)row0 * out->stride_bytes;
-    out->rows = n_rows;
-    out->row_base = row0;
-    return ST_OK;
+    if (weight_count(&c->config) > c->n_by_name + 2)
+        return err_set(err, ST_NOT_FOUND, "%s: config.json describes %zu tensors, the checkpoint has %zu", c->dir,
+                       weight_count(&c->config), c->n_by_name);
+    enum st st = weight_table_init(&c->weights, &c->config, c->dir, err);
+    return st ? st : weight_visit(&c->config, load_tensor, c, err);
 }
 
 /* --- opening ----------------------------------------------------------------------------------------------- */
@@ -325,7 +285,7 @@ void ckpt_close(struct ckpt *c) {
     free(c->shards);
     free(c->shard_names);
     free(c->by_name);
-    free(c->weights);
+    weight_table_release(&c->weights);
     arena_release(&c->scales);
     json_decref(c->config_json);
     free(c);
@@ -337,5 +297,5 @@ const struct config_facts *ckpt_facts(const struct ckpt *c) { return &c->facts; 
 const struct generation_config *ckpt_generation(const struct ckpt *c) { return &c->generation; }
 
 struct weight_source ckpt_source(struct ckpt *c) {
-    return (struct weight_source){.self = c, .get = source_get};
+    return weight_table_source(&c->weights);
 }

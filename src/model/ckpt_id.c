@@ -164,15 +164,15 @@ void ckpt_stats(const struct ckpt *c, struct ckpt_stats *out) {
     *out = (struct ckpt_stats){.n_shards = c->n_shards, .dtype = "F32"};
     uint64_t by_dtype[4] = {0};
     static const char *const names[4] = {[OPS_F32] = "F32", [OPS_BF16] = "BF16", [OPS_F16] = "F16", [OPS_F8] = "F8_E4M3"};
-    for (size_t i = 0; i < c->n_weights; i++) {
-        const struct ckpt_weight *w = &c->weights[i];
+    for (size_t i = 0; i < c->weights.len; i++) {
+        const struct weight_entry *w = &c->weights.v[i];
         enum weight_kind kind = w->key.kind;
         bool repeated = kind == W_MTP_EMBED || kind == W_MTP_HEAD;
         bool expert = kind == W_EXPERT_GATE || kind == W_EXPERT_UP || kind == W_EXPERT_DOWN;
-        uint64_t n = (uint64_t)w->w.rows * w->w.cols;
-        by_dtype[w->w.dtype] += w->tensor->bytes;
+        uint64_t n = (uint64_t)w->w.rows * w->w.cols, bytes = n * ops_dtype_bytes(w->w.dtype);
+        by_dtype[w->w.dtype] += bytes;
         if (repeated) continue;
-        out->bytes += w->tensor->bytes;
+        out->bytes += bytes;
         if (w->key.layer >= c->config.n_layers) {
             out->params_mtp += n;
             continue;

@@ -6,12 +6,7 @@
 #include "base/arena.h"
 #include "model/ckpt.h"
 #include "model/safetensors.h"
-
-struct ckpt_weight {
-    struct weight_key key;
-    const struct safetensors_tensor *tensor;
-    struct ops_weight w;
-};
+#include "model/weight_table.h"
 
 struct ckpt {
     char dir[CKPT_PATH_BYTES];
@@ -24,8 +19,7 @@ struct ckpt {
     uint32_t n_shards;
     const struct safetensors_tensor **by_name; /* sorted */
     size_t n_by_name;
-    struct ckpt_weight *weights; /* in the order of weight_visit */
-    size_t n_weights;
+    struct weight_table weights;
     struct arena scales; /* copies of scales that are not aligned F32 in the file */
 };
 

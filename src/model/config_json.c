@@ -34,7 +34,6 @@ static const struct u32_row u32_rows[] = {
     ROW("intermediate_size", dense_inter, 11008, 18432),
     ROW("first_k_dense_replace", first_dense, 0, 3),
     ROW("moe_layer_freq", moe_freq, 1, 1),
-    ROW("n_shared_experts", n_shared, 2, 1),
     ROW("moe_intermediate_size", moe_inter, 1407, 2048),
     ROW("max_position_embeddings", max_positions, 2048, 4096),
     ROW("num_nextn_predict_layers", n_mtp, 0, 0),
@@ -212,6 +211,7 @@ enum st config_from_json(struct model_config *c, struct config_facts *facts, con
         st = json_get_u32(out, json, r->key, 0, UINT32_MAX, r->fallback[arch], name, err);
     }
     if (!st) st = get_u32_or_null(&c->q_lora, json, "q_lora_rank", 0, 1536, name, err);
+    if (!st) st = get_u32_or_null(&c->n_shared, json, "n_shared_experts", 0, arch == ARCH_V3 ? 1 : 2, name, err);
     if (!st) st = get_u32_or_null(&c->n_experts, json, "n_routed_experts", 0, arch == ARCH_V3 ? 256 : 64, name, err);
     if (!st) st = json_get_bool(&c->tied, json, "tie_word_embeddings", false, name, err);
     if (!st) st = json_get_f64(&eps, json, "rms_norm_eps", 0, 1, 1e-6, name, err);

@@ -119,6 +119,14 @@ void weight_name(char name[WEIGHT_NAME_BYTES], struct weight_key key) {
     }
 }
 
+size_t weight_count(const struct model_config *c) {
+    size_t n = 0;
+    for (uint32_t layer = 0; layer < config_layers_all(c); layer++)
+        for (enum weight_kind kind = 0; kind < W_KINDS; kind++)
+            if (weight_exists(c, kind, layer)) n += kinds[kind].place == PLACE_EXPERT ? c->n_experts : 1;
+    return n;
+}
+
 enum st weight_visit(const struct model_config *c, weight_visit_fn *fn, void *ctx,
                      struct err *err) {
     for (uint32_t layer = 0; layer < config_layers_all(c); layer++) {

@@ -5,6 +5,7 @@
 #define SUPERNODE_MODEL_WEIGHTS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -71,6 +72,9 @@ bool weight_exists(const struct model_config *c, enum weight_kind kind, uint32_t
 /* The HF name, NUL-terminated, in name[160]. */
 enum { WEIGHT_NAME_BYTES = 160 };
 void weight_name(char name[WEIGHT_NAME_BYTES], struct weight_key key);
+
+/* How many tensors the model has. */
+size_t weight_count(const struct model_config *c);
 
 /* Calls fn for every tensor the model has, in the order of the enumeration within each layer, layer-less ones first;
  * stops at the first status that is not ST_OK and returns it. */
