@@ -1,42 +1,63 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements arena.h: blocks of 64 KiB, or of one allocation where that is larger, chained for freeing. */
+/* Implements arena.h: a list of blocks, of which only the newest is filled. */
 #include "base/arena.h"
 
-#include <stdint.h>
+#include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
-enum { BLOCK_BYTES = 64 << 10, ALIGN = 16 };
+enum { BLOCK_MIN = 16 << 10, BLOCK_MAX = 1 << 20, ALIGN = _Alignof(max_align_t) };
 
 struct arena_block {
-    struct arena_block *prev;
-    size_t len, cap;
-    _Alignas(ALIGN) unsigned char data[];
+    struct arena_block *below;
+    size_t cap, len;
+    _Alignas(ALIGN) char data[];
 };
 
-void *arena_alloc(struct arena *a, size_t bytes) {
-    if (bytes > SIZE_MAX / 2) return NULL;
-    bytes = (bytes + ALIGN - 1) / ALIGN * ALIGN;
-    if (a->max != 0 && bytes > a->max - a->used) return NULL;
-    struct arena_block *b = a->last;
-    if (!b || bytes > b->cap - b->len) {
-        size_t cap = bytes > BLOCK_BYTES ? bytes : BLOCK_BYTES;
-        b = calloc(1, sizeof *b + cap);
+static size_t round_up(size_t n) { return (n + ALIGN - 1) & ~(size_t)(ALIGN - 1); }
+
+void *arena_alloc(struct arena *a, size_t len) {
+    if (len > a->max) return NULL; /* so that rounding cannot overflow: max is far below SIZE_MAX */
+    size_t need = len ? round_up(len) : ALIGN;
+    struct arena_block *b = a->top;
+    if (!b || b->cap - b->len < need) {
+        size_t cap = b ? b->cap * 2 : BLOCK_MIN;
+        if (cap > BLOCK_MAX) cap = BLOCK_MAX;
+        if (cap < need) cap = need;
+        size_t size = sizeof *b + cap;
+        if (size > a->max - a->held) return NULL;
+        b = malloc(size);
         if (!b) return NULL;
-        b->cap = cap;
-        b->prev = a->last;
-        a->last = b;
+        *b = (struct arena_block){.below = a->top, .cap = cap};
+        a->top = b;
+        a->held += size;
     }
-    void *out = b->data + b->len;
-    b->len += bytes;
-    a->used += bytes;
-    return out;
+    void *p = b->data + b->len;
+    b->len += need;
+    return p;
+}
+
+void *arena_grow(struct arena *a, void *p, size_t old_len, size_t new_len) {
+    assert(new_len >= old_len);
+    struct arena_block *b = a->top;
+    size_t had = old_len ? round_up(old_len) : ALIGN;
+    if (p && new_len <= a->max && b->len >= had && (char *)p == b->data + b->len - had) {
+        size_t need = new_len ? round_up(new_len) : ALIGN;
+        if (need - had <= b->cap - b->len) {
+            b->len += need - had;
+            return p;
+        }
+    }
+    void *q = arena_alloc(a, new_len);
+    if (q && old_len) memcpy(q, p, old_len);
+    return q;
 }
 
 void arena_release(struct arena *a) {
-    while (a->last) {
-        struct arena_block *prev = a->last->prev;
-        free(a->last);
-        a->last = prev;
+    while (a->top) {
+        struct arena_block *b = a->top;
+        a->top = b->below;
+        free(b);
     }
-    a->used = 0;
+    a->held = 0;
 }

@@ -11,8 +11,11 @@ struct command {
 };
 
 static const struct command commands[] = {
+    {"generate", "continue a prompt", cli_generate},
+    {"info", "what a checkpoint is: architecture, size, identity, kernels", cli_info},
     {"logits", "logits of every position of a token sequence", cli_logits},
     {"tokenize", "text to token ids, and back", cli_tokenize},
+    {"score", "perplexity of a text", cli_score},
     {NULL, NULL, NULL},
 };
 

@@ -18,12 +18,16 @@ enum st kv_choice_parse(enum kv_choice *out, const char *text, struct err *err) 
 
 const char *kv_dtype_name(enum ops_dtype dtype) { return dtype == OPS_F32 ? "f32" : "bf16"; }
 
-static enum ops_dtype kv_dtype(enum kv_choice choice, const struct ckpt *c) {
+enum ops_dtype instance_kv_dtype(enum kv_choice choice, const struct ckpt *c) {
     if (choice == KV_CHOICE_F32) return OPS_F32;
     if (choice == KV_CHOICE_BF16) return OPS_BF16;
     struct ckpt_stats stats;
     ckpt_stats(c, &stats);
     return strcmp(stats.dtype, "F32") == 0 ? OPS_F32 : OPS_BF16;
+}
+
+enum st instance_model_id(char id[CKPT_ID_BYTES], const char *weights_id, enum ops_dtype kv, struct err *err) {
+    return ckpt_model_id(id, weights_id, numeric_profile, kv_dtype_name(kv), KV_LAYOUT_VERSION, err);
 }
 
 static enum st open_parts(struct instance *in, const struct instance_options *o, struct err *err) {
@@ -40,12 +44,11 @@ static enum st open_parts(struct instance *in, const struct instance_options *o,
     in->chunk_rows = o->chunk_rows;
     in->max_model_len = o->max_model_len ? o->max_model_len : in->config.max_positions;
     uint32_t pages = (in->max_model_len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-    st = kv_init(&in->kv, &in->config, kv_dtype(o->kv, in->ckpt), pages, err);
+    st = kv_init(&in->kv, &in->config, instance_kv_dtype(o->kv, in->ckpt), pages, err);
     struct step_limits limits = {.rows_max = o->chunk_rows, .logits_max = o->logits_rows};
     if (!st) st = step_new(&in->step, in->model, &in->kv, in->team, limits, err);
     if (!st) st = ckpt_weights_id(in->ckpt, in->weights_id, &in->weights_id_how, err);
-    if (!st)
-        st = ckpt_model_id(in->model_id, in->weights_id, numeric_profile, kv_dtype_name(in->kv.dtype), KV_LAYOUT_VERSION, err);
+    if (!st) st = instance_model_id(in->model_id, in->weights_id, in->kv.dtype, err);
     return st;
 }
 

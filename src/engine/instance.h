@@ -36,6 +36,10 @@ struct instance {
     const char *weights_id_how;
 };
 
+/* What every command that shows or needs an identity shares with the instance. */
+enum ops_dtype instance_kv_dtype(enum kv_choice choice, const struct ckpt *c);
+enum st ST_CHECKED instance_model_id(char id[CKPT_ID_BYTES], const char *weights_id, enum ops_dtype kv, struct err *err);
+
 /* The environment variable SUPERNODE_ISA forces a kernel table. On failure nothing is held. */
 enum st ST_CHECKED instance_open(struct instance *in, const struct instance_options *o, struct err *err);
 void instance_close(struct instance *in);

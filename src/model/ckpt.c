@@ -14,6 +14,7 @@
 #include "model/ckpt_impl.h"
 
 enum { INDEX_BYTES_MAX = 256 << 20, SHARDS_MAX = 4096 };
+static const size_t scales_bytes_max = (size_t)8 << 30;
 
 /* --- the table of tensors ---------------------------------------------------------------------------------- */
 
@@ -265,6 +266,7 @@ static enum st read_configs(struct ckpt *c, struct err *err) {
 enum st ckpt_open(struct ckpt **out, const char *dir, struct err *err) {
     struct ckpt *c = calloc(1, sizeof *c);
     if (!c) return err_set(err, ST_NO_MEMORY, "%s: out of memory", dir);
+    c->scales.max = scales_bytes_max;
     enum st st = ST_OK;
     if (strlen(dir) >= sizeof c->dir) st = err_set(err, ST_INVALID, "%.100s...: path too long", dir);
     else strcpy(c->dir, dir);

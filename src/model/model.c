@@ -3,9 +3,17 @@
 #include "model/model.h"
 
 #include <stdlib.h>
+#include <string.h>
+
+enum { MEMORY_BYTES_MAX = 1 << 30 }; /* pointers and vectors, not weights: R1 takes 10 MB */
+
+static void *take(struct model *m, size_t bytes) {
+    void *p = arena_alloc(&m->memory, bytes);
+    return p ? memset(p, 0, bytes) : NULL;
+}
 
 static enum st widen(const float **out, struct model *m, const struct ops_weight *w, struct err *err) {
-    float *v = arena_alloc(&m->memory, (size_t)w->cols * sizeof *v);
+    float *v = take(m, (size_t)w->cols * sizeof *v);
     if (!v) return err_set(err, ST_NO_MEMORY, "model: out of memory");
     ops_weight_row(v, w, 0, 0, w->cols);
     *out = v;
@@ -65,12 +73,12 @@ static enum st place(void *ctx, struct weight_key key, uint32_t rows, uint32_t c
 static enum st alloc_layers(struct model *m, struct err *err) {
     const struct model_config *c = &m->config;
     uint32_t n = config_layers_all(c);
-    float *inv_freq = arena_alloc(&m->memory, c->rope / 2 * sizeof *inv_freq);
-    m->layers = arena_alloc(&m->memory, n * sizeof *m->layers);
+    float *inv_freq = take(m, c->rope / 2 * sizeof *inv_freq);
+    m->layers = take(m, n * sizeof *m->layers);
     bool ok = inv_freq && m->layers;
     for (uint32_t i = 0; i < n && ok; i++) {
         if (!config_layer_is_moe(c, i)) continue;
-        m->layers[i].experts = arena_alloc(&m->memory, c->n_experts * sizeof *m->layers[i].experts);
+        m->layers[i].experts = take(m, c->n_experts * sizeof *m->layers[i].experts);
         ok = m->layers[i].experts != NULL;
     }
     if (!ok) return err_set(err, ST_NO_MEMORY, "model: out of memory");
@@ -83,6 +91,7 @@ enum st model_new(struct model **out, const struct model_config *config,
                   const struct weight_source *source, const struct ops_kernels *k, struct err *err) {
     struct model *m = calloc(1, sizeof *m);
     if (!m) return err_set(err, ST_NO_MEMORY, "model: out of memory");
+    m->memory.max = MEMORY_BYTES_MAX;
     m->config = *config;
     m->k = k;
     m->mla = (struct ops_mla_shape){.kv_lora = config->kv_lora, .nope = config->nope, .rope = config->rope,
