@@ -16,6 +16,7 @@ static const struct command commands[] = {
     {"logits", "logits of every position of a token sequence", cli_logits},
     {"tokenize", "text to token ids, and back", cli_tokenize},
     {"score", "perplexity of a text", cli_score},
+    {"bench", "measurements beside the limits of this machine", cli_bench},
     {NULL, NULL, NULL},
 };
 

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements limits.h: loops that do nothing but read, and nothing but multiply and add. Intrinsics with a target of their own, since
+ * this file is built for the baseline. */
+#include "cli/limits.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/clock.h"
+
+enum { RUNS = 5, FMA_ROUNDS = 4000000, ACCUMULATORS = 24 };
+static const size_t read_bytes = (size_t)1 << 30;
+
+struct burn {
+    const uint8_t *data;
+    size_t bytes_each;
+    float (*fma)(uint32_t rounds);
+    float sink[1024]; /* so that no loop can be left out */
+};
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+__attribute__((target("avx512f"))) static float fma_avx512(uint32_t rounds) {
+    __m512 a[ACCUMULATORS], x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
+    for (int i = 0; i < ACCUMULATORS; i++) a[i] = _mm512_set1_ps((float)i);
+    for (uint32_t r = 0; r < rounds; r++)
+#pragma GCC unroll 24
+        for (int i = 0; i < ACCUMULATORS; i++) a[i] = _mm512_fmadd_ps(a[i], x, y);
+    float sum = 0;
+    for (int i = 0; i < ACCUMULATORS; i++) sum += _mm512_reduce_add_ps(a[i]);
+    return sum;
+}
+
+/* 12 accumulators: 16 registers hold them and the factors, and 10 are enough for 5 cycles at 2 a cycle. */
+__attribute__((target("avx2,fma"))) static float fma_avx2(uint32_t rounds) {
+    enum { N = ACCUMULATORS / 2 };
+    __m256 a[N], x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
+    for (int i = 0; i < N; i++) a[i] = _mm256_set1_ps((float)i);
+    for (uint32_t r = 0; r < 2 * rounds; r++)
+#pragma GCC unroll 12
+        for (int i = 0; i < N; i++) a[i] = _mm256_fmadd_ps(a[i], x, y);
+    float sum = 0;
+    for (int i = 0; i < N; i++) sum += _mm256_cvtss_f32(a[i]);
+    return sum;
+}
+
+static float (*widest_fma(const char **isa, uint32_t *lanes))(uint32_t) {
+    bool wide = __builtin_cpu_supports("avx512f");
+    *isa = wide ? "avx512" : "avx2";
+    *lanes = wide ? 16 : 8;
+    return wide ? fma_avx512 : fma_avx2;
+}
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+
+static float fma_neon(uint32_t rounds) {
+    float32x4_t a[ACCUMULATORS], x = vdupq_n_f32(0.999f), y = vdupq_n_f32(0.001f);
+    for (int i = 0; i < ACCUMULATORS; i++) a[i] = vdupq_n_f32((float)i);
+    for (uint32_t r = 0; r < rounds; r++)
+#pragma GCC unroll 24
+        for (int i = 0; i < ACCUMULATORS; i++) a[i] = vfmaq_f32(y, a[i], x);
+    float sum = 0;
+    for (int i = 0; i < ACCUMULATORS; i++) sum += vaddvq_f32(a[i]);
+    return sum;
+}
+
+static float (*widest_fma(const char **isa, uint32_t *lanes))(uint32_t) {
+    *isa = "neon";
+    *lanes = 4;
+    return fma_neon;
+}
+#endif
+
+typedef uint64_t read_vec __attribute__((vector_size(64), aligned(64)));
+
+static void read_part(void *ctx, uint32_t tile, uint32_t thread) {
+    struct burn *b = ctx;
+    (void)thread;
+    const read_vec *p = (const read_vec *)(const void *)(b->data + tile * b->bytes_each);
+    read_vec s[4] = {{0}};
+    for (size_t i = 0; i < b->bytes_each / sizeof *p; i += 4)
+        for (int j = 0; j < 4; j++) s[j] |= p[i + j];
+    b->sink[tile] = (float)(s[0] | s[1] | s[2] | s[3])[0];
+}
+
+static void fma_part(void *ctx, uint32_t tile, uint32_t thread) {
+    struct burn *b = ctx;
+    (void)thread;
+    b->sink[tile] = b->fma(FMA_ROUNDS);
+}
+
+/* Seconds of the fastest of RUNS, one tile a thread. */
+static double best(struct team *team, team_fn *fn, struct burn *b) {
+    double least = 1e9;
+    for (int i = 0; i < RUNS; i++) {
+        uint64_t t0 = clock_now_ns();
+        team_run(team, fn, b, team_size(team));
+        double s = (double)(clock_now_ns() - t0) / 1e9;
+        if (s < least) least = s;
+    }
+    return least;
+}
+
+static void read_cpu(char *out, size_t size) {
+    char line[256];
+    snprintf(out, size, "unknown processor");
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        const char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+        snprintf(out, size, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
+        break;
+    }
+    if (f) fclose(f);
+}
+
+enum st limits_measure(struct limits *out, struct team *team, struct err *err) {
+    uint32_t n = team_size(team), lanes;
+    struct burn b = {.bytes_each = read_bytes / n / 4096 * 4096};
+    void *map = mmap(NULL, read_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED) return err_set(err, ST_NO_MEMORY, "bench: cannot map 1 GiB: %s", strerror(errno));
+    madvise(map, read_bytes, MADV_HUGEPAGE); /* as the random weights */
+    memset(map, 1, read_bytes);
+    b.data = map;
+    read_cpu(out->cpu, sizeof out->cpu);
+    out->read_gbs = (double)(b.bytes_each * n) / best(team, read_part, &b) / 1e9;
+    b.fma = widest_fma(&out->fma_isa, &lanes);
+    out->fma_gflops = 2.0 * lanes * ACCUMULATORS * FMA_ROUNDS * n / best(team, fma_part, &b) / 1e9;
+    munmap(map, read_bytes);
+    return ST_OK;
+}

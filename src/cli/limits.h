@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What this machine can do at most, measured: the figures a benchmark stands beside. */
+#ifndef SUPERNODE_CLI_LIMITS_H
+#define SUPERNODE_CLI_LIMITS_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/team.h"
+
+struct limits {
+    char cpu[128];       /* model name */
+    double read_gbs;     /* best of five streaming reads of 1 GiB by all threads, 10^9 bytes a second */
+    double fma_gflops;   /* best of five runs of independent F32 fused multiply-adds, 2 operations each */
+    const char *fma_isa; /* the widest vectors found: "avx512", "avx2", "neon" */
+};
+
+enum st ST_CHECKED limits_measure(struct limits *out, struct team *team, struct err *err);
+
+#endif
