@@ -16,6 +16,7 @@
 #include "cli/model_args.h"
 #include "cli/progress.h"
 #include "engine/instance.h"
+#include "ops/sample.h"
 #include "text/tokenizer.h"
 
 enum { TEXT_BYTES_MAX = 1 << 30 };
