@@ -14,6 +14,7 @@ static const struct command commands[] = {
     {"generate", "continue a prompt", cli_generate},
     {"info", "what a checkpoint is: architecture, size, identity, kernels", cli_info},
     {"logits", "logits of every position of a token sequence", cli_logits},
+    {"template", "a conversation to the prompt the model's template makes of it", cli_template},
     {"tokenize", "text to token ids, and back", cli_tokenize},
     {"score", "perplexity of a text", cli_score},
     {"bench", "measurements beside the limits of this machine", cli_bench},

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* supernode template: a conversation as JSON on stdin, the prompt that the checkpoint's own template makes of it on stdout, byte for
+ * byte and with no newline added. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "cli/cli.h"
+#include "cli/flags.h"
+#include "model/ckpt.h"
+#include "text/chat_load.h"
+
+enum { REQUEST_BYTES_MAX = 64 << 20 };
+
+static enum st read_request(json_t **out, const char *path, struct err *err) {
+    struct buf text = {.max = REQUEST_BYTES_MAX};
+    enum st st = file_read(&text, path, err);
+    if (!st) st = json_parse(out, text.data ? text.data : "", text.len, strcmp(path, "-") == 0 ? "standard input" : path, err);
+    buf_release(&text);
+    return st;
+}
+
+static bool is_template_file(const char *model) {
+    size_t len = strlen(model);
+    return len > 6 && strcmp(model + len - 6, ".jinja") == 0;
+}
+
+/* One letter per byte: t template, a assistant, o other. */
+static void origins_as_letters(struct buf *origin) {
+    for (size_t i = 0; i < origin->len; i++) origin->data[i] = "tao"[(unsigned char)origin->data[i]];
+}
+
+int cli_template(int argc, char **argv) {
+    bool origins = false;
+    const struct flag flags[] = {
+        {.name = "origins", .type = FLAG_BOOL, .out = &origins, .advanced = true,
+         .help = "write where each byte comes from instead: t template, a assistant, o other"},
+        {.name = NULL},
+    };
+    const struct flag_command cmd = {
+        .name = "template",
+        .what = "Writes the prompt that the model's chat template makes of a conversation.",
+        .usage = "supernode template MODEL [FILE]   (MODEL: a checkpoint, or a .jinja file; JSON from FILE or stdin)",
+        .example = "echo '{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]}' | supernode template models/tiny",
+        .flags = flags,
+        .args_min = 1,
+        .args_max = 2,
+    };
+    const char *args[2];
+    enum flag_result result;
+    struct err err;
+    if (flags_parse(&result, &cmd, argc, argv, args, &err)) return cli_fail(CLI_USAGE, &err);
+    if (result == FLAG_HELP_SHOWN) return 0;
+    char folder[CKPT_PATH_BYTES];
+    struct chat_model *m = NULL;
+    json_t *request = NULL;
+    struct chat_prompt prompt = {0};
+    enum st st = is_template_file(args[0]) ? ST_OK : ckpt_resolve(folder, args[0], &err);
+    if (!st) st = chat_model_open(&m, is_template_file(args[0]) ? args[0] : folder, &err);
+    if (!st) st = read_request(&request, args[1] ? args[1] : "-", &err);
+    if (!st) st = chat_model_render(&prompt, m, request, (int64_t)time(NULL), &err);
+    if (!st && origins) origins_as_letters(&prompt.origin);
+    const struct buf *out = origins ? &prompt.origin : &prompt.text;
+    if (!st && (fwrite(out->data, 1, out->len, stdout) != out->len || fflush(stdout) != 0))
+        st = err_set(&err, ST_IO, "standard output: cannot write: %s", strerror(errno));
+    chat_prompt_release(&prompt);
+    json_decref(request);
+    chat_model_free(m);
+    return st ? cli_fail(CLI_FAILED, &err) : 0;
+}

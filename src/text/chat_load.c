@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements chat_load.h. */
+#include "text/chat_load.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+
+enum { TEMPLATE_BYTES_MAX = 4 << 20, CONFIG_BYTES_MAX = 64 << 20, PATH_BYTES_MAX = 4096 };
+
+struct chat_model {
+    struct chat_template *plain, *tool_use; /* tool_use may be NULL */
+    json_t *tokens;                         /* bos_token, eos_token, ...: strings */
+};
+
+/* The tokens that transformers hands to a template (PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES). */
+static const char *const token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+enum { N_TOKENS = sizeof token_names / sizeof *token_names };
+
+/* --- opening ------------------------------------------------------------------------------------------------- */
+
+static enum st read_template(struct chat_template **out, const char *path, struct err *err) {
+    struct buf text = {.max = TEMPLATE_BYTES_MAX};
+    enum st st = file_read(&text, path, err);
+    if (!st) st = chat_template_new(out, text.data ? text.data : "", text.len, path, err);
+    buf_release(&text);
+    return st;
+}
+
+static enum st read_tokens(struct chat_model *m, const json_t *config, const char *path, struct err *err) {
+    for (int i = 0; i < N_TOKENS; i++) {
+        const json_t *v = json_at(config, token_names[i]);
+        if (json_is_object(v)) v = json_object_get(v, "content");
+        if (!v) continue;
+        if (!json_is_string(v))
+            return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", path, token_names[i], json_kind(v));
+        if (json_object_set_new(m->tokens, token_names[i], json_copy((json_t *)v)))
+            return err_set(err, ST_NO_MEMORY, "%s: out of memory", path);
+    }
+    return ST_OK;
+}
+
+static enum st template_from(struct chat_template **out, const json_t *text, const char *path, const char *what, struct err *err) {
+    char name[PATH_BYTES_MAX + 64];
+    if (!json_is_string(text)) return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", path, what, json_kind(text));
+    snprintf(name, sizeof name, "%s: %s", path, what);
+    return chat_template_new(out, json_string_value(text), json_string_length(text), name, err);
+}
+
+static enum st named_templates(struct chat_model *m, const json_t *list, const char *path, struct err *err) {
+    size_t i;
+    json_t *item;
+    enum st st = ST_OK;
+    json_array_foreach(list, i, item) {
+        const char *name = json_string_value(json_object_get(item, "name"));
+        if (!name) return err_set(err, ST_INVALID, "%s: chat_template[%zu]: found no name", path, i);
+        struct chat_template **to = strcmp(name, "default") == 0 ? &m->plain : strcmp(name, "tool_use") == 0 ? &m->tool_use : NULL;
+        if (!to) continue;
+        if (*to) return err_set(err, ST_INVALID, "%s: chat_template: '%s' stands twice", path, name);
+        st = template_from(to, json_object_get(item, "template"), path, name, err);
+        if (st) return st;
+    }
+    if (!m->plain) return err_set(err, ST_INVALID, "%s: chat_template: found no template named default", path);
+    return ST_OK;
+}
+
+static enum st read_config(struct chat_model *m, const char *path, struct err *err) {
+    json_t *config = NULL;
+    enum st st = json_read_file(&config, path, CONFIG_BYTES_MAX, err);
+    if (st) return st;
+    if (!json_is_object(config)) st = err_set(err, ST_INVALID, "%s: found %s, expected an object", path, json_kind(config));
+    if (!st) st = read_tokens(m, config, path, err);
+    const json_t *t = json_at(config, "chat_template");
+    if (!st && t && !m->plain) st = json_is_array(t) ? named_templates(m, t, path, err) : template_from(&m->plain, t, path, "chat_template", err);
+    json_decref(config);
+    return st;
+}
+
+/* Absent is fine: *out stays as it is. */
+static enum st read_if_there(struct chat_template **out, const char *path, struct err *err) {
+    enum st st = read_template(out, path, err);
+    return st == ST_NOT_FOUND ? ST_OK : st;
+}
+
+static enum st open_folder(struct chat_model *m, const char *folder, struct err *err) {
+    char path[PATH_BYTES_MAX];
+    if (strlen(folder) > sizeof path - 64) return err_set(err, ST_INVALID, "%.80s...: the path is too long", folder);
+    snprintf(path, sizeof path, "%s/chat_template.jinja", folder);
+    enum st st = read_if_there(&m->plain, path, err);
+    snprintf(path, sizeof path, "%s/additional_chat_templates/tool_use.jinja", folder);
+    if (!st && m->plain) st = read_if_there(&m->tool_use, path, err);
+    snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
+    if (!st) st = read_config(m, path, err);
+    if (st == ST_NOT_FOUND && m->plain) st = ST_OK; /* a template and no token strings */
+    if (st == ST_NOT_FOUND) return err_set(err, st, "%s: found neither chat_template.jinja nor tokenizer_config.json", folder);
+    if (!st && !m->plain) st = err_set(err, ST_NOT_FOUND, "%s: the model has no chat template", folder);
+    return st;
+}
+
+enum st chat_model_open(struct chat_model **out, const char *path, struct err *err) {
+    struct chat_model *m = calloc(1, sizeof *m);
+    if (m) m->tokens = json_object();
+    if (!m || !m->tokens) {
+        chat_model_free(m);
+        return err_set(err, ST_NO_MEMORY, "%s: out of memory", path);
+    }
+    size_t len = strlen(path);
+    bool file = len > 6 && strcmp(path + len - 6, ".jinja") == 0;
+    enum st st = file ? read_template(&m->plain, path, err) : open_folder(m, path, err);
+    if (st) {
+        chat_model_free(m);
+        return st;
+    }
+    *out = m;
+    return ST_OK;
+}
+
+void chat_model_free(struct chat_model *m) {
+    if (!m) return;
+    chat_template_free(m->plain);
+    chat_template_free(m->tool_use);
+    json_decref(m->tokens);
+    free(m);
+}
+
+/* --- rendering ----------------------------------------------------------------------------------------------- */
+
+static enum st add_variables(json_t *context, const json_t *from, const char *what, struct err *err) {
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)from, key, v) {
+        for (int i = 0; i < N_TOKENS; i++)
+            if (strcmp(key, token_names[i]) == 0)
+                return err_set(err, ST_INVALID, "%s: %s is the checkpoint's and cannot be given", what, key);
+        if (json_object_set(context, key, v)) return err_set(err, ST_NO_MEMORY, "%s: out of memory", what);
+    }
+    return ST_OK;
+}
+
+static enum st make_context(json_t **out, const struct chat_model *m, const json_t *request, struct err *err) {
+    const json_t *kwargs = json_object_get(request, "chat_template_kwargs");
+    if (kwargs && !json_is_object(kwargs) && !json_is_null(kwargs))
+        return err_set(err, ST_INVALID, "chat_template_kwargs: found %s, expected an object", json_kind(kwargs));
+    if (!json_is_array(json_object_get(request, "messages")))
+        return err_set(err, ST_INVALID, "messages: found %s, expected an array", json_kind(json_object_get(request, "messages")));
+    const json_t *tools = json_object_get(request, "tools");
+    if (tools && !json_is_array(tools) && !json_is_null(tools))
+        return err_set(err, ST_INVALID, "tools: found %s, expected an array", json_kind(tools));
+    if (json_is_true(json_object_get(request, "continue_final_message")))
+        return err_set(err, ST_UNSUPPORTED, "continue_final_message is not supported");
+    json_t *context = json_copy(m->tokens);
+    if (!context || json_object_set_new(context, "add_generation_prompt", json_true())) {
+        json_decref(context);
+        return err_set(err, ST_NO_MEMORY, "request: out of memory");
+    }
+    enum st st = add_variables(context, request, "request", err);
+    json_object_del(context, "chat_template_kwargs");
+    json_object_del(context, "continue_final_message");
+    if (!st && json_is_object(kwargs)) st = add_variables(context, kwargs, "chat_template_kwargs", err);
+    if (st) json_decref(context);
+    else *out = context;
+    return st;
+}
+
+enum st chat_model_render(struct chat_prompt *out, const struct chat_model *m, const json_t *request, int64_t now_s,
+                          struct err *err) {
+    json_t *context = NULL;
+    *out = (struct chat_prompt){0};
+    if (!json_is_object(request)) return err_set(err, ST_INVALID, "request: found %s, expected an object", json_kind(request));
+    enum st st = make_context(&context, m, request, err);
+    if (st) return st;
+    bool tools = json_is_array(json_object_get(context, "tools"));
+    st = chat_template_render(out, tools && m->tool_use ? m->tool_use : m->plain, context, now_s, err);
+    json_decref(context);
+    return st;
+}
