@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* supernode template: a conversation as JSON on stdin, the prompt that the checkpoint's own template makes of it on stdout, byte for
- * byte and with no newline added. */
+/* supernode template: a conversation as JSON on stdin, the prompt that the checkpoint's own
+ * template makes of it on stdout, byte for byte and with no newline added. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +18,9 @@ enum { REQUEST_BYTES_MAX = 64 << 20 };
 static enum st read_request(json_t **out, const char *path, struct err *err) {
     struct buf text = {.max = REQUEST_BYTES_MAX};
     enum st st = file_read(&text, path, err);
-    if (!st) st = json_parse(out, text.data ? text.data : "", text.len, strcmp(path, "-") == 0 ? "standard input" : path, err);
+    if (!st)
+        st = json_parse(out, text.data ? text.data : "", text.len,
+                        strcmp(path, "-") == 0 ? "standard input" : path, err);
     buf_release(&text);
     return st;
 }
@@ -30,21 +32,27 @@ static bool is_template_file(const char *model) {
 
 /* One letter per byte: t template, a assistant, o other. */
 static void origins_as_letters(struct buf *origin) {
-    for (size_t i = 0; i < origin->len; i++) origin->data[i] = "tao"[(unsigned char)origin->data[i]];
+    for (size_t i = 0; i < origin->len; i++)
+        origin->data[i] = "tao"[(unsigned char)origin->data[i]];
 }
 
 int cli_template(int argc, char **argv) {
     bool origins = false;
     const struct flag flags[] = {
-        {.name = "origins", .type = FLAG_BOOL, .out = &origins, .advanced = true,
+        {.name = "origins",
+         .type = FLAG_BOOL,
+         .out = &origins,
+         .advanced = true,
          .help = "write where each byte comes from instead: t template, a assistant, o other"},
         {.name = NULL},
     };
     const struct flag_command cmd = {
         .name = "template",
         .what = "Writes the prompt that the model's chat template makes of a conversation.",
-        .usage = "supernode template MODEL [FILE]   (MODEL: a checkpoint, or a .jinja file; JSON from FILE or stdin)",
-        .example = "echo '{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]}' | supernode template models/tiny",
+        .usage = "supernode template MODEL [FILE]   (MODEL: a checkpoint, or a .jinja file; JSON "
+                 "from FILE or stdin)",
+        .example = "echo '{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]}' | supernode "
+                   "template models/tiny",
         .flags = flags,
         .args_min = 1,
         .args_max = 2,

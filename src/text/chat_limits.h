@@ -10,8 +10,9 @@ struct chat_limits {
     uint64_t steps;
 };
 
-enum st ST_CHECKED chat_template_render_within(struct chat_prompt *out, const struct chat_template *t,
-                                               const json_t *context, int64_t now_s,
-                                               const struct chat_limits *limits, struct err *err);
+enum st ST_CHECKED chat_template_render_within(struct chat_prompt *out,
+                                               const struct chat_template *t, const json_t *context,
+                                               int64_t now_s, const struct chat_limits *limits,
+                                               struct err *err);
 
 #endif

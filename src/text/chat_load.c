@@ -16,11 +16,15 @@ struct chat_model {
     json_t *tokens;                         /* bos_token, eos_token, ...: strings */
 };
 
-/* The tokens that transformers hands to a template (PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES). */
-static const char *const token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+/* The tokens that transformers hands to a template
+ * (PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES). */
+static const char *const token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                          "pad_token", "cls_token", "mask_token"};
 enum { N_TOKENS = sizeof token_names / sizeof *token_names };
 
-/* --- opening ------------------------------------------------------------------------------------------------- */
+/* --- opening
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static enum st read_template(struct chat_template **out, const char *path, struct err *err) {
     struct buf text = {.max = TEMPLATE_BYTES_MAX};
@@ -30,40 +34,51 @@ static enum st read_template(struct chat_template **out, const char *path, struc
     return st;
 }
 
-static enum st read_tokens(struct chat_model *m, const json_t *config, const char *path, struct err *err) {
+static enum st read_tokens(struct chat_model *m, const json_t *config, const char *path,
+                           struct err *err) {
     for (int i = 0; i < N_TOKENS; i++) {
         const json_t *v = json_at(config, token_names[i]);
         if (json_is_object(v)) v = json_object_get(v, "content");
         if (!v) continue;
         if (!json_is_string(v))
-            return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", path, token_names[i], json_kind(v));
+            return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", path,
+                           token_names[i], json_kind(v));
         if (json_object_set_new(m->tokens, token_names[i], json_copy((json_t *)v)))
             return err_set(err, ST_NO_MEMORY, "%s: out of memory", path);
     }
     return ST_OK;
 }
 
-static enum st template_from(struct chat_template **out, const json_t *text, const char *path, const char *what, struct err *err) {
+static enum st template_from(struct chat_template **out, const json_t *text, const char *path,
+                             const char *what, struct err *err) {
     char name[PATH_BYTES_MAX + 64];
-    if (!json_is_string(text)) return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", path, what, json_kind(text));
+    if (!json_is_string(text))
+        return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", path, what,
+                       json_kind(text));
     snprintf(name, sizeof name, "%s: %s", path, what);
     return chat_template_new(out, json_string_value(text), json_string_length(text), name, err);
 }
 
-static enum st named_templates(struct chat_model *m, const json_t *list, const char *path, struct err *err) {
+static enum st named_templates(struct chat_model *m, const json_t *list, const char *path,
+                               struct err *err) {
     size_t i;
     json_t *item;
     enum st st = ST_OK;
     json_array_foreach(list, i, item) {
         const char *name = json_string_value(json_object_get(item, "name"));
-        if (!name) return err_set(err, ST_INVALID, "%s: chat_template[%zu]: found no name", path, i);
-        struct chat_template **to = strcmp(name, "default") == 0 ? &m->plain : strcmp(name, "tool_use") == 0 ? &m->tool_use : NULL;
+        if (!name)
+            return err_set(err, ST_INVALID, "%s: chat_template[%zu]: found no name", path, i);
+        struct chat_template **to = strcmp(name, "default") == 0    ? &m->plain
+                                    : strcmp(name, "tool_use") == 0 ? &m->tool_use
+                                                                    : NULL;
         if (!to) continue;
-        if (*to) return err_set(err, ST_INVALID, "%s: chat_template: '%s' stands twice", path, name);
+        if (*to)
+            return err_set(err, ST_INVALID, "%s: chat_template: '%s' stands twice", path, name);
         st = template_from(to, json_object_get(item, "template"), path, name, err);
         if (st) return st;
     }
-    if (!m->plain) return err_set(err, ST_INVALID, "%s: chat_template: found no template named default", path);
+    if (!m->plain)
+        return err_set(err, ST_INVALID, "%s: chat_template: found no template named default", path);
     return ST_OK;
 }
 
@@ -71,10 +86,13 @@ static enum st read_config(struct chat_model *m, const char *path, struct err *e
     json_t *config = NULL;
     enum st st = json_read_file(&config, path, CONFIG_BYTES_MAX, err);
     if (st) return st;
-    if (!json_is_object(config)) st = err_set(err, ST_INVALID, "%s: found %s, expected an object", path, json_kind(config));
+    if (!json_is_object(config))
+        st = err_set(err, ST_INVALID, "%s: found %s, expected an object", path, json_kind(config));
     if (!st) st = read_tokens(m, config, path, err);
     const json_t *t = json_at(config, "chat_template");
-    if (!st && t && !m->plain) st = json_is_array(t) ? named_templates(m, t, path, err) : template_from(&m->plain, t, path, "chat_template", err);
+    if (!st && t && !m->plain)
+        st = json_is_array(t) ? named_templates(m, t, path, err)
+                              : template_from(&m->plain, t, path, "chat_template", err);
     json_decref(config);
     return st;
 }
@@ -87,7 +105,8 @@ static enum st read_if_there(struct chat_template **out, const char *path, struc
 
 static enum st open_folder(struct chat_model *m, const char *folder, struct err *err) {
     char path[PATH_BYTES_MAX];
-    if (strlen(folder) > sizeof path - 64) return err_set(err, ST_INVALID, "%.80s...: the path is too long", folder);
+    if (strlen(folder) > sizeof path - 64)
+        return err_set(err, ST_INVALID, "%.80s...: the path is too long", folder);
     snprintf(path, sizeof path, "%s/chat_template.jinja", folder);
     enum st st = read_if_there(&m->plain, path, err);
     snprintf(path, sizeof path, "%s/additional_chat_templates/tool_use.jinja", folder);
@@ -95,8 +114,11 @@ static enum st open_folder(struct chat_model *m, const char *folder, struct err 
     snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
     if (!st) st = read_config(m, path, err);
     if (st == ST_NOT_FOUND && m->plain) st = ST_OK; /* a template and no token strings */
-    if (st == ST_NOT_FOUND) return err_set(err, st, "%s: found neither chat_template.jinja nor tokenizer_config.json", folder);
-    if (!st && !m->plain) st = err_set(err, ST_NOT_FOUND, "%s: the model has no chat template", folder);
+    if (st == ST_NOT_FOUND)
+        return err_set(err, st, "%s: found neither chat_template.jinja nor tokenizer_config.json",
+                       folder);
+    if (!st && !m->plain)
+        st = err_set(err, ST_NOT_FOUND, "%s: the model has no chat template", folder);
     return st;
 }
 
@@ -126,26 +148,34 @@ void chat_model_free(struct chat_model *m) {
     free(m);
 }
 
-/* --- rendering ----------------------------------------------------------------------------------------------- */
+/* --- rendering
+ * -----------------------------------------------------------------------------------------------
+ */
 
-static enum st add_variables(json_t *context, const json_t *from, const char *what, struct err *err) {
+static enum st add_variables(json_t *context, const json_t *from, const char *what,
+                             struct err *err) {
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)from, key, v) {
         for (int i = 0; i < N_TOKENS; i++)
             if (strcmp(key, token_names[i]) == 0)
-                return err_set(err, ST_INVALID, "%s: %s is the checkpoint's and cannot be given", what, key);
-        if (json_object_set(context, key, v)) return err_set(err, ST_NO_MEMORY, "%s: out of memory", what);
+                return err_set(err, ST_INVALID, "%s: %s is the checkpoint's and cannot be given",
+                               what, key);
+        if (json_object_set(context, key, v))
+            return err_set(err, ST_NO_MEMORY, "%s: out of memory", what);
     }
     return ST_OK;
 }
 
-static enum st make_context(json_t **out, const struct chat_model *m, const json_t *request, struct err *err) {
+static enum st make_context(json_t **out, const struct chat_model *m, const json_t *request,
+                            struct err *err) {
     const json_t *kwargs = json_object_get(request, "chat_template_kwargs");
     if (kwargs && !json_is_object(kwargs) && !json_is_null(kwargs))
-        return err_set(err, ST_INVALID, "chat_template_kwargs: found %s, expected an object", json_kind(kwargs));
+        return err_set(err, ST_INVALID, "chat_template_kwargs: found %s, expected an object",
+                       json_kind(kwargs));
     if (!json_is_array(json_object_get(request, "messages")))
-        return err_set(err, ST_INVALID, "messages: found %s, expected an array", json_kind(json_object_get(request, "messages")));
+        return err_set(err, ST_INVALID, "messages: found %s, expected an array",
+                       json_kind(json_object_get(request, "messages")));
     const json_t *tools = json_object_get(request, "tools");
     if (tools && !json_is_array(tools) && !json_is_null(tools))
         return err_set(err, ST_INVALID, "tools: found %s, expected an array", json_kind(tools));
@@ -159,21 +189,27 @@ static enum st make_context(json_t **out, const struct chat_model *m, const json
     enum st st = add_variables(context, request, "request", err);
     json_object_del(context, "chat_template_kwargs");
     json_object_del(context, "continue_final_message");
-    if (!st && json_is_object(kwargs)) st = add_variables(context, kwargs, "chat_template_kwargs", err);
-    if (st) json_decref(context);
-    else *out = context;
+    if (!st && json_is_object(kwargs))
+        st = add_variables(context, kwargs, "chat_template_kwargs", err);
+    if (st)
+        json_decref(context);
+    else
+        *out = context;
     return st;
 }
 
-enum st chat_model_render(struct chat_prompt *out, const struct chat_model *m, const json_t *request, int64_t now_s,
-                          struct err *err) {
+enum st chat_model_render(struct chat_prompt *out, const struct chat_model *m,
+                          const json_t *request, int64_t now_s, struct err *err) {
     json_t *context = NULL;
     *out = (struct chat_prompt){0};
-    if (!json_is_object(request)) return err_set(err, ST_INVALID, "request: found %s, expected an object", json_kind(request));
+    if (!json_is_object(request))
+        return err_set(err, ST_INVALID, "request: found %s, expected an object",
+                       json_kind(request));
     enum st st = make_context(&context, m, request, err);
     if (st) return st;
     bool tools = json_is_array(json_object_get(context, "tools"));
-    st = chat_template_render(out, tools && m->tool_use ? m->tool_use : m->plain, context, now_s, err);
+    st = chat_template_render(out, tools && m->tool_use ? m->tool_use : m->plain, context, now_s,
+                              err);
     json_decref(context);
     return st;
 }

@@ -18,8 +18,10 @@ void jj_fail(struct jj *j, enum st code, const char *fmt, ...) {
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    if (j->line) err_set(j->err, code, "%s: line %u: %s", j->name, j->line, text);
-    else err_set(j->err, code, "%s: %s", j->name, text);
+    if (j->line)
+        err_set(j->err, code, "%s: line %u: %s", j->name, j->line, text);
+    else
+        err_set(j->err, code, "%s: %s", j->name, text);
     longjmp(j->out, 1);
 }
 
@@ -41,7 +43,8 @@ void *jj_grow(struct jj *j, const void *p, size_t old_len, size_t new_len) {
 
 void jj_spend(struct jj *j, uint64_t steps) {
     if (steps > j->steps_max - j->steps)
-        jj_fail(j, ST_FULL, "the template takes more than %llu steps", (unsigned long long)j->steps_max);
+        jj_fail(j, ST_FULL, "the template takes more than %llu steps",
+                (unsigned long long)j->steps_max);
     j->steps += steps;
 }
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The machine under the Jinja interpreter: where an error goes, where memory comes from, and what a template may spend.
+/* The machine under the Jinja interpreter: where an error goes, where memory comes from, and what a
+ * template may spend.
  *
- * Everything a template or a rendering allocates lives in one arena, so nothing between an error and the entry point
- * holds a resource. An error therefore writes its sentence and unwinds to jj_guard by longjmp, the one place where
- * the interpreter becomes an ordinary function with a status again (chat.c has the only two calls). */
+ * Everything a template or a rendering allocates lives in one arena, so nothing between an error
+ * and the entry point holds a resource. An error therefore writes its sentence and unwinds to
+ * jj_guard by longjmp, the one place where the interpreter becomes an ordinary function with a
+ * status again (chat.c has the only two calls). */
 #ifndef SUPERNODE_TEXT_JINJA_H
 #define SUPERNODE_TEXT_JINJA_H
 
@@ -16,13 +18,13 @@
 #include "base/err.h"
 
 enum {
-    JJ_SOURCE_MAX = 4 << 20,    /* bytes of a template */
-    JJ_STR_MAX = 16 << 20,      /* bytes of one string, and of the output */
-    JJ_ARENA_MAX = 256 << 20,   /* bytes taken by one rendering */
+    JJ_SOURCE_MAX = 4 << 20,         /* bytes of a template */
+    JJ_STR_MAX = 16 << 20,           /* bytes of one string, and of the output */
+    JJ_ARENA_MAX = 256 << 20,        /* bytes taken by one rendering */
     JJ_STEPS_MAX = 20 * 1000 * 1000, /* nodes evaluated, and bytes touched by 64 */
-    JJ_DEPTH_MAX = 1000,        /* nested evaluations, values and macro calls */
-    JJ_PARSE_DEPTH_MAX = 150,   /* nested blocks and parentheses */
-    JJ_RANGE_MAX = 100000,      /* as in Jinja's sandbox */
+    JJ_DEPTH_MAX = 1000,             /* nested evaluations, values and macro calls */
+    JJ_PARSE_DEPTH_MAX = 150,        /* nested blocks and parentheses */
+    JJ_RANGE_MAX = 100000,           /* as in Jinja's sandbox */
 };
 
 struct jj {
@@ -44,7 +46,8 @@ _Noreturn void jj_fail(struct jj *j, enum st code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 void *jj_alloc(struct jj *j, size_t len); /* never NULL */
-void *jj_grow(struct jj *j, const void *p, size_t old_len, size_t new_len); /* a copy with more room */
+void *jj_grow(struct jj *j, const void *p, size_t old_len,
+              size_t new_len); /* a copy with more room */
 
 /* Spends steps; 1 for a node, bytes / 64 for work on long strings. */
 void jj_spend(struct jj *j, uint64_t steps);
@@ -54,6 +57,8 @@ static inline void jj_spend_bytes(struct jj *j, uint64_t bytes) {
 
 /* Around every recursion. An error need not leave: the machine is not used again. */
 void jj_enter(struct jj *j);
-static inline void jj_leave(struct jj *j) { j->depth--; }
+static inline void jj_leave(struct jj *j) {
+    j->depth--;
+}
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tree of a template. One node type for all: a kind, a line, up to three operands and two lists; what each means
- * is said beside the kind. Names are interned, so they compare by pointer. Trees live in the template's arena and are
- * read-only once jj_resolve (jinja_scope.h) has run. */
+/* The tree of a template. One node type for all: a kind, a line, up to three operands and two
+ * lists; what each means is said beside the kind. Names are interned, so they compare by pointer.
+ * Trees live in the template's arena and are read-only once jj_resolve (jinja_scope.h) has run. */
 #ifndef SUPERNODE_TEXT_JINJA_AST_H
 #define SUPERNODE_TEXT_JINJA_AST_H
 
@@ -36,13 +36,15 @@ enum jj_node_kind {
     JJ_N_PRINT,     /* a */
     JJ_N_SET,       /* a = b */
     JJ_N_SET_BLOCK, /* a = body b through filter c (may be NULL); scope */
-    JJ_N_FOR,       /* for a in b if c: body list[0], else list[1] (may be NULL); scope, test_scope, else_scope */
+    JJ_N_FOR,       /* for a in b if c: body list[0], else list[1] (may be NULL); scope, test_scope,
+                       else_scope */
     JJ_N_IF,        /* list of conditions, list2 of bodies; one more body: the else */
-    JJ_N_MACRO,     /* name, parameters in list (JJ_N_NAME), defaults of the last in list2, body b; scope */
-    JJ_N_CALL_BLOCK, /* call a with caller = macro b */
+    JJ_N_MACRO,     /* name, parameters in list (JJ_N_NAME), defaults of the last in list2, body b;
+                       scope */
+    JJ_N_CALL_BLOCK,   /* call a with caller = macro b */
     JJ_N_FILTER_BLOCK, /* filter a of body b; scope */
-    JJ_N_WITH,      /* targets list = list2, body b; scope */
-    JJ_N_GENERATION, /* macro b, called at once */
+    JJ_N_WITH,         /* targets list = list2, body b; scope */
+    JJ_N_GENERATION,   /* macro b, called at once */
     JJ_N_BREAK,
     JJ_N_CONTINUE,
 };
@@ -72,8 +74,9 @@ struct jj_node {
     struct jj_node **list, **list2;
     const struct jj_str *name, *attr;
     struct jj_val value;
-    struct jj_call_args *args;      /* JJ_N_CALL, JJ_N_FILTER, JJ_N_TEST */
-    const struct jj_builtin *builtin; /* the filter or test; NULL: unknown, an error when it is reached */
+    struct jj_call_args *args; /* JJ_N_CALL, JJ_N_FILTER, JJ_N_TEST */
+    const struct jj_builtin
+        *builtin; /* the filter or test; NULL: unknown, an error when it is reached */
     struct jj_scope *scope, *test_scope, *else_scope;
     bool wants_caller, wants_kwargs, wants_varargs; /* JJ_N_MACRO: special names its body reads */
 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Walks the tree. A frame holds the variables of one scope; a loop's body uses one frame over and over, cleared for each
- * round, as the function that Jinja compiles a template to does. Output goes to the string being built, which macros,
- * set blocks and filter blocks exchange for one of their own while they run. */
+/* Walks the tree. A frame holds the variables of one scope; a loop's body uses one frame over and
+ * over, cleared for each round, as the function that Jinja compiles a template to does. Output goes
+ * to the string being built, which macros, set blocks and filter blocks exchange for one of their
+ * own while they run. */
 #include "text/jinja_eval.h"
 
 #include <assert.h>
@@ -12,13 +13,16 @@
 #include "text/jinja_loop.h"
 #include "text/jinja_show.h"
 
-/* --- frames -------------------------------------------------------------------------------------------------- */
+/* --- frames
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static struct jj_val from_context(struct jj_run *run, const struct jj_str *name) {
     const struct jj_val *v = jj_dict_get_str(run->j, run->context, name);
     if (v) return *v;
     const struct jj_global *g = jj_global_find(name);
-    return g ? (struct jj_val){.kind = JJ_GLOBAL, .global = g} : (struct jj_val){.kind = JJ_MISSING};
+    return g ? (struct jj_val){.kind = JJ_GLOBAL, .global = g}
+             : (struct jj_val){.kind = JJ_MISSING};
 }
 
 static struct jj_val from_outer(const struct jj_frame *f, const struct jj_str *name) {
@@ -38,9 +42,11 @@ static void fill_frame(struct jj_run *run, struct jj_frame *f) {
     }
 }
 
-struct jj_frame *jj_frame_new(struct jj_run *run, const struct jj_scope *scope, struct jj_frame *up) {
+struct jj_frame *jj_frame_new(struct jj_run *run, const struct jj_scope *scope,
+                              struct jj_frame *up) {
     struct jj_frame *f = jj_alloc(run->j, sizeof *f);
-    *f = (struct jj_frame){.up = up, .scope = scope, .v = jj_alloc(run->j, scope->n * sizeof *f->v)};
+    *f =
+        (struct jj_frame){.up = up, .scope = scope, .v = jj_alloc(run->j, scope->n * sizeof *f->v)};
     fill_frame(run, f);
     return f;
 }
@@ -57,7 +63,8 @@ static struct jj_val *place(struct jj_frame *f, const struct jj_node *n) {
     return &f->v[n->slot];
 }
 
-/* --- expressions --------------------------------------------------------------------------------------------- */
+/* --- expressions
+ * --------------------------------------------------------------------------------------------- */
 
 static struct jj_val eval(struct jj_run *run, struct jj_frame *f, const struct jj_node *n);
 
@@ -67,8 +74,8 @@ static void push_star(struct jj_run *run, struct jj_list *pos, struct jj_val sta
 }
 
 /* Arguments of a call; extra_caller, if given, is one more keyword. */
-static struct jj_args eval_args(struct jj_run *run, struct jj_frame *f, const struct jj_call_args *args,
-                                const struct jj_kw *extra) {
+static struct jj_args eval_args(struct jj_run *run, struct jj_frame *f,
+                                const struct jj_call_args *args, const struct jj_kw *extra) {
     struct jj *j = run->j;
     struct jj_args out = {0};
     if (!args) return out;
@@ -77,18 +84,22 @@ static struct jj_args eval_args(struct jj_run *run, struct jj_frame *f, const st
     uint32_t n_kw = args->n_kw + (extra != NULL);
     struct jj_val more = {.kind = JJ_MISSING};
     struct jj_kw *kw = n_kw ? jj_alloc(j, n_kw * sizeof *kw) : NULL;
-    for (uint32_t i = 0; i < args->n_kw; i++) kw[i] = (struct jj_kw){.name = args->kw[i].name, .val = eval(run, f, args->kw[i].value)};
+    for (uint32_t i = 0; i < args->n_kw; i++)
+        kw[i] = (struct jj_kw){.name = args->kw[i].name, .val = eval(run, f, args->kw[i].value)};
     if (extra) kw[args->n_kw] = *extra;
     if (args->star) push_star(run, pos, eval(run, f, args->star));
     if (args->star_star) {
         more = eval(run, f, args->star_star);
-        if (more.kind != JJ_DICT) jj_fail(j, ST_INVALID, "argument after ** must be a mapping, not %s", jj_type(more));
+        if (more.kind != JJ_DICT)
+            jj_fail(j, ST_INVALID, "argument after ** must be a mapping, not %s", jj_type(more));
         struct jj_kw *all = jj_alloc(j, (n_kw + more.dict->len) * sizeof *all);
         if (n_kw) memcpy(all, kw, n_kw * sizeof *all);
         for (uint32_t i = 0; i < more.dict->len; i++) {
             const struct jj_str *name = jj_want_str(j, more.dict->v[i].key, "keywords");
             for (uint32_t k = 0; k < n_kw; k++)
-                if (jj_str_eq(all[k].name, name)) jj_fail(j, ST_INVALID, "two values for keyword argument '%.*s'", (int)name->len, name->p);
+                if (jj_str_eq(all[k].name, name))
+                    jj_fail(j, ST_INVALID, "two values for keyword argument '%.*s'", (int)name->len,
+                            name->p);
             all[n_kw + i] = (struct jj_kw){.name = name, .val = more.dict->v[i].val};
         }
         kw = all;
@@ -97,24 +108,28 @@ static struct jj_args eval_args(struct jj_run *run, struct jj_frame *f, const st
     return (struct jj_args){.pos = pos->v, .n = pos->len, .kw = kw, .n_kw = n_kw};
 }
 
-static struct jj_val eval_builtin(struct jj_run *run, struct jj_frame *f, const struct jj_node *n, struct jj_val self) {
+static struct jj_val eval_builtin(struct jj_run *run, struct jj_frame *f, const struct jj_node *n,
+                                  struct jj_val self) {
     struct jj *j = run->j;
     struct jj_args args = eval_args(run, f, n->args, NULL);
     j->line = n->line;
     if (!n->builtin)
-        jj_fail(j, ST_UNSUPPORTED, "no %s named '%.*s'", n->kind == JJ_N_FILTER ? "filter" : "test", (int)n->name->len, n->name->p);
+        jj_fail(j, ST_UNSUPPORTED, "no %s named '%.*s'", n->kind == JJ_N_FILTER ? "filter" : "test",
+                (int)n->name->len, n->name->p);
     return jj_call_builtin(j, n->builtin, self, &args);
 }
 
 /* A chain of filters whose first has nothing before it: the head of a filter or set block. */
-static struct jj_val eval_chain(struct jj_run *run, struct jj_frame *f, const struct jj_node *n, struct jj_val head) {
+static struct jj_val eval_chain(struct jj_run *run, struct jj_frame *f, const struct jj_node *n,
+                                struct jj_val head) {
     jj_enter(run->j);
     struct jj_val v = eval_builtin(run, f, n, n->a ? eval_chain(run, f, n->a, head) : head);
     jj_leave(run->j);
     return v;
 }
 
-static struct jj_val eval_sequence(struct jj_run *run, struct jj_frame *f, const struct jj_node *n) {
+static struct jj_val eval_sequence(struct jj_run *run, struct jj_frame *f,
+                                   const struct jj_node *n) {
     struct jj_list *l = jj_list_new(run->j, n->n);
     for (uint32_t i = 0; i < n->n; i++) jj_list_push(run->j, l, eval(run, f, n->list[i]));
     return n->kind == JJ_N_LIST ? jj_listv(l) : jj_tuplev(l);
@@ -154,13 +169,15 @@ static struct jj_val eval_cond(struct jj_run *run, struct jj_frame *f, const str
 
 static struct jj_val eval_slice(struct jj_run *run, struct jj_frame *f, const struct jj_node *n) {
     struct jj_val of = eval(run, f, n->a);
-    struct jj_val start = n->b ? eval(run, f, n->b) : jj_none(), stop = n->c ? eval(run, f, n->c) : jj_none();
+    struct jj_val start = n->b ? eval(run, f, n->b) : jj_none(),
+                  stop = n->c ? eval(run, f, n->c) : jj_none();
     struct jj_val step = n->list[0] ? eval(run, f, n->list[0]) : jj_none();
     run->j->line = n->line;
     return jj_slice(run->j, of, start, stop, step);
 }
 
-static struct jj_val eval_call(struct jj_run *run, struct jj_frame *f, const struct jj_node *n, const struct jj_kw *extra) {
+static struct jj_val eval_call(struct jj_run *run, struct jj_frame *f, const struct jj_node *n,
+                               const struct jj_kw *extra) {
     struct jj_val callee = eval(run, f, n->a);
     struct jj_args args = eval_args(run, f, n->args, extra);
     run->j->line = n->line;
@@ -221,7 +238,9 @@ static struct jj_val eval(struct jj_run *run, struct jj_frame *f, const struct j
     return v;
 }
 
-/* --- calls --------------------------------------------------------------------------------------------------- */
+/* --- calls
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 struct jj_macro {
     struct jj_run *run;
@@ -237,8 +256,10 @@ static struct jj_val macro_value(struct jj_run *run, const struct jj_node *n, st
 
 void jj_put_macro_repr(struct jj_sb *b, const struct jj_macro *m) {
     jj_sb_lit(b, "<Macro ");
-    if (m->node->name) jj_put_repr(b, jj_strv(m->node->name));
-    else jj_sb_lit(b, "anonymous");
+    if (m->node->name)
+        jj_put_repr(b, jj_strv(m->node->name));
+    else
+        jj_sb_lit(b, "anonymous");
     jj_sb_lit(b, ">");
 }
 
@@ -252,9 +273,11 @@ static struct jj_val take_kw(struct jj_kw *kw, uint32_t *n, const struct jj_str 
     return (struct jj_val){.kind = JJ_MISSING};
 }
 
-static void bind_special(struct jj *j, const struct jj_macro *m, struct jj_frame *f, struct jj_args *args) {
+static void bind_special(struct jj *j, const struct jj_macro *m, struct jj_frame *f,
+                         struct jj_args *args) {
     const struct jj_node *n = m->node;
-    const struct jj_str *name = n->name ? n->name : jj_str_lit(j, "anonymous"), *caller = jj_str_lit(j, "caller");
+    const struct jj_str *name = n->name ? n->name : jj_str_lit(j, "anonymous"),
+                        *caller = jj_str_lit(j, "caller");
     bool own_caller = false;
     for (uint32_t i = 0; i < n->n; i++) own_caller |= jj_str_eq(n->list[i]->name, caller);
     for (uint32_t i = 0; i < f->scope->n; i++) {
@@ -265,15 +288,18 @@ static void bind_special(struct jj *j, const struct jj_macro *m, struct jj_frame
         }
     }
     struct jj_dict *kwargs = jj_dict_new(j);
-    for (uint32_t i = 0; i < args->n_kw; i++) jj_dict_set(j, kwargs, jj_strv(args->kw[i].name), args->kw[i].val);
+    for (uint32_t i = 0; i < args->n_kw; i++)
+        jj_dict_set(j, kwargs, jj_strv(args->kw[i].name), args->kw[i].val);
     if (!n->wants_kwargs && kwargs->len) {
         const struct jj_str *k = args->kw[0].name;
-        jj_fail(j, ST_INVALID, "macro '%.*s' takes no keyword argument '%.*s'", (int)name->len, name->p, (int)k->len, k->p);
+        jj_fail(j, ST_INVALID, "macro '%.*s' takes no keyword argument '%.*s'", (int)name->len,
+                name->p, (int)k->len, k->p);
     }
     struct jj_list *rest = jj_list_new(j, 0);
     for (uint32_t i = n->n; i < args->n; i++) jj_list_push(j, rest, args->pos[i]);
     if (!n->wants_varargs && rest->len)
-        jj_fail(j, ST_INVALID, "macro '%.*s' takes not more than %u arguments", (int)name->len, name->p, n->n);
+        jj_fail(j, ST_INVALID, "macro '%.*s' takes not more than %u arguments", (int)name->len,
+                name->p, n->n);
     for (uint32_t i = 0; i < f->scope->n; i++) {
         const struct jj_str *s = f->scope->v[i].name;
         if (n->wants_kwargs && jj_str_is(s, "kwargs")) f->v[i] = jj_dictv(kwargs);
@@ -281,7 +307,8 @@ static void bind_special(struct jj *j, const struct jj_macro *m, struct jj_frame
     }
 }
 
-static struct jj_val call_macro(struct jj *j, const struct jj_macro *m, const struct jj_args *given) {
+static struct jj_val call_macro(struct jj *j, const struct jj_macro *m,
+                                const struct jj_args *given) {
     struct jj_run *run = m->run;
     const struct jj_node *n = m->node;
     struct jj_frame *f = jj_frame_new(run, n->scope, m->closure);
@@ -303,7 +330,8 @@ static struct jj_val call_macro(struct jj *j, const struct jj_macro *m, const st
         } else {
             char hint[160];
             int len = n->list[i]->name->len > 80 ? 80 : (int)n->list[i]->name->len;
-            snprintf(hint, sizeof hint, "parameter '%.*s' was not provided", len, n->list[i]->name->p);
+            snprintf(hint, sizeof hint, "parameter '%.*s' was not provided", len,
+                     n->list[i]->name->p);
             *v = jj_undef_hint(j, jj_cstr(j, jj_str_lit(j, hint)));
         }
     }
@@ -329,26 +357,32 @@ struct jj_val jj_call(struct jj *j, struct jj_val callee, const struct jj_args *
     return v;
 }
 
-/* --- statements ---------------------------------------------------------------------------------------------- */
+/* --- statements
+ * ---------------------------------------------------------------------------------------------- */
 
-static void assign(struct jj_run *run, struct jj_frame *f, const struct jj_node *target, struct jj_val v) {
+static void assign(struct jj_run *run, struct jj_frame *f, const struct jj_node *target,
+                   struct jj_val v) {
     struct jj *j = run->j;
     if (target->kind == JJ_N_NAME) {
         set_own(f, target->name, v);
     } else if (target->kind == JJ_N_NSREF) {
         struct jj_val ns = *place(f, target);
-        if (ns.kind != JJ_NAMESPACE) jj_fail(j, ST_INVALID, "cannot assign attribute on non-namespace object");
-        if (target->attr->p[0] == '_') jj_fail(j, ST_INVALID, "namespace: an attribute must not begin with an underscore");
+        if (ns.kind != JJ_NAMESPACE)
+            jj_fail(j, ST_INVALID, "cannot assign attribute on non-namespace object");
+        if (target->attr->p[0] == '_')
+            jj_fail(j, ST_INVALID, "namespace: an attribute must not begin with an underscore");
         jj_dict_set(j, ns.dict, jj_strv(target->attr), v);
     } else {
         struct jj_list *l = jj_to_list(j, v);
-        if (l->len != target->n) jj_fail(j, ST_INVALID, "found %u values to unpack, expected %u", l->len, target->n);
+        if (l->len != target->n)
+            jj_fail(j, ST_INVALID, "found %u values to unpack, expected %u", l->len, target->n);
         for (uint32_t i = 0; i < l->len; i++) assign(run, f, target->list[i], l->v[i]);
     }
 }
 
 /* Runs a body with its output caught. */
-static struct jj_val capture(struct jj_run *run, struct jj_frame *f, const struct jj_node *body, enum jj_flow *flow) {
+static struct jj_val capture(struct jj_run *run, struct jj_frame *f, const struct jj_node *body,
+                             enum jj_flow *flow) {
     struct jj_sb b = {.j = run->j}, *before = run->out;
     run->out = &b;
     *flow = jj_exec(run, f, body);
@@ -356,7 +390,8 @@ static struct jj_val capture(struct jj_run *run, struct jj_frame *f, const struc
     return jj_strv(jj_sb_done(&b));
 }
 
-static enum jj_flow exec_set_block(struct jj_run *run, struct jj_frame *f, const struct jj_node *n) {
+static enum jj_flow exec_set_block(struct jj_run *run, struct jj_frame *f,
+                                   const struct jj_node *n) {
     enum jj_flow flow;
     struct jj_frame *inner = jj_frame_new(run, n->scope, f);
     struct jj_val text = capture(run, inner, n->b, &flow);
@@ -366,7 +401,8 @@ static enum jj_flow exec_set_block(struct jj_run *run, struct jj_frame *f, const
     return flow;
 }
 
-static enum jj_flow exec_filter_block(struct jj_run *run, struct jj_frame *f, const struct jj_node *n) {
+static enum jj_flow exec_filter_block(struct jj_run *run, struct jj_frame *f,
+                                      const struct jj_node *n) {
     enum jj_flow flow;
     struct jj_frame *inner = jj_frame_new(run, n->scope, f);
     struct jj_val text = capture(run, inner, n->b, &flow);
@@ -402,15 +438,20 @@ static bool next_tested(struct jj *j, struct jj_iter *it, struct jj_val *out) {
     return false;
 }
 
-static struct jj_val only_tested(struct jj_run *run, struct jj_frame *f, const struct jj_node *n, struct jj_val seq) {
+static struct jj_val only_tested(struct jj_run *run, struct jj_frame *f, const struct jj_node *n,
+                                 struct jj_val seq) {
     struct tested *t = jj_alloc(run->j, sizeof *t);
-    *t = (struct tested){.run = run, .frame = jj_frame_new(run, n->test_scope, f), .node = n, .in = jj_iter(run->j, seq)};
+    *t = (struct tested){.run = run,
+                         .frame = jj_frame_new(run, n->test_scope, f),
+                         .node = n,
+                         .in = jj_iter(run->j, seq)};
     struct jj_iter *it = jj_alloc(run->j, sizeof *it);
     *it = (struct jj_iter){.next = next_tested, .ctx = t};
     return jj_iterv(it);
 }
 
-enum jj_flow jj_exec_for(struct jj_run *run, struct jj_frame *f, const struct jj_node *n, struct jj_val seq, uint32_t depth0) {
+enum jj_flow jj_exec_for(struct jj_run *run, struct jj_frame *f, const struct jj_node *n,
+                         struct jj_val seq, uint32_t depth0) {
     struct jj *j = run->j;
     if (n->c) seq = only_tested(run, f, n, seq);
     struct jj_loop *loop = jj_loop_new(run, f, n, seq, depth0);
@@ -456,7 +497,9 @@ static enum jj_flow exec_one(struct jj_run *run, struct jj_frame *f, const struc
         jj_put_str(run->out, eval_call(run, f, n->a, &caller));
         return JJ_GO_ON;
     }
-    case JJ_N_GENERATION: jj_put_str(run->out, jj_call(j, macro_value(run, n->b, f), &(struct jj_args){0})); return JJ_GO_ON;
+    case JJ_N_GENERATION:
+        jj_put_str(run->out, jj_call(j, macro_value(run, n->b, f), &(struct jj_args){0}));
+        return JJ_GO_ON;
     case JJ_N_FILTER_BLOCK: return exec_filter_block(run, f, n);
     case JJ_N_WITH: return exec_with(run, f, n);
     case JJ_N_BREAK: return JJ_BREAK;
@@ -479,8 +522,8 @@ enum jj_flow jj_exec(struct jj_run *run, struct jj_frame *f, const struct jj_nod
     return flow;
 }
 
-const struct jj_str *jj_render(struct jj *j, const struct jj_node *root, const struct jj_scope *scope,
-                               const struct jj_dict *context) {
+const struct jj_str *jj_render(struct jj *j, const struct jj_node *root,
+                               const struct jj_scope *scope, const struct jj_dict *context) {
     struct jj_sb out = {.j = j};
     struct jj_run run = {.j = j, .context = context, .out = &out};
     jj_exec(&run, jj_frame_new(&run, scope, NULL), root);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The filters after "|" that work on one value: text, numbers, JSON (jinja2/filters.py; tojson is transformers'). Those
- * over sequences are in jinja_filters_seq.c. */
+/* The filters after "|" that work on one value: text, numbers, JSON (jinja2/filters.py; tojson is
+ * transformers'). Those over sequences are in jinja_filters_seq.c. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,14 +20,27 @@ static struct jj_val text_like(struct jj_val v, const struct jj_str *s) {
     return r;
 }
 
-JJ_FILTER(f_upper) { UNUSED; return text_like(self, jj_recase(j, jj_to_str(j, self), JJ_UPPER)); }
-JJ_FILTER(f_lower) { UNUSED; return text_like(self, jj_recase(j, jj_to_str(j, self), JJ_LOWER)); }
-JJ_FILTER(f_capitalize) { UNUSED; return text_like(self, jj_recase(j, jj_to_str(j, self), JJ_CAPITALIZE)); }
-JJ_FILTER(f_string) { UNUSED; return text_like(self, jj_to_str(j, self)); }
+JJ_FILTER(f_upper) {
+    UNUSED;
+    return text_like(self, jj_recase(j, jj_to_str(j, self), JJ_UPPER));
+}
+JJ_FILTER(f_lower) {
+    UNUSED;
+    return text_like(self, jj_recase(j, jj_to_str(j, self), JJ_LOWER));
+}
+JJ_FILTER(f_capitalize) {
+    UNUSED;
+    return text_like(self, jj_recase(j, jj_to_str(j, self), JJ_CAPITALIZE));
+}
+JJ_FILTER(f_string) {
+    UNUSED;
+    return text_like(self, jj_to_str(j, self));
+}
 
 JJ_FILTER(f_trim) {
     UNUSED;
-    const struct jj_str *chars = jj_given(a[0]) && a[0].kind != JJ_NONE ? jj_want_str(j, a[0], "trim") : NULL;
+    const struct jj_str *chars =
+        jj_given(a[0]) && a[0].kind != JJ_NONE ? jj_want_str(j, a[0], "trim") : NULL;
     return text_like(self, jj_strip(j, jj_to_str(j, self), chars, JJ_LEFT | JJ_RIGHT));
 }
 
@@ -80,9 +93,10 @@ JJ_FILTER(f_indent) {
     const struct jj_str *s = jj_want_str(j, self, "indent");
     if (self.markup) jj_fail(j, ST_UNSUPPORTED, "indent of a Markup string is not supported");
     bool first = jj_flag(a[1], false), blank = jj_flag(a[2], false);
-    const struct jj_str *by = jj_given(a[0]) && a[0].kind == JJ_STR
-                                  ? a[0].s
-                                  : jj_repeat(j, jj_str_lit(j, " "), jj_given(a[0]) ? jj_want_int(j, a[0], "indent") : 4);
+    const struct jj_str *by =
+        jj_given(a[0]) && a[0].kind == JJ_STR
+            ? a[0].s
+            : jj_repeat(j, jj_str_lit(j, " "), jj_given(a[0]) ? jj_want_int(j, a[0], "indent") : 4);
     struct jj_list *lines = jj_lines(j, jj_concat(j, s, jj_str_lit(j, "\n")), false);
     struct jj_sb b = {.j = j};
     if (first) jj_sb_str(&b, by);
@@ -98,11 +112,15 @@ JJ_FILTER(f_indent) {
 JJ_FILTER(f_truncate) {
     UNUSED;
     const struct jj_str *s = jj_want_str(j, self, "truncate");
-    const struct jj_str *end = jj_given(a[2]) ? jj_want_str(j, a[2], "truncate") : jj_str_lit(j, "...");
+    const struct jj_str *end =
+        jj_given(a[2]) ? jj_want_str(j, a[2], "truncate") : jj_str_lit(j, "...");
     int64_t length = jj_given(a[0]) ? jj_want_int(j, a[0], "truncate") : 255;
     int64_t leeway = jj_given(a[3]) && a[3].kind != JJ_NONE ? jj_want_int(j, a[3], "truncate") : 5;
-    if (length < end->cps) jj_fail(j, ST_INVALID, "truncate: expected length >= %u, got %lld", end->cps, (long long)length);
-    if (leeway < 0) jj_fail(j, ST_INVALID, "truncate: expected leeway >= 0, got %lld", (long long)leeway);
+    if (length < end->cps)
+        jj_fail(j, ST_INVALID, "truncate: expected length >= %u, got %lld", end->cps,
+                (long long)length);
+    if (leeway < 0)
+        jj_fail(j, ST_INVALID, "truncate: expected leeway >= 0, got %lld", (long long)leeway);
     if (leeway > JJ_STR_MAX || length > JJ_STR_MAX || s->cps <= length + leeway) return self;
     s = jj_str_cut(j, s, 0, jj_at_cp(j, s, (uint32_t)(length - end->cps)));
     if (!jj_flag(a[1], false)) s = jj_rsplit(j, s, jj_str_lit(j, " "), 1)->v[0].s;
@@ -126,11 +144,14 @@ static void put_quoted(struct jj_sb *b, const struct jj_str *s, bool query) {
     char text[4];
     for (uint32_t i = 0; i < s->len; i++) {
         uint8_t c = (uint8_t)s->p[i];
-        bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c && strchr("_.-~", c)) ||
-                     (c == '/' && !query);
-        if (plain) jj_sb_add(b, s->p + i, 1, s->o + i);
-        else if (c == ' ' && query) jj_sb_put(b, "+", 1, s->o[i]);
-        else snprintf(text, sizeof text, "%%%02X", c), jj_sb_put(b, text, 3, s->o[i]);
+        bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                     (c && strchr("_.-~", c)) || (c == '/' && !query);
+        if (plain)
+            jj_sb_add(b, s->p + i, 1, s->o + i);
+        else if (c == ' ' && query)
+            jj_sb_put(b, "+", 1, s->o[i]);
+        else
+            snprintf(text, sizeof text, "%%%02X", c), jj_sb_put(b, text, 3, s->o[i]);
     }
 }
 
@@ -145,7 +166,8 @@ JJ_FILTER(f_urlencode) {
     struct jj_val v;
     for (uint32_t i = 0; jj_next(j, it, &v); i++) {
         struct jj_list *pair = jj_to_list(j, v);
-        if (pair->len != 2) jj_fail(j, ST_INVALID, "urlencode: found %u values, expected pairs", pair->len);
+        if (pair->len != 2)
+            jj_fail(j, ST_INVALID, "urlencode: found %u values, expected pairs", pair->len);
         if (i) jj_sb_lit(&b, "&");
         put_quoted(&b, jj_to_str(j, pair->v[0]), true);
         jj_sb_lit(&b, "=");
@@ -159,24 +181,32 @@ static struct jj_val as_markup(const struct jj_str *s) {
     v.markup = true;
     return v;
 }
-JJ_FILTER(f_safe) { UNUSED; return as_markup(jj_to_str(j, self)); }
+JJ_FILTER(f_safe) {
+    UNUSED;
+    return as_markup(jj_to_str(j, self));
+}
 JJ_FILTER(f_escape) {
     UNUSED;
     if (self.kind == JJ_STR && self.markup) return self;
     return as_markup(jj_escape(j, jj_to_str(j, self)));
 }
-JJ_FILTER(f_forceescape) { UNUSED; return as_markup(jj_escape(j, jj_to_str(j, self))); }
+JJ_FILTER(f_forceescape) {
+    UNUSED;
+    return as_markup(jj_escape(j, jj_to_str(j, self)));
+}
 
 JJ_FILTER(f_xmlattr) {
     UNUSED;
-    if (self.kind != JJ_DICT) jj_fail(j, ST_INVALID, "xmlattr: found %s, expected a mapping", jj_type(self));
+    if (self.kind != JJ_DICT)
+        jj_fail(j, ST_INVALID, "xmlattr: found %s, expected a mapping", jj_type(self));
     struct jj_sb b = {.j = j};
     for (uint32_t i = 0; i < self.dict->len; i++) {
         struct jj_val v = self.dict->v[i].val;
         if (v.kind == JJ_NONE || v.kind == JJ_UNDEF) continue;
         const struct jj_str *key = jj_want_str(j, self.dict->v[i].key, "xmlattr");
         for (uint32_t k = 0; k < key->len; k++)
-            if (key->p[k] && strchr(" \t\n\r\f\v/>=", key->p[k])) jj_fail(j, ST_INVALID, "xmlattr: invalid character in attribute name");
+            if (key->p[k] && strchr(" \t\n\r\f\v/>=", key->p[k]))
+                jj_fail(j, ST_INVALID, "xmlattr: invalid character in attribute name");
         if (b.len || jj_flag(a[0], true)) jj_sb_lit(&b, " ");
         jj_sb_str(&b, jj_escape(j, key));
         jj_sb_lit(&b, "=\"");
@@ -188,14 +218,17 @@ JJ_FILTER(f_xmlattr) {
 
 JJ_FILTER(f_format) {
     UNUSED;
-    if (raw->n && raw->n_kw) jj_fail(j, ST_INVALID, "format: cannot handle positional and keyword arguments at the same time");
+    if (raw->n && raw->n_kw)
+        jj_fail(j, ST_INVALID,
+                "format: cannot handle positional and keyword arguments at the same time");
     struct jj_val args = {.kind = JJ_TUPLE};
     struct jj_list *l = jj_list_new(j, raw->n);
     for (uint32_t i = 0; i < raw->n; i++) jj_list_push(j, l, raw->pos[i]);
     args.list = l;
     if (raw->n_kw) {
         struct jj_dict *d = jj_dict_new(j);
-        for (uint32_t i = 0; i < raw->n_kw; i++) jj_dict_set(j, d, jj_strv(raw->kw[i].name), raw->kw[i].val);
+        for (uint32_t i = 0; i < raw->n_kw; i++)
+            jj_dict_set(j, d, jj_strv(raw->kw[i].name), raw->kw[i].val);
         args = jj_dictv(d);
     }
     return jj_binary(j, JJ_T_MOD, text_like(self, jj_to_str(j, self)), args);
@@ -215,18 +248,23 @@ JJ_FILTER(f_attr) {
     return jj_attr(j, self, name, &v) ? v : jj_undef_attr(j, self, name);
 }
 
-/* --- tojson -------------------------------------------------------------------------------------------------- */
+/* --- tojson
+ * --------------------------------------------------------------------------------------------------
+ */
 
 JJ_FILTER(f_tojson) {
     UNUSED;
     struct jj_json how = {.ascii = jj_flag(a[0], false), .sort_keys = jj_flag(a[3], false)};
     if (jj_given(a[1]) && a[1].kind != JJ_NONE)
-        how.indent = a[1].kind == JJ_STR ? a[1].s : jj_repeat(j, jj_str_lit(j, " "), jj_want_int(j, a[1], "tojson"));
+        how.indent = a[1].kind == JJ_STR
+                         ? a[1].s
+                         : jj_repeat(j, jj_str_lit(j, " "), jj_want_int(j, a[1], "tojson"));
     how.comma = jj_str_lit(j, how.indent ? "," : ", ");
     how.colon = jj_str_lit(j, ": ");
     if (jj_given(a[2]) && a[2].kind != JJ_NONE) {
         struct jj_list *pair = jj_to_list(j, a[2]);
-        if (pair->len != 2) jj_fail(j, ST_INVALID, "tojson: separators: found %u values, expected 2", pair->len);
+        if (pair->len != 2)
+            jj_fail(j, ST_INVALID, "tojson: separators: found %u values, expected 2", pair->len);
         how.comma = jj_want_str(j, pair->v[0], "tojson");
         how.colon = jj_want_str(j, pair->v[1], "tojson");
     }
@@ -235,16 +273,20 @@ JJ_FILTER(f_tojson) {
     return jj_strv(jj_sb_done(&b));
 }
 
-/* --- numbers ------------------------------------------------------------------------------------------------- */
+/* --- numbers
+ * -------------------------------------------------------------------------------------------------
+ */
 
 JJ_FILTER(f_abs) {
     UNUSED;
     if (self.kind == JJ_FLOAT) return jj_float(fabs(self.f), self.origin);
     if (!jj_is_intlike(self)) jj_fail(j, ST_INVALID, "abs: bad operand type: '%s'", jj_type(self));
-    return jj_intlike(self) < 0 ? jj_unary(j, JJ_T_SUB, self) : jj_int(jj_intlike(self), self.origin);
+    return jj_intlike(self) < 0 ? jj_unary(j, JJ_T_SUB, self)
+                                : jj_int(jj_intlike(self), self.origin);
 }
 
-/* What int(text, base) takes, as one run of digits with single underscores; false if it takes something else. */
+/* What int(text, base) takes, as one run of digits with single underscores; false if it takes
+ * something else. */
 static bool parse_int(struct jj *j, const struct jj_str *s, int64_t base, int64_t *out) {
     s = jj_strip(j, s, NULL, JJ_LEFT | JJ_RIGHT);
     uint32_t i = 0, digits = 0;
@@ -261,10 +303,14 @@ static bool parse_int(struct jj *j, const struct jj_str *s, int64_t base, int64_
     for (; i < s->len; i++) {
         char c = s->p[i];
         if (c == '_' && (digits || under) && i + 1 < s->len && s->p[i - 1] != '_') continue;
-        if ((uint8_t)c >= 0x80) jj_fail(j, ST_UNSUPPORTED, "int of digits beyond ASCII is not supported");
-        int64_t d = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'z' ? (c | 32) - 'a' + 10 : 99;
+        if ((uint8_t)c >= 0x80)
+            jj_fail(j, ST_UNSUPPORTED, "int of digits beyond ASCII is not supported");
+        int64_t d = c >= '0' && c <= '9'                 ? c - '0'
+                    : (c | 32) >= 'a' && (c | 32) <= 'z' ? (c | 32) - 'a' + 10
+                                                         : 99;
         if (d >= base) return false;
-        if (__builtin_mul_overflow(v, base, &v) || __builtin_sub_overflow(v, d, &v)) jj_fail(j, ST_UNSUPPORTED, "an integer over 64 bits");
+        if (__builtin_mul_overflow(v, base, &v) || __builtin_sub_overflow(v, d, &v))
+            jj_fail(j, ST_UNSUPPORTED, "an integer over 64 bits");
         digits++;
     }
     if (!digits || (s->len && s->p[s->len - 1] == '_')) return false;
@@ -279,9 +325,11 @@ static bool parse_float(struct jj *j, const struct jj_str *s, double *out) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < s->len; i++) {
         char c = s->p[i];
-        if ((uint8_t)c >= 0x80 || c == '\0' || (c | 32) == 'x' || (c | 32) == 'p' || c == '(') return false; /* no hex, no nan(...) */
+        if ((uint8_t)c >= 0x80 || c == '\0' || (c | 32) == 'x' || (c | 32) == 'p' || c == '(')
+            return false; /* no hex, no nan(...) */
         if (c == '_') {
-            bool between = i && i + 1 < s->len && s->p[i - 1] >= '0' && s->p[i - 1] <= '9' && s->p[i + 1] >= '0' && s->p[i + 1] <= '9';
+            bool between = i && i + 1 < s->len && s->p[i - 1] >= '0' && s->p[i - 1] <= '9' &&
+                           s->p[i + 1] >= '0' && s->p[i + 1] <= '9';
             if (!between) return false;
             continue;
         }
@@ -313,7 +361,8 @@ JJ_FILTER(f_int) {
     }
     if (self.kind != JJ_STR) return otherwise;
     if (parse_int(j, self.s, base, &i)) return jj_int(i, jj_str_origin(self.s));
-    if (parse_float(j, self.s, &f) && float_to_int(j, f, &i)) return jj_int(i, jj_str_origin(self.s));
+    if (parse_float(j, self.s, &f) && float_to_int(j, f, &i))
+        return jj_int(i, jj_str_origin(self.s));
     return otherwise;
 }
 
@@ -323,23 +372,29 @@ JJ_FILTER(f_float) {
     if (self.kind == JJ_UNDEF) jj_fail_undef(j, self);
     if (self.kind == JJ_FLOAT) return self;
     if (jj_is_intlike(self)) return jj_float((double)jj_intlike(self), self.origin);
-    if (self.kind == JJ_STR && parse_float(j, self.s, &f)) return jj_float(f, jj_str_origin(self.s));
+    if (self.kind == JJ_STR && parse_float(j, self.s, &f))
+        return jj_float(f, jj_str_origin(self.s));
     return jj_given(a[0]) ? a[0] : jj_float(0, CHAT_FROM_TEMPLATE);
 }
 
 JJ_FILTER(f_round) {
     UNUSED;
     int64_t digits = jj_given(a[0]) ? jj_want_int(j, a[0], "round") : 0;
-    const struct jj_str *how = jj_given(a[1]) ? jj_want_str(j, a[1], "round") : jj_str_lit(j, "common");
+    const struct jj_str *how =
+        jj_given(a[1]) ? jj_want_str(j, a[1], "round") : jj_str_lit(j, "common");
     bool ceil_it = jj_str_is(how, "ceil"), floor_it = jj_str_is(how, "floor");
-    if (!ceil_it && !floor_it && !jj_str_is(how, "common")) jj_fail(j, ST_INVALID, "round: method must be common, ceil or floor");
-    if (!jj_is_number(self)) jj_fail(j, ST_INVALID, "round: found %s, expected a number", jj_type(self));
+    if (!ceil_it && !floor_it && !jj_str_is(how, "common"))
+        jj_fail(j, ST_INVALID, "round: method must be common, ceil or floor");
+    if (!jj_is_number(self))
+        jj_fail(j, ST_INVALID, "round: found %s, expected a number", jj_type(self));
     if (!ceil_it && !floor_it) return jj_pow10_round(j, self, digits);
-    struct jj_val unit = jj_binary(j, JJ_T_POW, jj_int(10, CHAT_FROM_TEMPLATE), jj_int(digits, CHAT_FROM_TEMPLATE));
+    struct jj_val unit =
+        jj_binary(j, JJ_T_POW, jj_int(10, CHAT_FROM_TEMPLATE), jj_int(digits, CHAT_FROM_TEMPLATE));
     struct jj_val up = jj_binary(j, JJ_T_MUL, self, unit);
     if (up.kind == JJ_FLOAT) {
         int64_t i;
-        if (!float_to_int(j, ceil_it ? ceil(up.f) : floor(up.f), &i)) jj_fail(j, ST_INVALID, "round: cannot convert to an integer");
+        if (!float_to_int(j, ceil_it ? ceil(up.f) : floor(up.f), &i))
+            jj_fail(j, ST_INVALID, "round: cannot convert to an integer");
         up = jj_int(i, up.origin);
     }
     return jj_binary(j, JJ_T_DIV, up, unit);
@@ -347,15 +402,19 @@ JJ_FILTER(f_round) {
 
 JJ_FILTER(f_filesizeformat) {
     UNUSED;
-    static const char *const names[2][8] = {{"kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"},
-                                            {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"}};
+    static const char *const names[2][8] = {
+        {"kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"},
+        {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"}};
     char text[400];
     struct jj_val v = f_float(j, self, (const struct jj_val[2]){jj_none()}, raw);
-    if (v.kind != JJ_FLOAT) jj_fail(j, ST_INVALID, "filesizeformat: found %s, expected a number", jj_type(self));
+    if (v.kind != JJ_FLOAT)
+        jj_fail(j, ST_INVALID, "filesizeformat: found %s, expected a number", jj_type(self));
     bool binary = jj_flag(a[0], false);
     double base = binary ? 1024 : 1000, unit = base;
-    if (v.f == 1) strcpy(text, "1 Byte");
-    else if (v.f < base) snprintf(text, sizeof text, "%.0f Bytes", trunc(v.f));
+    if (v.f == 1)
+        strcpy(text, "1 Byte");
+    else if (v.f < base)
+        snprintf(text, sizeof text, "%.0f Bytes", trunc(v.f));
     else {
         int i = 0;
         for (unit = base * base; i < 7 && v.f >= unit; i++) unit *= base;
@@ -366,21 +425,43 @@ JJ_FILTER(f_filesizeformat) {
 
 JJ_FILTER(f_refused) {
     UNUSED;
-    jj_fail(j, ST_UNSUPPORTED, "the filters pprint, random, striptags, urlize and wordwrap are not supported");
+    jj_fail(j, ST_UNSUPPORTED,
+            "the filters pprint, random, striptags, urlize and wordwrap are not supported");
 }
 
 static const struct jj_builtin filters[] = {
-    {"abs", f_abs, ""}, {"attr", f_attr, "name"}, {"capitalize", f_capitalize, ""}, {"center", f_center, "| width"},
-    {"d", f_default, "| default_value boolean"}, {"default", f_default, "| default_value boolean"}, {"e", f_escape, ""},
-    {"escape", f_escape, ""}, {"filesizeformat", f_filesizeformat, "| binary"}, {"float", f_float, "| default"},
-    {"forceescape", f_forceescape, ""}, {"format", f_format, NULL}, {"indent", f_indent, "| width first blank"},
-    {"int", f_int, "| default base"}, {"lower", f_lower, ""}, {"replace", f_replace, "old new | count"},
-    {"round", f_round, "| precision method"}, {"safe", f_safe, ""}, {"string", f_string, ""}, {"title", f_title, ""},
-    {"tojson", f_tojson, "| ensure_ascii indent separators sort_keys"}, {"trim", f_trim, "| chars"},
-    {"truncate", f_truncate, "| length killwords end leeway"}, {"upper", f_upper, ""}, {"urlencode", f_urlencode, ""},
-    {"wordcount", f_wordcount, ""}, {"xmlattr", f_xmlattr, "| autospace"},
+    {"abs", f_abs, ""},
+    {"attr", f_attr, "name"},
+    {"capitalize", f_capitalize, ""},
+    {"center", f_center, "| width"},
+    {"d", f_default, "| default_value boolean"},
+    {"default", f_default, "| default_value boolean"},
+    {"e", f_escape, ""},
+    {"escape", f_escape, ""},
+    {"filesizeformat", f_filesizeformat, "| binary"},
+    {"float", f_float, "| default"},
+    {"forceescape", f_forceescape, ""},
+    {"format", f_format, NULL},
+    {"indent", f_indent, "| width first blank"},
+    {"int", f_int, "| default base"},
+    {"lower", f_lower, ""},
+    {"replace", f_replace, "old new | count"},
+    {"round", f_round, "| precision method"},
+    {"safe", f_safe, ""},
+    {"string", f_string, ""},
+    {"title", f_title, ""},
+    {"tojson", f_tojson, "| ensure_ascii indent separators sort_keys"},
+    {"trim", f_trim, "| chars"},
+    {"truncate", f_truncate, "| length killwords end leeway"},
+    {"upper", f_upper, ""},
+    {"urlencode", f_urlencode, ""},
+    {"wordcount", f_wordcount, ""},
+    {"xmlattr", f_xmlattr, "| autospace"},
     /* known to Jinja, so that a template that only names them in a branch still compiles */
-    {"pprint", f_refused, NULL}, {"random", f_refused, NULL}, {"striptags", f_refused, NULL}, {"urlize", f_refused, NULL},
+    {"pprint", f_refused, NULL},
+    {"random", f_refused, NULL},
+    {"striptags", f_refused, NULL},
+    {"urlize", f_refused, NULL},
     {"wordwrap", f_refused, NULL},
 };
 

@@ -5,8 +5,9 @@
 
 #include "text/jinja_builtins.h"
 
-#define JJ_FILTER(name)                                                                                                \
-    static struct jj_val name(struct jj *j, struct jj_val self, const struct jj_val *a, const struct jj_args *raw)
+#define JJ_FILTER(name)                                                                            \
+    static struct jj_val name(struct jj *j, struct jj_val self, const struct jj_val *a,            \
+                              const struct jj_args *raw)
 
 const struct jj_builtin *jj_seq_filter_find(const struct jj_str *name);
 

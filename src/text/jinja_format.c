@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements the format strings of jinja_show.h: printf-style "%" and str.format with its mini-language, for strings and
- * numbers. What of them nobody writes in a template (grouping, nested fields in a specification) is refused by name. */
+/* Implements the format strings of jinja_show.h: printf-style "%" and str.format with its
+ * mini-language, for strings and numbers. What of them nobody writes in a template (grouping,
+ * nested fields in a specification) is refused by name. */
 #include "text/jinja_show.h"
 
 #include <inttypes.h>
@@ -24,7 +25,8 @@ struct spec {
 };
 
 /* Puts text in a field of the spec's width; numbers pad with zeros after their sign. */
-static void put_field(struct jj_sb *b, const struct jj_str *text, const struct spec *s, bool number) {
+static void put_field(struct jj_sb *b, const struct jj_str *text, const struct spec *s,
+                      bool number) {
     uint32_t len = text->cps;
     int64_t pad = s->width > len ? s->width - len : 0;
     char align = s->align ? s->align : s->left ? '<' : '>';
@@ -33,14 +35,19 @@ static void put_field(struct jj_sb *b, const struct jj_str *text, const struct s
     uint32_t sign = 0;
     if (align == '=' || (s->zero && !s->align && !s->left && number)) {
         if (len && (text->p[0] == '-' || text->p[0] == '+' || text->p[0] == ' ')) sign = 1;
-        if (text->len >= sign + 2 && s->alt && text->p[sign] == '0' && strchr("xXob", text->p[sign + 1])) sign += 2;
+        if (text->len >= sign + 2 && s->alt && text->p[sign] == '0' &&
+            strchr("xXob", text->p[sign + 1]))
+            sign += 2;
         before = pad;
     }
     jj_sb_add(b, text->p, sign, text->o);
     for (int64_t i = 0; i < pad; i++) {
-        if (i == before) jj_sb_add(b, text->p + sign, text->len - sign, text->o + sign), before = -1;
-        if (fill) jj_sb_str(b, fill);
-        else jj_sb_lit(b, s->zero && number && !s->left ? "0" : " ");
+        if (i == before)
+            jj_sb_add(b, text->p + sign, text->len - sign, text->o + sign), before = -1;
+        if (fill)
+            jj_sb_str(b, fill);
+        else
+            jj_sb_lit(b, s->zero && number && !s->left ? "0" : " ");
     }
     if (before >= 0) jj_sb_add(b, text->p + sign, text->len - sign, text->o + sign);
 }
@@ -72,7 +79,8 @@ static const struct jj_str *int_text(struct jj *j, struct jj_val v, const struct
     int n = snprintf(text, sizeof text, "%s%s", sign, s->alt ? prefix : "");
     struct jj_sb b = {.j = j};
     jj_sb_put(&b, text, (size_t)n, v.origin);
-    for (int64_t k = (int64_t)strlen(digits); k < s->precision; k++) jj_sb_put(&b, "0", 1, v.origin);
+    for (int64_t k = (int64_t)strlen(digits); k < s->precision; k++)
+        jj_sb_put(&b, "0", 1, v.origin);
     jj_sb_put(&b, digits, strlen(digits), v.origin);
     return jj_sb_done(&b);
 }
@@ -103,7 +111,8 @@ static const struct jj_str *cut_to(struct jj *j, const struct jj_str *s, int64_t
     return jj_str_cut(j, s, 0, jj_at_cp(j, s, (uint32_t)precision));
 }
 
-/* --- printf style -------------------------------------------------------------------------------------------- */
+/* --- printf style
+ * -------------------------------------------------------------------------------------------- */
 
 struct percent {
     struct jj *j;
@@ -116,7 +125,8 @@ struct percent {
 static struct jj_val next_arg(struct percent *p) {
     bool tuple = p->args.kind == JJ_TUPLE;
     uint32_t n = tuple ? p->args.list->len : 1;
-    if (p->used >= n || p->mapping_used) jj_fail(p->j, ST_INVALID, "not enough arguments for format string");
+    if (p->used >= n || p->mapping_used)
+        jj_fail(p->j, ST_INVALID, "not enough arguments for format string");
     p->used++;
     return tuple ? p->args.list->v[p->used - 1] : p->args;
 }
@@ -128,7 +138,8 @@ static int64_t percent_number(struct percent *p) {
         return jj_want_int(p->j, next_arg(p), "* in a format string");
     }
     int64_t n = 0;
-    while (p->at < f->len && f->p[p->at] >= '0' && f->p[p->at] <= '9' && n <= FIELD_MAX) n = n * 10 + (f->p[p->at++] - '0');
+    while (p->at < f->len && f->p[p->at] >= '0' && f->p[p->at] <= '9' && n <= FIELD_MAX)
+        n = n * 10 + (f->p[p->at++] - '0');
     if (n > FIELD_MAX) jj_fail(p->j, ST_FULL, "format: a field wider than %d", FIELD_MAX);
     return n;
 }
@@ -138,12 +149,18 @@ static struct spec percent_spec(struct percent *p) {
     const struct jj_str *f = p->fmt;
     for (; p->at < f->len; p->at++) {
         char c = f->p[p->at];
-        if (c == '-') s.left = true;
-        else if (c == '+') s.plus = true;
-        else if (c == ' ') s.space = true;
-        else if (c == '#') s.alt = true;
-        else if (c == '0') s.zero = true;
-        else break;
+        if (c == '-')
+            s.left = true;
+        else if (c == '+')
+            s.plus = true;
+        else if (c == ' ')
+            s.space = true;
+        else if (c == '#')
+            s.alt = true;
+        else if (c == '0')
+            s.zero = true;
+        else
+            break;
     }
     s.width = percent_number(p);
     if (s.width < 0) s.left = true, s.width = s.width < -FIELD_MAX ? FIELD_MAX : -s.width;
@@ -161,10 +178,12 @@ static struct spec percent_spec(struct percent *p) {
 
 static struct jj_val percent_int(struct jj *j, struct jj_val v, char type) {
     if (v.kind == JJ_FLOAT && strchr("diu", type)) {
-        if (!(fabs(v.f) < 9.2e18)) jj_fail(j, ST_UNSUPPORTED, "format: %%%c of an integer over 64 bits", type);
+        if (!(fabs(v.f) < 9.2e18))
+            jj_fail(j, ST_UNSUPPORTED, "format: %%%c of an integer over 64 bits", type);
         return jj_int((int64_t)v.f, v.origin);
     }
-    if (!jj_is_intlike(v)) jj_fail(j, ST_INVALID, "%%%c format: a number is required, not %s", type, jj_type(v));
+    if (!jj_is_intlike(v))
+        jj_fail(j, ST_INVALID, "%%%c format: a number is required, not %s", type, jj_type(v));
     return v;
 }
 
@@ -190,7 +209,8 @@ static void percent_one(struct percent *p, struct jj_sb *b, struct jj_val *keyed
     case 'x':
     case 'X':
     case 'o':
-        if (s.precision > PRECISION_MAX) jj_fail(j, ST_FULL, "format: a precision over %d", PRECISION_MAX);
+        if (s.precision > PRECISION_MAX)
+            jj_fail(j, ST_FULL, "format: a precision over %d", PRECISION_MAX);
         put_field(b, int_text(j, percent_int(j, v, s.type), &s), &s, true);
         return;
     case 'e':
@@ -200,8 +220,10 @@ static void percent_one(struct percent *p, struct jj_sb *b, struct jj_val *keyed
     case 'g':
     case 'G':
         if (v.kind == JJ_UNDEF) jj_fail_undef(j, v);
-        if (!jj_is_number(v)) jj_fail(j, ST_INVALID, "%%%c format: must be real number, not %s", s.type, jj_type(v));
-        if (s.precision > PRECISION_MAX) jj_fail(j, ST_FULL, "format: a precision over %d", PRECISION_MAX);
+        if (!jj_is_number(v))
+            jj_fail(j, ST_INVALID, "%%%c format: must be real number, not %s", s.type, jj_type(v));
+        if (s.precision > PRECISION_MAX)
+            jj_fail(j, ST_FULL, "format: a precision over %d", PRECISION_MAX);
         put_field(b, float_text(j, v, &s), &s, true);
         return;
     default: jj_fail(j, ST_UNSUPPORTED, "format character '%c' is not supported", s.type);
@@ -211,7 +233,8 @@ static void percent_one(struct percent *p, struct jj_sb *b, struct jj_val *keyed
 static struct jj_val percent_key(struct percent *p) {
     const struct jj_str *f = p->fmt;
     uint32_t from = ++p->at, depth = 1;
-    for (; p->at < f->len && depth; p->at++) depth += f->p[p->at] == '(' ? 1u : f->p[p->at] == ')' ? -1u : 0u;
+    for (; p->at < f->len && depth; p->at++)
+        depth += f->p[p->at] == '(' ? 1u : f->p[p->at] == ')' ? -1u : 0u;
     if (depth) jj_fail(p->j, ST_INVALID, "incomplete format key");
     if (p->args.kind != JJ_DICT) jj_fail(p->j, ST_INVALID, "format requires a mapping");
     const struct jj_str *key = jj_str_cut(p->j, f, from, p->at - 1);
@@ -238,19 +261,23 @@ const struct jj_str *jj_percent(struct jj *j, const struct jj_str *fmt, struct j
             percent_one(&p, &b, NULL);
         }
     }
-    bool leftover = args.kind == JJ_TUPLE ? p.used < args.list->len
-                                          : p.used == 0 && args.kind != JJ_DICT && args.kind != JJ_LIST && args.kind != JJ_UNDEF &&
-                                                args.kind != JJ_RANGE;
-    if (leftover && !p.mapping_used) jj_fail(j, ST_INVALID, "not all arguments converted during string formatting");
+    bool leftover = args.kind == JJ_TUPLE
+                        ? p.used < args.list->len
+                        : p.used == 0 && args.kind != JJ_DICT && args.kind != JJ_LIST &&
+                              args.kind != JJ_UNDEF && args.kind != JJ_RANGE;
+    if (leftover && !p.mapping_used)
+        jj_fail(j, ST_INVALID, "not all arguments converted during string formatting");
     return jj_sb_done(&b);
 }
 
-/* --- str.format ---------------------------------------------------------------------------------------------- */
+/* --- str.format
+ * ---------------------------------------------------------------------------------------------- */
 
 static int64_t spec_number(struct jj *j, const struct jj_str *f, uint32_t *at) {
     if (*at >= f->len || f->p[*at] < '0' || f->p[*at] > '9') return -1;
     int64_t n = 0;
-    while (*at < f->len && f->p[*at] >= '0' && f->p[*at] <= '9' && n <= FIELD_MAX) n = n * 10 + (f->p[(*at)++] - '0');
+    while (*at < f->len && f->p[*at] >= '0' && f->p[*at] <= '9' && n <= FIELD_MAX)
+        n = n * 10 + (f->p[(*at)++] - '0');
     if (n > FIELD_MAX) jj_fail(j, ST_FULL, "format: a field wider than %d", FIELD_MAX);
     return n;
 }
@@ -268,9 +295,12 @@ static struct spec format_spec(struct jj *j, const struct jj_str *f) {
         s.align = f->p[0];
         at = 1;
     }
-    if (at < f->len && f->p[at] == '+') s.plus = true, at++;
-    else if (at < f->len && f->p[at] == ' ') s.space = true, at++;
-    else if (at < f->len && f->p[at] == '-') at++;
+    if (at < f->len && f->p[at] == '+')
+        s.plus = true, at++;
+    else if (at < f->len && f->p[at] == ' ')
+        s.space = true, at++;
+    else if (at < f->len && f->p[at] == '-')
+        at++;
     if (at < f->len && f->p[at] == '#') s.alt = true, at++;
     if (at < f->len && f->p[at] == '0') {
         at++;
@@ -282,7 +312,8 @@ static struct spec format_spec(struct jj *j, const struct jj_str *f) {
         at++;
         s.precision = spec_number(j, f, &at);
         if (s.precision < 0) jj_fail(j, ST_INVALID, "format specifier missing precision");
-        if (s.precision > PRECISION_MAX) jj_fail(j, ST_FULL, "format: a precision over %d", PRECISION_MAX);
+        if (s.precision > PRECISION_MAX)
+            jj_fail(j, ST_FULL, "format: a precision over %d", PRECISION_MAX);
     }
     if (at < f->len) s.type = f->p[at++];
     if (at < f->len || (s.type && !strchr("sdxXobeEfFgG%", s.type)))
@@ -300,10 +331,12 @@ static void put_formatted(struct jj_sb *b, struct jj_val v, const struct jj_str 
     bool number = jj_is_number(v) && (v.kind != JJ_BOOL || (s.type && s.type != 's'));
     if (v.kind == JJ_STR && (s.type == 0 || s.type == 's')) {
         if (!s.align) s.left = true;
-        if (s.align == '=' || s.zero) jj_fail(j, ST_INVALID, "format: '=' alignment not allowed in string format specifier");
+        if (s.align == '=' || s.zero)
+            jj_fail(j, ST_INVALID, "format: '=' alignment not allowed in string format specifier");
         put_field(b, cut_to(j, v.s, s.precision), &s, false);
     } else if (number && jj_is_intlike(v) && (s.type == 0 || strchr("dxXob", s.type))) {
-        if (s.precision >= 0) jj_fail(j, ST_INVALID, "format: precision not allowed in integer format specifier");
+        if (s.precision >= 0)
+            jj_fail(j, ST_INVALID, "format: precision not allowed in integer format specifier");
         put_field(b, int_text(j, v, &s), &s, true);
     } else if (number && s.type && strchr("eEfFgG%", s.type)) {
         put_field(b, float_text(j, v, &s), &s, true);
@@ -314,8 +347,9 @@ static void put_formatted(struct jj_sb *b, struct jj_val v, const struct jj_str 
         snprintf(text, sizeof text, "%s%s", sign, plain);
         put_field(b, jj_str_new(j, text, strlen(text), v.origin), &s, true);
     } else {
-        jj_fail(j, ST_UNSUPPORTED, "format specifier '%.*s' for a value of type %s is not supported", (int)spec_text->len,
-                spec_text->p, jj_type(v));
+        jj_fail(j, ST_UNSUPPORTED,
+                "format specifier '%.*s' for a value of type %s is not supported",
+                (int)spec_text->len, spec_text->p, jj_type(v));
     }
 }
 
@@ -335,10 +369,16 @@ static struct jj_val field_root(struct field *f, const struct jj_str *name) {
         if (digits && index < UINT32_MAX) index = index * 10 + (uint64_t)(name->p[i] - '0');
     }
     if (!name->len || digits) {
-        if (digits) f->manual = true;
-        else f->automatic = true, index = f->next_auto++;
-        if (f->manual && f->automatic) jj_fail(j, ST_INVALID, "format: cannot switch between automatic and manual field numbering");
-        if (index >= f->args->n) jj_fail(j, ST_INVALID, "format: replacement index %llu out of range", (unsigned long long)index);
+        if (digits)
+            f->manual = true;
+        else
+            f->automatic = true, index = f->next_auto++;
+        if (f->manual && f->automatic)
+            jj_fail(j, ST_INVALID,
+                    "format: cannot switch between automatic and manual field numbering");
+        if (index >= f->args->n)
+            jj_fail(j, ST_INVALID, "format: replacement index %llu out of range",
+                    (unsigned long long)index);
         return f->args->pos[index];
     }
     for (uint32_t i = 0; i < f->args->n_kw; i++)
@@ -355,13 +395,19 @@ static struct jj_val field_value(struct field *f, const struct jj_str *path) {
     while (at < path->len) {
         bool item = path->p[at] == '[';
         uint32_t from = ++at;
-        while (at < path->len && (item ? path->p[at] != ']' : path->p[at] != '.' && path->p[at] != '[')) at++;
-        if ((item && at >= path->len) || from == at) jj_fail(j, ST_INVALID, "format: bad field '%.*s'", (int)path->len, path->p);
+        while (at < path->len &&
+               (item ? path->p[at] != ']' : path->p[at] != '.' && path->p[at] != '['))
+            at++;
+        if ((item && at >= path->len) || from == at)
+            jj_fail(j, ST_INVALID, "format: bad field '%.*s'", (int)path->len, path->p);
         const struct jj_str *key = jj_str_cut(j, path, from, at);
         bool digits = jj_all(key, JJ_DECIMAL);
-        if (!item) v = jj_getattr(j, v, key);
-        else if (digits) v = jj_getitem(j, v, jj_int(strtoll(jj_cstr(j, key), NULL, 10), CHAT_FROM_TEMPLATE));
-        else v = jj_getitem(j, v, jj_strv(key));
+        if (!item)
+            v = jj_getattr(j, v, key);
+        else if (digits)
+            v = jj_getitem(j, v, jj_int(strtoll(jj_cstr(j, key), NULL, 10), CHAT_FROM_TEMPLATE));
+        else
+            v = jj_getitem(j, v, jj_strv(key));
         at += item;
     }
     return v;
@@ -370,7 +416,8 @@ static struct jj_val field_value(struct field *f, const struct jj_str *path) {
 static void put_replacement(struct field *f, struct jj_sb *b, const struct jj_str *text) {
     struct jj *j = f->j;
     uint32_t name_end = 0, bracket = 0;
-    while (name_end < text->len && (bracket || (text->p[name_end] != '!' && text->p[name_end] != ':'))) {
+    while (name_end < text->len &&
+           (bracket || (text->p[name_end] != '!' && text->p[name_end] != ':'))) {
         bracket = text->p[name_end] == '[' ? 1 : text->p[name_end] == ']' ? 0 : bracket;
         name_end++;
     }
@@ -379,16 +426,22 @@ static void put_replacement(struct field *f, struct jj_sb *b, const struct jj_st
     if (at < text->len && text->p[at] == '!') {
         char how = at + 1 < text->len ? text->p[at + 1] : '\0';
         struct jj_sb r = {.j = j};
-        if (how == 'r') jj_put_repr(&r, v);
-        else if (how == 's') jj_put_str(&r, v);
-        else jj_fail(j, ST_UNSUPPORTED, "format: conversion '!%c' is not supported", how ? how : ' ');
+        if (how == 'r')
+            jj_put_repr(&r, v);
+        else if (how == 's')
+            jj_put_str(&r, v);
+        else
+            jj_fail(j, ST_UNSUPPORTED, "format: conversion '!%c' is not supported",
+                    how ? how : ' ');
         v = jj_strv(jj_sb_done(&r));
         at += 2;
-        if (at < text->len && text->p[at] != ':') jj_fail(j, ST_INVALID, "format: expected ':' after conversion specifier");
+        if (at < text->len && text->p[at] != ':')
+            jj_fail(j, ST_INVALID, "format: expected ':' after conversion specifier");
     }
     uint32_t spec_from = at < text->len ? at + 1 : text->len;
     const struct jj_str *spec = jj_str_cut(j, text, spec_from, text->len);
-    if (memchr(spec->p, '{', spec->len)) jj_fail(j, ST_UNSUPPORTED, "format: a field inside a specification is not supported");
+    if (memchr(spec->p, '{', spec->len))
+        jj_fail(j, ST_UNSUPPORTED, "format: a field inside a specification is not supported");
     put_formatted(b, v, spec);
 }
 
@@ -410,7 +463,8 @@ const struct jj_str *jj_format(struct jj *j, const struct jj_str *fmt, const str
             i = end;
             continue;
         }
-        if (c == '}' && !twice) jj_fail(j, ST_INVALID, "format: single '}' encountered in format string");
+        if (c == '}' && !twice)
+            jj_fail(j, ST_INVALID, "format: single '}' encountered in format string");
         jj_sb_add(&b, fmt->p + i, 1, fmt->o + i);
         if (c == '{' || c == '}') i++;
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The functions every template can name: Jinja's range, dict and namespace, and the two that transformers adds,
- * raise_exception and strftime_now. */
+/* The functions every template can name: Jinja's range, dict and namespace, and the two that
+ * transformers adds, raise_exception and strftime_now. */
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -9,15 +9,18 @@
 #include "text/jinja_show.h"
 #include "text/jinja_text.h"
 
-#define GLOBAL(name)                                                                                                   \
-    static struct jj_val name(struct jj *j, struct jj_val self, const struct jj_val *a, const struct jj_args *raw)
+#define GLOBAL(name)                                                                               \
+    static struct jj_val name(struct jj *j, struct jj_val self, const struct jj_val *a,            \
+                              const struct jj_args *raw)
 #define UNUSED (void)j, (void)self, (void)a, (void)raw
 
 GLOBAL(g_range) {
     UNUSED;
     int64_t v[3] = {0, 0, 1};
-    if (raw->n_kw || raw->n < 1 || raw->n > 3) jj_fail(j, ST_INVALID, "range: expected 1 to 3 arguments");
-    for (uint32_t i = 0; i < raw->n; i++) v[raw->n == 1 ? 1 : i] = jj_want_int(j, raw->pos[i], "range");
+    if (raw->n_kw || raw->n < 1 || raw->n > 3)
+        jj_fail(j, ST_INVALID, "range: expected 1 to 3 arguments");
+    for (uint32_t i = 0; i < raw->n; i++)
+        v[raw->n == 1 ? 1 : i] = jj_want_int(j, raw->pos[i], "range");
     if (v[2] == 0) jj_fail(j, ST_INVALID, "range: step must not be zero");
     __int128 span = v[2] > 0 ? (__int128)v[1] - v[0] : (__int128)v[0] - v[1];
     __int128 step = v[2] > 0 ? v[2] : -(__int128)v[2];
@@ -30,12 +33,15 @@ GLOBAL(g_range) {
 
 static void add_pair(struct jj *j, struct jj_dict *d, struct jj_val pair) {
     struct jj_list *l = jj_to_list(j, pair);
-    if (l->len != 2) jj_fail(j, ST_INVALID, "dict: found a sequence of length %u, expected pairs", l->len);
+    if (l->len != 2)
+        jj_fail(j, ST_INVALID, "dict: found a sequence of length %u, expected pairs", l->len);
     jj_dict_set(j, d, l->v[0], l->v[1]);
 }
 
 static struct jj_dict *make_dict(struct jj *j, const char *what, const struct jj_args *raw) {
-    if (raw->n > 1) jj_fail(j, ST_INVALID, "%s: expected at most 1 positional argument, found %u", what, raw->n);
+    if (raw->n > 1)
+        jj_fail(j, ST_INVALID, "%s: expected at most 1 positional argument, found %u", what,
+                raw->n);
     struct jj_dict *d = jj_dict_new(j);
     if (raw->n && raw->pos[0].kind == JJ_DICT) {
         d = jj_dict_copy(j, raw->pos[0].dict);
@@ -43,11 +49,15 @@ static struct jj_dict *make_dict(struct jj *j, const char *what, const struct jj
         struct jj_iter *it = jj_iter(j, raw->pos[0]);
         for (struct jj_val v; jj_next(j, it, &v);) add_pair(j, d, v);
     }
-    for (uint32_t i = 0; i < raw->n_kw; i++) jj_dict_set(j, d, jj_strv(raw->kw[i].name), raw->kw[i].val);
+    for (uint32_t i = 0; i < raw->n_kw; i++)
+        jj_dict_set(j, d, jj_strv(raw->kw[i].name), raw->kw[i].val);
     return d;
 }
 
-GLOBAL(g_dict) { UNUSED; return jj_dictv(make_dict(j, "dict", raw)); }
+GLOBAL(g_dict) {
+    UNUSED;
+    return jj_dictv(make_dict(j, "dict", raw));
+}
 
 GLOBAL(g_namespace) {
     UNUSED;
@@ -73,8 +83,11 @@ GLOBAL(g_strftime_now) {
     if (!localtime_r(&t, &tm)) jj_fail(j, ST_INVALID, "strftime_now: the time is out of range");
     if (!format->len) return jj_strv(format);
     size_t n = strftime(text, sizeof text, jj_cstr(j, format), &tm);
-    if (!n) jj_fail(j, ST_UNSUPPORTED, "strftime_now: the format gives nothing or more than %zu bytes", sizeof text);
-    if (!jj_utf8_valid(text, n)) jj_fail(j, ST_UNSUPPORTED, "strftime_now: the locale's names are not UTF-8");
+    if (!n)
+        jj_fail(j, ST_UNSUPPORTED, "strftime_now: the format gives nothing or more than %zu bytes",
+                sizeof text);
+    if (!jj_utf8_valid(text, n))
+        jj_fail(j, ST_UNSUPPORTED, "strftime_now: the locale's names are not UTF-8");
     return jj_strv(jj_str_new(j, text, n, jj_str_origin(format)));
 }
 
@@ -84,10 +97,14 @@ GLOBAL(g_refused) {
 }
 
 static const struct jj_global globals[] = {
-    {{"range", g_range, NULL}},           {{"dict", g_dict, NULL}},
-    {{"namespace", g_namespace, NULL}},   {{"raise_exception", g_raise, "message"}},
-    {{"strftime_now", g_strftime_now, "format"}}, {{"cycler", g_refused, NULL}},
-    {{"joiner", g_refused, NULL}},        {{"lipsum", g_refused, NULL}},
+    {{"range", g_range, NULL}},
+    {{"dict", g_dict, NULL}},
+    {{"namespace", g_namespace, NULL}},
+    {{"raise_exception", g_raise, "message"}},
+    {{"strftime_now", g_strftime_now, "format"}},
+    {{"cycler", g_refused, NULL}},
+    {{"joiner", g_refused, NULL}},
+    {{"lipsum", g_refused, NULL}},
 };
 
 const struct jj_global *jj_global_find(const struct jj_str *name) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements jinja_lex.h. The order of attempts and the odd corners (a raw block's opening tag trims no newline, "-%}" wins
- * over a minus only outside brackets, "\" before a letter beyond ASCII) follow jinja2/lexer.py rule by rule. */
+/* Implements jinja_lex.h. The order of attempts and the odd corners (a raw block's opening tag
+ * trims no newline, "-%}" wins over a minus only outside brackets, "\" before a letter beyond
+ * ASCII) follow jinja2/lexer.py rule by rule. */
 #include "text/jinja_lex.h"
 
 #include <assert.h>
@@ -27,12 +28,13 @@ static const struct {
     enum jj_tok type;
 } operators[] = {
     /* the longer first */
-    {"//", JJ_T_FLOORDIV}, {"**", JJ_T_POW},   {"==", JJ_T_EQ},      {"!=", JJ_T_NE},      {">=", JJ_T_GE},
-    {"<=", JJ_T_LE},       {"+", JJ_T_ADD},    {"-", JJ_T_SUB},      {"/", JJ_T_DIV},      {"*", JJ_T_MUL},
-    {"%", JJ_T_MOD},       {"~", JJ_T_TILDE},  {"[", JJ_T_LBRACKET}, {"]", JJ_T_RBRACKET}, {"(", JJ_T_LPAREN},
-    {")", JJ_T_RPAREN},    {"{", JJ_T_LBRACE}, {"}", JJ_T_RBRACE},   {">", JJ_T_GT},       {"<", JJ_T_LT},
-    {"=", JJ_T_ASSIGN},    {".", JJ_T_DOT},    {":", JJ_T_COLON},    {"|", JJ_T_PIPE},     {",", JJ_T_COMMA},
-    {";", JJ_T_SEMICOLON},
+    {"//", JJ_T_FLOORDIV}, {"**", JJ_T_POW},      {"==", JJ_T_EQ},    {"!=", JJ_T_NE},
+    {">=", JJ_T_GE},       {"<=", JJ_T_LE},       {"+", JJ_T_ADD},    {"-", JJ_T_SUB},
+    {"/", JJ_T_DIV},       {"*", JJ_T_MUL},       {"%", JJ_T_MOD},    {"~", JJ_T_TILDE},
+    {"[", JJ_T_LBRACKET},  {"]", JJ_T_RBRACKET},  {"(", JJ_T_LPAREN}, {")", JJ_T_RPAREN},
+    {"{", JJ_T_LBRACE},    {"}", JJ_T_RBRACE},    {">", JJ_T_GT},     {"<", JJ_T_LT},
+    {"=", JJ_T_ASSIGN},    {".", JJ_T_DOT},       {":", JJ_T_COLON},  {"|", JJ_T_PIPE},
+    {",", JJ_T_COMMA},     {";", JJ_T_SEMICOLON},
 };
 
 const char *jj_tok_name(enum jj_tok t) {
@@ -85,9 +87,10 @@ static void advance(struct lexer *x, uint32_t to) {
     x->at = to;
 }
 
-/* The end of a tag whose closing mark (without its sign) is mark: '+' keeps the newline, '-' eats all whitespace, otherwise one
- * newline goes if trim. 0 if it is not here. */
-static uint32_t tag_end(const struct lexer *x, uint32_t at, const char *mark, bool plus, bool trim) {
+/* The end of a tag whose closing mark (without its sign) is mark: '+' keeps the newline, '-' eats
+ * all whitespace, otherwise one newline goes if trim. 0 if it is not here. */
+static uint32_t tag_end(const struct lexer *x, uint32_t at, const char *mark, bool plus,
+                        bool trim) {
     uint32_t n = (uint32_t)strlen(mark);
     if (here(x, at, "-") && here(x, at + 1, mark)) return skip_space(x, at + 1 + n);
     if (plus && here(x, at, "+") && here(x, at + 1, mark)) return at + 1 + n;
@@ -95,7 +98,8 @@ static uint32_t tag_end(const struct lexer *x, uint32_t at, const char *mark, bo
     return at + n + (trim && here(x, at + n, "\n"));
 }
 
-/* Text before a tag, as its sign says: '-' strips it, and without '+' the blanks before a tag that stands first in its line go. */
+/* Text before a tag, as its sign says: '-' strips it, and without '+' the blanks before a tag that
+ * stands first in its line go. */
 static void push_data(struct lexer *x, uint32_t from, uint32_t to, char sign, bool lstrip) {
     uint32_t end = to;
     if (sign == '-') {
@@ -115,10 +119,12 @@ static void push_data(struct lexer *x, uint32_t from, uint32_t to, char sign, bo
         }
     }
     if (end > from)
-        push(x, JJ_T_DATA)->val = jj_strv(jj_str_new(x->j, x->p + from, end - from, CHAT_FROM_TEMPLATE));
+        push(x, JJ_T_DATA)->val =
+            jj_strv(jj_str_new(x->j, x->p + from, end - from, CHAT_FROM_TEMPLATE));
 }
 
-/* --- inside tags --------------------------------------------------------------------------------------------- */
+/* --- inside tags
+ * --------------------------------------------------------------------------------------------- */
 
 static bool digit_in(char c, uint32_t base) {
     if (base == 16 && ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'))) return true;
@@ -158,7 +164,8 @@ static void lex_float(struct lexer *x, uint32_t end) {
     uint32_t n = 0;
     for (uint32_t i = x->at; i < end; i++) {
         if (x->p[i] == '_') continue;
-        if (n + 1 >= sizeof text) jj_fail(x->j, ST_UNSUPPORTED, "a float of more than %zu digits", sizeof text);
+        if (n + 1 >= sizeof text)
+            jj_fail(x->j, ST_UNSUPPORTED, "a float of more than %zu digits", sizeof text);
         text[n++] = x->p[i];
     }
     text[n] = '\0';
@@ -181,14 +188,18 @@ static bool lex_int(struct lexer *x) {
     if (base == 10) {
         end = digits(x, x->at, 10, false);
         if (c == '0') /* zeros only */
-            for (end = x->at + 1; end < x->len && (x->p[end] == '0' || (x->p[end] == '_' && here(x, end + 1, "0"))); end++) {}
+            for (end = x->at + 1;
+                 end < x->len && (x->p[end] == '0' || (x->p[end] == '_' && here(x, end + 1, "0")));
+                 end++) {
+            }
     }
     int64_t value = 0;
     for (uint32_t i = from; i < end; i++) {
         char d = x->p[i];
         if (d == '_') continue;
         int64_t digit = d <= '9' ? d - '0' : (d | 32) - 'a' + 10;
-        if (__builtin_mul_overflow(value, (int64_t)base, &value) || __builtin_add_overflow(value, digit, &value))
+        if (__builtin_mul_overflow(value, (int64_t)base, &value) ||
+            __builtin_add_overflow(value, digit, &value))
             jj_fail(x->j, ST_UNSUPPORTED, "an integer over 64 bits");
     }
     push(x, JJ_T_INT)->val = jj_int(value, CHAT_FROM_TEMPLATE);
@@ -204,7 +215,8 @@ static bool lex_name(struct lexer *x) {
         end = next;
     }
     if (end == x->at) return false;
-    push(x, JJ_T_NAME)->val = jj_strv(jj_str_new(x->j, x->p + x->at, end - x->at, CHAT_FROM_TEMPLATE));
+    push(x, JJ_T_NAME)->val =
+        jj_strv(jj_str_new(x->j, x->p + x->at, end - x->at, CHAT_FROM_TEMPLATE));
     advance(x, end);
     return true;
 }
@@ -212,7 +224,11 @@ static bool lex_name(struct lexer *x) {
 static int32_t hex_value(struct lexer *x, uint32_t at, uint32_t end, uint32_t n) {
     int32_t v = 0;
     for (uint32_t i = 0; i < n; i++) {
-        if (at + i >= end || !digit_in(x->p[at + i], 16)) jj_fail(x->j, ST_INVALID, "truncated \\%c escape in a string", n == 2 ? 'x' : n == 4 ? 'u' : 'U');
+        if (at + i >= end || !digit_in(x->p[at + i], 16))
+            jj_fail(x->j, ST_INVALID, "truncated \\%c escape in a string",
+                    n == 2   ? 'x'
+                    : n == 4 ? 'u'
+                             : 'U');
         char d = x->p[at + i];
         if (v > 0x10ffff >> 4) jj_fail(x->j, ST_INVALID, "illegal Unicode character in a string");
         v = v * 16 + (d <= '9' ? d - '0' : (d | 32) - 'a' + 10);
@@ -220,7 +236,8 @@ static int32_t hex_value(struct lexer *x, uint32_t at, uint32_t end, uint32_t n)
     return v;
 }
 
-/* One escape at x->p[i] == '\\'; returns where it ends. Python's unicode-escape after ASCII with backslashreplace. */
+/* One escape at x->p[i] == '\\'; returns where it ends. Python's unicode-escape after ASCII with
+ * backslashreplace. */
 static uint32_t unescape(struct lexer *x, struct jj_sb *b, uint32_t i, uint32_t end) {
     static const char from[] = "\\'\"abfnrtv", to[] = "\\'\"\a\b\f\n\r\t\v";
     char c = x->p[i + 1];
@@ -234,7 +251,8 @@ static uint32_t unescape(struct lexer *x, struct jj_sb *b, uint32_t i, uint32_t 
         uint32_t n = c == 'x' ? 2 : c == 'u' ? 4 : 8;
         int32_t cp = hex_value(x, i + 2, end, n);
         if (cp > 0x10ffff) jj_fail(x->j, ST_INVALID, "illegal Unicode character in a string");
-        if (cp >= 0xd800 && cp < 0xe000) jj_fail(x->j, ST_UNSUPPORTED, "a lone surrogate in a string");
+        if (cp >= 0xd800 && cp < 0xe000)
+            jj_fail(x->j, ST_UNSUPPORTED, "a lone surrogate in a string");
         jj_sb_cp(b, cp, CHAT_FROM_TEMPLATE);
         return i + 2 + n;
     }
@@ -242,7 +260,8 @@ static uint32_t unescape(struct lexer *x, struct jj_sb *b, uint32_t i, uint32_t 
     if (c >= '0' && c <= '7') {
         int32_t cp = 0;
         uint32_t n = 1;
-        for (; n <= 3 && i + n < end && digit_in(x->p[i + n], 8); n++) cp = cp * 8 + x->p[i + n] - '0';
+        for (; n <= 3 && i + n < end && digit_in(x->p[i + n], 8); n++)
+            cp = cp * 8 + x->p[i + n] - '0';
         jj_sb_cp(b, cp, CHAT_FROM_TEMPLATE);
         return i + n;
     }
@@ -250,7 +269,11 @@ static uint32_t unescape(struct lexer *x, struct jj_sb *b, uint32_t i, uint32_t 
     int32_t cp = jj_cp_at(x->p, end, &next);
     char text[16] = "\\";
     if (cp >= 0x80) { /* Python sees a backslash, and then the name of the character */
-        snprintf(text, sizeof text, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)cp);
+        snprintf(text, sizeof text,
+                 cp < 0x100     ? "\\x%02x"
+                 : cp < 0x10000 ? "\\u%04x"
+                                : "\\U%08x",
+                 (unsigned)cp);
         jj_sb_lit(b, text);
         return next;
     }
@@ -283,7 +306,8 @@ static void lex_operator(struct lexer *x) {
         if (!here(x, x->at, text)) continue;
         char c = text[0];
         if (c == '(' || c == '[' || c == '{') {
-            if (x->n_close == BRACKETS_MAX) jj_fail(x->j, ST_FULL, "brackets nested more than %d deep", BRACKETS_MAX);
+            if (x->n_close == BRACKETS_MAX)
+                jj_fail(x->j, ST_FULL, "brackets nested more than %d deep", BRACKETS_MAX);
             x->close[x->n_close++] = c == '(' ? ')' : c == '[' ? ']' : '}';
         } else if (c == ')' || c == ']' || c == '}') {
             if (!x->n_close) jj_fail(x->j, ST_INVALID, "unexpected '%c'", c);
@@ -296,7 +320,8 @@ static void lex_operator(struct lexer *x) {
     }
     uint32_t next = x->at;
     int32_t cp = jj_cp_at(x->p, x->len, &next);
-    jj_fail(x->j, ST_INVALID, "unexpected character '%.*s' (U+%04X)", (int)(next - x->at), x->p + x->at, (unsigned)cp);
+    jj_fail(x->j, ST_INVALID, "unexpected character '%.*s' (U+%04X)", (int)(next - x->at),
+            x->p + x->at, (unsigned)cp);
 }
 
 /* Everything between {% and %} or {{ and }}. */
@@ -319,7 +344,8 @@ static void lex_tag(struct lexer *x, const char *mark, enum jj_tok end_type, boo
     }
 }
 
-/* --- outside tags -------------------------------------------------------------------------------------------- */
+/* --- outside tags
+ * -------------------------------------------------------------------------------------------- */
 
 static void skip_comment(struct lexer *x) {
     for (uint32_t i = x->at; i < x->len; i++) {
@@ -331,8 +357,10 @@ static void skip_comment(struct lexer *x) {
     jj_fail(x->j, ST_INVALID, "a comment is not closed");
 }
 
-/* The end of a {% name %} tag that opens at `at`; 0 if another tag is here. *sign is what follows {%. */
-static uint32_t bare_tag(const struct lexer *x, uint32_t at, const char *name, bool closing, char *sign) {
+/* The end of a {% name %} tag that opens at `at`; 0 if another tag is here. *sign is what follows
+ * {%. */
+static uint32_t bare_tag(const struct lexer *x, uint32_t at, const char *name, bool closing,
+                         char *sign) {
     if (!here(x, at, "{%")) return 0;
     uint32_t i = at + 2;
     *sign = '\0';
@@ -357,7 +385,9 @@ static void lex_raw(struct lexer *x) {
 
 static void lex_root(struct lexer *x) {
     uint32_t i = x->at;
-    while (i + 1 < x->len && !(x->p[i] == '{' && (x->p[i + 1] == '%' || x->p[i + 1] == '{' || x->p[i + 1] == '#'))) i++;
+    while (i + 1 < x->len &&
+           !(x->p[i] == '{' && (x->p[i + 1] == '%' || x->p[i + 1] == '{' || x->p[i + 1] == '#')))
+        i++;
     if (i + 1 >= x->len) {
         push_data(x, x->at, x->len, '+', false);
         advance(x, x->len);

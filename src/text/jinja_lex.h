@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Jinja's lexer (jinja2/lexer.py, with trim_blocks and lstrip_blocks on and keep_trailing_newline off): a template becomes a
- * vector of tokens. Whitespace control happens here and nowhere else. */
+/* Jinja's lexer (jinja2/lexer.py, with trim_blocks and lstrip_blocks on and keep_trailing_newline
+ * off): a template becomes a vector of tokens. Whitespace control happens here and nowhere else. */
 #ifndef SUPERNODE_TEXT_JINJA_LEX_H
 #define SUPERNODE_TEXT_JINJA_LEX_H
 

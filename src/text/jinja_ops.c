@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Operators and lookups of jinja_eval.h, with Python's semantics: floor division and modulo round down, integers over
- * 64 bits are an error instead of growing, and markup escapes what it is joined with. */
+/* Operators and lookups of jinja_eval.h, with Python's semantics: floor division and modulo round
+ * down, integers over 64 bits are an error instead of growing, and markup escapes what it is joined
+ * with. */
 #include "text/jinja_eval.h"
 
 #include <assert.h>
@@ -24,16 +25,23 @@ const char *jj_cstr(struct jj *j, const struct jj_str *s) {
 static _Noreturn void fail_types(struct jj *j, int op, struct jj_val a, struct jj_val b) {
     if (a.kind == JJ_UNDEF) jj_fail_undef(j, a);
     if (b.kind == JJ_UNDEF) jj_fail_undef(j, b);
-    jj_fail(j, ST_INVALID, "unsupported operand types for %s: '%s' and '%s'", jj_tok_name((enum jj_tok)op), jj_type(a),
-            jj_type(b));
+    jj_fail(j, ST_INVALID, "unsupported operand types for %s: '%s' and '%s'",
+            jj_tok_name((enum jj_tok)op), jj_type(a), jj_type(b));
 }
 
-static _Noreturn void fail_big(struct jj *j) { jj_fail(j, ST_UNSUPPORTED, "an integer over 64 bits"); }
-static _Noreturn void fail_zero(struct jj *j) { jj_fail(j, ST_INVALID, "division by zero"); }
+static _Noreturn void fail_big(struct jj *j) {
+    jj_fail(j, ST_UNSUPPORTED, "an integer over 64 bits");
+}
+static _Noreturn void fail_zero(struct jj *j) {
+    jj_fail(j, ST_INVALID, "division by zero");
+}
 
-/* --- arithmetic ---------------------------------------------------------------------------------------------- */
+/* --- arithmetic
+ * ---------------------------------------------------------------------------------------------- */
 
-static double number(struct jj_val v) { return v.kind == JJ_FLOAT ? v.f : (double)jj_intlike(v); }
+static double number(struct jj_val v) {
+    return v.kind == JJ_FLOAT ? v.f : (double)jj_intlike(v);
+}
 
 static int64_t int_pow(struct jj *j, int64_t base, int64_t exp) {
     int64_t r = 1;
@@ -93,16 +101,20 @@ static struct jj_val float_op(struct jj *j, int op, double a, double b, uint8_t 
         if (b == 0) fail_zero(j);
         mod = fmod(a, b);
         div = (a - mod) / b;
-        if (mod == 0) mod = copysign(0, b);
-        else if ((b < 0) != (mod < 0)) mod += b, div -= 1;
+        if (mod == 0)
+            mod = copysign(0, b);
+        else if ((b < 0) != (mod < 0))
+            mod += b, div -= 1;
         if (op == JJ_T_MOD) return jj_float(mod, o);
         if (div == 0) return jj_float(copysign(0, a / b), o);
         return jj_float(div - floor(div) > 0.5 ? floor(div) + 1 : floor(div), o);
     case JJ_T_POW:
         if (a == 0 && b < 0) fail_zero(j);
-        if (a < 0 && isfinite(a) && isfinite(b) && b != floor(b)) jj_fail(j, ST_UNSUPPORTED, "a complex number");
+        if (a < 0 && isfinite(a) && isfinite(b) && b != floor(b))
+            jj_fail(j, ST_UNSUPPORTED, "a complex number");
         mod = pow(a, b);
-        if (isinf(mod) && isfinite(a) && isfinite(b)) jj_fail(j, ST_INVALID, "a power too large for a float");
+        if (isinf(mod) && isfinite(a) && isfinite(b))
+            jj_fail(j, ST_INVALID, "a power too large for a float");
         return jj_float(mod, o);
     default: assert(!"an arithmetic operator");
     }
@@ -140,12 +152,15 @@ static struct jj_val add_strings(struct jj *j, struct jj_val a, struct jj_val b)
     return r;
 }
 
-static bool is_seq(struct jj_val v) { return v.kind == JJ_STR || v.kind == JJ_LIST || v.kind == JJ_TUPLE; }
+static bool is_seq(struct jj_val v) {
+    return v.kind == JJ_STR || v.kind == JJ_LIST || v.kind == JJ_TUPLE;
+}
 
 struct jj_val jj_binary(struct jj *j, int op, struct jj_val a, struct jj_val b) {
     if (jj_is_number(a) && jj_is_number(b)) {
         uint8_t o = jj_worse(a.origin, b.origin);
-        if (a.kind != JJ_FLOAT && b.kind != JJ_FLOAT) return int_op(j, op, jj_intlike(a), jj_intlike(b), o);
+        if (a.kind != JJ_FLOAT && b.kind != JJ_FLOAT)
+            return int_op(j, op, jj_intlike(a), jj_intlike(b), o);
         return float_op(j, op, number(a), number(b), o);
     }
     if (op == JJ_T_ADD && a.kind == b.kind) {
@@ -163,7 +178,9 @@ struct jj_val jj_binary(struct jj *j, int op, struct jj_val a, struct jj_val b) 
 
 struct jj_val jj_unary(struct jj *j, int op, struct jj_val a) {
     if (a.kind == JJ_UNDEF) jj_fail_undef(j, a);
-    if (!jj_is_number(a)) jj_fail(j, ST_INVALID, "bad operand type for unary %s: '%s'", jj_tok_name((enum jj_tok)op), jj_type(a));
+    if (!jj_is_number(a))
+        jj_fail(j, ST_INVALID, "bad operand type for unary %s: '%s'", jj_tok_name((enum jj_tok)op),
+                jj_type(a));
     if (a.kind == JJ_FLOAT) return jj_float(op == JJ_T_SUB ? -a.f : a.f, a.origin);
     int64_t i = jj_intlike(a);
     return op == JJ_T_SUB ? int_op(j, JJ_T_SUB, 0, i, a.origin) : jj_int(i, a.origin);
@@ -183,25 +200,30 @@ struct jj_val jj_pow10_round(struct jj *j, struct jj_val v, int64_t digits) {
     if (!isfinite(v.f) || digits > 322) return v;
     if (digits < -308) return jj_float(copysign(0, v.f), v.origin);
     if (digits >= 0) {
-        snprintf(text, sizeof text, "%.*f", (int)digits, v.f); /* exact, ties to even, as Python's */
-    } else { /* through the decimal digits: 1234.5 to -2 is 12e2 */
+        snprintf(text, sizeof text, "%.*f", (int)digits,
+                 v.f); /* exact, ties to even, as Python's */
+    } else {           /* through the decimal digits: 1234.5 to -2 is 12e2 */
         double unit = pow(10, (double)-digits), q = v.f / unit, r = nearbyint(q);
         snprintf(text, sizeof text, "%.0fe%d", r, (int)-digits);
     }
     return jj_float(strtod(text, NULL), v.origin);
 }
 
-/* --- comparison ---------------------------------------------------------------------------------------------- */
+/* --- comparison
+ * ---------------------------------------------------------------------------------------------- */
 
 static bool contains(struct jj *j, struct jj_val seq, struct jj_val v) {
     struct jj_val x;
     switch ((enum jj_kind)seq.kind) {
     case JJ_STR:
-        if (v.kind != JJ_STR) jj_fail(j, ST_INVALID, "'in <string>' requires string as left operand, not %s", jj_type(v));
+        if (v.kind != JJ_STR)
+            jj_fail(j, ST_INVALID, "'in <string>' requires string as left operand, not %s",
+                    jj_type(v));
         return jj_find(j, seq.s, v.s, 0) != JJ_NOT_FOUND;
     case JJ_DICT: return jj_dict_get(j, seq.dict, v) != NULL;
     default:
-        if (!jj_iterable(seq)) jj_fail(j, ST_INVALID, "argument of type '%s' is not iterable", jj_type(seq));
+        if (!jj_iterable(seq))
+            jj_fail(j, ST_INVALID, "argument of type '%s' is not iterable", jj_type(seq));
         for (struct jj_iter *it = jj_iter(j, seq); jj_next(j, it, &x);)
             if (jj_equal(j, x, v)) return true;
         return false;
@@ -226,13 +248,17 @@ bool jj_compare(struct jj *j, int op, struct jj_val a, struct jj_val b) {
     }
 }
 
-/* --- lookups ------------------------------------------------------------------------------------------------- */
+/* --- lookups
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static struct jj_val no_element(struct jj *j, struct jj_val obj, struct jj_val key) {
     if (key.kind == JJ_STR) return jj_undef_attr(j, obj, key.s);
     struct jj_sb b = {.j = j};
-    if (key.kind <= JJ_STR) jj_put_repr(&b, key);
-    else jj_sb_lit(&b, jj_type(key));
+    if (key.kind <= JJ_STR)
+        jj_put_repr(&b, key);
+    else
+        jj_sb_lit(&b, jj_type(key));
     return jj_undef_attr(j, obj, jj_sb_done(&b));
 }
 
@@ -262,7 +288,8 @@ static bool item(struct jj *j, struct jj_val obj, struct jj_val key, struct jj_v
         if (p) *out = *p;
         return p != NULL;
     }
-    if (!jj_is_intlike(key) || !jj_len(obj, &len) || !index_of(len, jj_intlike(key), &at)) return false;
+    if (!jj_is_intlike(key) || !jj_len(obj, &len) || !index_of(len, jj_intlike(key), &at))
+        return false;
     switch ((enum jj_kind)obj.kind) {
     case JJ_LIST:
     case JJ_TUPLE: *out = obj.list->v[at]; return true;
@@ -288,15 +315,18 @@ struct jj_val jj_getitem(struct jj *j, struct jj_val obj, struct jj_val key) {
 
 static const int64_t *bound(struct jj *j, struct jj_val v, int64_t *room) {
     if (v.kind == JJ_NONE) return NULL;
-    if (!jj_is_intlike(v)) jj_fail(j, ST_INVALID, "slice indices must be integers or None, not %s", jj_type(v));
+    if (!jj_is_intlike(v))
+        jj_fail(j, ST_INVALID, "slice indices must be integers or None, not %s", jj_type(v));
     *room = jj_intlike(v);
     return room;
 }
 
-struct jj_val jj_slice(struct jj *j, struct jj_val obj, struct jj_val start, struct jj_val stop, struct jj_val step) {
+struct jj_val jj_slice(struct jj *j, struct jj_val obj, struct jj_val start, struct jj_val stop,
+                       struct jj_val step) {
     int64_t a, b, c = 1, first;
     if (obj.kind == JJ_UNDEF) jj_fail_undef(j, obj);
-    if (!is_seq(obj) && obj.kind != JJ_RANGE) jj_fail(j, ST_INVALID, "'%s' object cannot be sliced", jj_type(obj));
+    if (!is_seq(obj) && obj.kind != JJ_RANGE)
+        jj_fail(j, ST_INVALID, "'%s' object cannot be sliced", jj_type(obj));
     const int64_t *from = bound(j, start, &a), *to = bound(j, stop, &b);
     bound(j, step, &c);
     if (c == 0) jj_fail(j, ST_INVALID, "slice step cannot be zero");
@@ -310,8 +340,10 @@ struct jj_val jj_slice(struct jj *j, struct jj_val obj, struct jj_val start, str
         struct jj_range *r = jj_alloc(j, sizeof *r);
         uint32_t n = jj_slice_span(of->len, from, to, c, &first);
         int64_t s;
-        if (n <= 1) s = of->step;
-        else if (__builtin_mul_overflow(of->step, c, &s)) fail_big(j);
+        if (n <= 1)
+            s = of->step;
+        else if (__builtin_mul_overflow(of->step, c, &s))
+            fail_big(j);
         *r = (struct jj_range){.start = of->start + first * of->step, .step = s, .len = n};
         r->stop = r->start + (int64_t)n * s;
         return (struct jj_val){.kind = JJ_RANGE, .range = r};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The parser: recursive descent in the order of jinja2/parser.py, whose precedences differ from Python's here and there
- * (filters bind tighter than unary minus's operand, "~" tighter than "+"). Statements that need other templates are
- * refused by name. */
+/* The parser: recursive descent in the order of jinja2/parser.py, whose precedences differ from
+ * Python's here and there (filters bind tighter than unary minus's operand, "~" tighter than "+").
+ * Statements that need other templates are refused by name. */
 #include <assert.h>
 #include <string.h>
 
@@ -18,10 +18,12 @@ struct parser {
 
 enum mode { WITH_COND, NO_COND };
 static struct jj_node *parse_expr(struct parser *p, enum mode mode);
-static struct jj_node *parse_tuple(struct parser *p, enum mode mode, bool parens, const char *end_name);
+static struct jj_node *parse_tuple(struct parser *p, enum mode mode, bool parens,
+                                   const char *end_name);
 static struct jj_node *parse_body(struct parser *p, const char *const *ends, const char **found);
 
-/* --- tokens and nodes ---------------------------------------------------------------------------------------- */
+/* --- tokens and nodes
+ * ---------------------------------------------------------------------------------------- */
 
 static struct jj_node *node(struct parser *p, enum jj_node_kind kind, uint32_t line) {
     struct jj_node *n = jj_alloc(p->j, sizeof *n);
@@ -29,8 +31,8 @@ static struct jj_node *node(struct parser *p, enum jj_node_kind kind, uint32_t l
     return n;
 }
 
-static struct jj_node *node_ab(struct parser *p, enum jj_node_kind kind, uint32_t line, struct jj_node *a,
-                               struct jj_node *b) {
+static struct jj_node *node_ab(struct parser *p, enum jj_node_kind kind, uint32_t line,
+                               struct jj_node *a, struct jj_node *b) {
     struct jj_node *n = node(p, kind, line);
     n->a = a;
     n->b = b;
@@ -54,15 +56,20 @@ static _Noreturn void unexpected(struct parser *p, const char *expected) {
     const struct jj_token *t = p->t;
     p->j->line = t->line;
     if (t->type == JJ_T_NAME)
-        jj_fail(p->j, ST_INVALID, "found '%.*s', expected %s", (int)t->val.s->len, t->val.s->p, expected);
+        jj_fail(p->j, ST_INVALID, "found '%.*s', expected %s", (int)t->val.s->len, t->val.s->p,
+                expected);
     jj_fail(p->j, ST_INVALID, "found %s, expected %s", jj_tok_name(t->type), expected);
 }
 
-static bool at(const struct parser *p, enum jj_tok type) { return p->t->type == type; }
+static bool at(const struct parser *p, enum jj_tok type) {
+    return p->t->type == type;
+}
 static bool is_name(const struct jj_token *t, const char *name) {
     return t->type == JJ_T_NAME && jj_str_is(t->val.s, name);
 }
-static bool at_name(const struct parser *p, const char *name) { return is_name(p->t, name); }
+static bool at_name(const struct parser *p, const char *name) {
+    return is_name(p->t, name);
+}
 
 static void next(struct parser *p) {
     if (p->t->type != JJ_T_EOF) p->t++;
@@ -101,15 +108,22 @@ static void enter(struct parser *p) {
         jj_fail(p->j, ST_FULL, "nested more than %d deep", JJ_PARSE_DEPTH_MAX);
     }
 }
-static void leave(struct parser *p) { p->depth--; }
+static void leave(struct parser *p) {
+    p->depth--;
+}
 
-/* --- primary expressions ------------------------------------------------------------------------------------- */
+/* --- primary expressions
+ * ------------------------------------------------------------------------------------- */
 
 static bool constant(const struct jj_str *s, struct jj_val *out) {
-    if (jj_str_is(s, "true") || jj_str_is(s, "True")) *out = jj_bool(true);
-    else if (jj_str_is(s, "false") || jj_str_is(s, "False")) *out = jj_bool(false);
-    else if (jj_str_is(s, "none") || jj_str_is(s, "None")) *out = jj_none();
-    else return false;
+    if (jj_str_is(s, "true") || jj_str_is(s, "True"))
+        *out = jj_bool(true);
+    else if (jj_str_is(s, "false") || jj_str_is(s, "False"))
+        *out = jj_bool(false);
+    else if (jj_str_is(s, "none") || jj_str_is(s, "None"))
+        *out = jj_none();
+    else
+        return false;
     return true;
 }
 
@@ -162,8 +176,10 @@ static struct jj_node *parse_primary(struct parser *p, bool ns_targets) {
     case JJ_T_NAME: {
         struct jj_node *n = node(p, JJ_N_NAME, line);
         n->name = take_name(p);
-        if (constant(n->name, &n->value)) n->kind = JJ_N_CONST;
-        else if (ns_targets && skip(p, JJ_T_DOT)) n->kind = JJ_N_NSREF, n->attr = take_name(p);
+        if (constant(n->name, &n->value))
+            n->kind = JJ_N_CONST;
+        else if (ns_targets && skip(p, JJ_T_DOT))
+            n->kind = JJ_N_NSREF, n->attr = take_name(p);
         return n;
     }
     case JJ_T_STRING: return parse_strings(p);
@@ -186,11 +202,15 @@ static struct jj_node *parse_primary(struct parser *p, bool ns_targets) {
     }
 }
 
-/* --- calls, subscripts, filters, tests ----------------------------------------------------------------------- */
+/* --- calls, subscripts, filters, tests
+ * ----------------------------------------------------------------------- */
 
-static void push_kwarg(struct parser *p, struct jj_call_args *args, uint32_t *cap, struct jj_kwarg kw) {
+static void push_kwarg(struct parser *p, struct jj_call_args *args, uint32_t *cap,
+                       struct jj_kwarg kw) {
     for (uint32_t i = 0; i < args->n_kw; i++)
-        if (args->kw[i].name == kw.name) jj_fail(p->j, ST_INVALID, "keyword argument repeated: %.*s", (int)kw.name->len, kw.name->p);
+        if (args->kw[i].name == kw.name)
+            jj_fail(p->j, ST_INVALID, "keyword argument repeated: %.*s", (int)kw.name->len,
+                    kw.name->p);
     if (args->n_kw == *cap) {
         uint32_t to = *cap ? *cap * 2 : 4;
         args->kw = jj_grow(p->j, args->kw, *cap * sizeof *args->kw, to * sizeof *args->kw);
@@ -242,7 +262,8 @@ static struct jj_node *parse_subscribed(struct parser *p) {
         if (!at(p, JJ_T_COLON)) return part[0];
     }
     for (int i = 1; i < 3 && skip(p, JJ_T_COLON); i++)
-        if (!at(p, JJ_T_COLON) && !at(p, JJ_T_RBRACKET) && !at(p, JJ_T_COMMA)) part[i] = parse_expr(p, WITH_COND);
+        if (!at(p, JJ_T_COLON) && !at(p, JJ_T_RBRACKET) && !at(p, JJ_T_COMMA))
+            part[i] = parse_expr(p, WITH_COND);
     struct jj_node *n = node(p, JJ_N_SLICE, line);
     struct nodes step = {0};
     push(p, &step, part[2]);
@@ -273,7 +294,8 @@ static struct jj_node *parse_subscript(struct parser *p, struct jj_node *of) {
         return parts.v[0];
     }
     for (uint32_t i = 0; i < parts.n; i++)
-        if (parts.v[i]->kind == JJ_N_SLICE) jj_fail(p->j, ST_UNSUPPORTED, "a slice among several subscripts is not supported");
+        if (parts.v[i]->kind == JJ_N_SLICE)
+            jj_fail(p->j, ST_UNSUPPORTED, "a slice among several subscripts is not supported");
     struct jj_node *arg = parts.n == 1 ? parts.v[0] : node(p, JJ_N_TUPLE, line);
     if (parts.n != 1) arg->list = parts.v, arg->n = parts.n;
     return node_ab(p, JJ_N_ITEM, line, of, arg);
@@ -287,9 +309,12 @@ static struct jj_node *parse_call(struct parser *p, struct jj_node *of) {
 
 static struct jj_node *parse_postfix(struct parser *p, struct jj_node *n) {
     for (;;) {
-        if (at(p, JJ_T_DOT) || at(p, JJ_T_LBRACKET)) n = parse_subscript(p, n);
-        else if (at(p, JJ_T_LPAREN)) n = parse_call(p, n);
-        else return n;
+        if (at(p, JJ_T_DOT) || at(p, JJ_T_LBRACKET))
+            n = parse_subscript(p, n);
+        else if (at(p, JJ_T_LPAREN))
+            n = parse_call(p, n);
+        else
+            return n;
     }
 }
 
@@ -347,14 +372,20 @@ static struct jj_node *parse_test(struct parser *p, struct jj_node *of) {
 
 static struct jj_node *parse_filter_expr(struct parser *p, struct jj_node *n) {
     for (;;) {
-        if (at(p, JJ_T_PIPE)) n = parse_filters(p, n);
-        else if (at_name(p, "is")) n = parse_test(p, n);
-        else if (at(p, JJ_T_LPAREN)) n = parse_call(p, n);
-        else return n;
+        if (at(p, JJ_T_PIPE))
+            n = parse_filters(p, n);
+        else if (at_name(p, "is"))
+            n = parse_test(p, n);
+        else if (at(p, JJ_T_LPAREN))
+            n = parse_call(p, n);
+        else
+            return n;
     }
 }
 
-/* --- operators ----------------------------------------------------------------------------------------------- */
+/* --- operators
+ * -----------------------------------------------------------------------------------------------
+ */
 
 static struct jj_node *parse_unary(struct parser *p, bool with_filter) {
     uint32_t line = p->t->line;
@@ -374,7 +405,8 @@ static struct jj_node *parse_unary(struct parser *p, bool with_filter) {
     return n;
 }
 
-static struct jj_node *binary(struct parser *p, struct jj_node *a, struct jj_node *(*rest)(struct parser *)) {
+static struct jj_node *binary(struct parser *p, struct jj_node *a,
+                              struct jj_node *(*rest)(struct parser *)) {
     uint32_t line = p->t->line;
     enum jj_tok op = p->t->type;
     next(p);
@@ -383,7 +415,9 @@ static struct jj_node *binary(struct parser *p, struct jj_node *a, struct jj_nod
     return n;
 }
 
-static struct jj_node *parse_filtered(struct parser *p) { return parse_unary(p, true); }
+static struct jj_node *parse_filtered(struct parser *p) {
+    return parse_unary(p, true);
+}
 
 static struct jj_node *parse_pow(struct parser *p) {
     struct jj_node *n = parse_unary(p, true);
@@ -393,7 +427,8 @@ static struct jj_node *parse_pow(struct parser *p) {
 
 static struct jj_node *parse_product(struct parser *p) {
     struct jj_node *n = parse_pow(p);
-    while (at(p, JJ_T_MUL) || at(p, JJ_T_DIV) || at(p, JJ_T_FLOORDIV) || at(p, JJ_T_MOD)) n = binary(p, n, parse_pow);
+    while (at(p, JJ_T_MUL) || at(p, JJ_T_DIV) || at(p, JJ_T_FLOORDIV) || at(p, JJ_T_MOD))
+        n = binary(p, n, parse_pow);
     return n;
 }
 
@@ -476,14 +511,18 @@ static struct jj_node *parse_expr(struct parser *p, enum mode mode) {
     return n;
 }
 
-/* One expression, or a tuple of several with commas. end_name ("in", "recursive") ends it as well. */
-static struct jj_node *parse_tuple(struct parser *p, enum mode mode, bool parens, const char *end_name) {
+/* One expression, or a tuple of several with commas. end_name ("in", "recursive") ends it as well.
+ */
+static struct jj_node *parse_tuple(struct parser *p, enum mode mode, bool parens,
+                                   const char *end_name) {
     struct nodes items = {0};
     uint32_t line = p->t->line;
     bool tuple = false;
     for (;;) {
         if (items.n) expect(p, JJ_T_COMMA);
-        if (at(p, JJ_T_VAR_END) || at(p, JJ_T_BLOCK_END) || at(p, JJ_T_RPAREN) || (end_name && at_name(p, end_name))) break;
+        if (at(p, JJ_T_VAR_END) || at(p, JJ_T_BLOCK_END) || at(p, JJ_T_RPAREN) ||
+            (end_name && at_name(p, end_name)))
+            break;
         push(p, &items, parse_expr(p, mode));
         if (!at(p, JJ_T_COMMA)) break;
         tuple = true;
@@ -495,7 +534,9 @@ static struct jj_node *parse_tuple(struct parser *p, enum mode mode, bool parens
     return n;
 }
 
-/* --- targets ------------------------------------------------------------------------------------------------- */
+/* --- targets
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static void check_target(struct parser *p, const struct jj_node *n) {
     p->j->line = n->line;
@@ -511,7 +552,8 @@ static struct jj_node *parse_target(struct parser *p, const char *end_name, bool
     bool tuple = false;
     for (;;) {
         if (items.n) expect(p, JJ_T_COMMA);
-        if (at(p, JJ_T_BLOCK_END) || at(p, JJ_T_RPAREN) || (end_name && at_name(p, end_name))) break;
+        if (at(p, JJ_T_BLOCK_END) || at(p, JJ_T_RPAREN) || (end_name && at_name(p, end_name)))
+            break;
         push(p, &items, parse_primary(p, ns_targets));
         if (!at(p, JJ_T_COMMA)) break;
         tuple = true;
@@ -527,11 +569,13 @@ static struct jj_node *parse_param(struct parser *p) {
     struct jj_node *n = node(p, JJ_N_NAME, p->t->line);
     n->name = take_name(p);
     struct jj_val ignored;
-    if (constant(n->name, &ignored)) jj_fail(p->j, ST_INVALID, "cannot assign to '%.*s'", (int)n->name->len, n->name->p);
+    if (constant(n->name, &ignored))
+        jj_fail(p->j, ST_INVALID, "cannot assign to '%.*s'", (int)n->name->len, n->name->p);
     return n;
 }
 
-/* --- statements ---------------------------------------------------------------------------------------------- */
+/* --- statements
+ * ---------------------------------------------------------------------------------------------- */
 
 /* The statements up to one of `ends` (its name consumed, returned in *found). */
 static struct jj_node *parse_block(struct parser *p, const char *const *ends, const char **found) {
@@ -560,7 +604,8 @@ static struct jj_node *parse_for(struct parser *p, uint32_t line) {
 }
 
 static struct jj_node *parse_if(struct parser *p, uint32_t line) {
-    static const char *const ends[] = {"elif", "else", "endif", NULL}, *const end[] = {"endif", NULL};
+    static const char *const ends[] = {"elif", "else", "endif", NULL}, *const end[] = {"endif",
+                                                                                       NULL};
     struct jj_node *n = node(p, JJ_N_IF, line);
     struct nodes tests = {0}, bodies = {0};
     const char *found = ends[0];
@@ -577,7 +622,8 @@ static struct jj_node *parse_set(struct parser *p, uint32_t line) {
     static const char *const end[] = {"endset", NULL};
     const char *found;
     struct jj_node *target = parse_target(p, NULL, true);
-    if (skip(p, JJ_T_ASSIGN)) return node_ab(p, JJ_N_SET, line, target, parse_tuple(p, WITH_COND, false, NULL));
+    if (skip(p, JJ_T_ASSIGN))
+        return node_ab(p, JJ_N_SET, line, target, parse_tuple(p, WITH_COND, false, NULL));
     struct jj_node *filter = parse_filters(p, NULL);
     struct jj_node *n = node_ab(p, JJ_N_SET_BLOCK, line, target, parse_block(p, end, &found));
     n->c = filter;
@@ -591,10 +637,14 @@ static void parse_signature(struct parser *p, struct jj_node *n) {
         if (params.n) expect(p, JJ_T_COMMA);
         struct jj_node *param = parse_param(p);
         for (uint32_t i = 0; i < params.n; i++)
-            if (params.v[i]->name == param->name) jj_fail(p->j, ST_INVALID, "duplicate parameter '%.*s'", (int)param->name->len, param->name->p);
+            if (params.v[i]->name == param->name)
+                jj_fail(p->j, ST_INVALID, "duplicate parameter '%.*s'", (int)param->name->len,
+                        param->name->p);
         push(p, &params, param);
-        if (skip(p, JJ_T_ASSIGN)) push(p, &defaults, parse_expr(p, WITH_COND));
-        else if (defaults.n) unexpected(p, "a default, as the parameter before has one");
+        if (skip(p, JJ_T_ASSIGN))
+            push(p, &defaults, parse_expr(p, WITH_COND));
+        else if (defaults.n)
+            unexpected(p, "a default, as the parameter before has one");
     }
     next(p);
     n->list = params.v, n->n = params.n, n->list2 = defaults.v, n->n2 = defaults.n;
@@ -616,7 +666,8 @@ static struct jj_node *parse_call_block(struct parser *p, uint32_t line) {
     struct jj_node *caller = node(p, JJ_N_MACRO, line);
     if (at(p, JJ_T_LPAREN)) parse_signature(p, caller);
     struct jj_node *call = parse_expr(p, WITH_COND);
-    if (call->kind != JJ_N_CALL) jj_fail(p->j, ST_INVALID, "call: found another expression, expected a call");
+    if (call->kind != JJ_N_CALL)
+        jj_fail(p->j, ST_INVALID, "call: found another expression, expected a call");
     caller->b = parse_block(p, end, &found);
     return node_ab(p, JJ_N_CALL_BLOCK, line, call, caller);
 }
@@ -664,7 +715,8 @@ static struct jj_node *parse_print(struct parser *p, uint32_t line) {
 }
 
 static struct jj_node *parse_statement(struct parser *p) {
-    static const char *const refused[] = {"include", "import", "from", "extends", "block", "autoescape"};
+    static const char *const refused[] = {"include", "import", "from",
+                                          "extends", "block",  "autoescape"};
     uint32_t line = p->t->line;
     p->j->line = line;
     if (!at(p, JJ_T_NAME)) unexpected(p, "the name of a statement");
@@ -682,7 +734,9 @@ static struct jj_node *parse_statement(struct parser *p) {
     if (jj_str_is(s, "break")) return node(p, JJ_N_BREAK, line);
     if (jj_str_is(s, "continue")) return node(p, JJ_N_CONTINUE, line);
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        if (jj_str_is(s, refused[i])) jj_fail(p->j, ST_UNSUPPORTED, "statement '%s' is not supported in a chat template", refused[i]);
+        if (jj_str_is(s, refused[i]))
+            jj_fail(p->j, ST_UNSUPPORTED, "statement '%s' is not supported in a chat template",
+                    refused[i]);
     jj_fail(p->j, ST_INVALID, "unknown statement '%.*s'", (int)s->len, s->p);
 }
 
@@ -703,7 +757,8 @@ static struct jj_node *parse_body(struct parser *p, const char *const *ends, con
             next(p);
             push(p, &items, data);
         } else if (skip(p, JJ_T_VAR_BEGIN)) {
-            push(p, &items, node_ab(p, JJ_N_PRINT, line, parse_tuple(p, WITH_COND, false, NULL), NULL));
+            push(p, &items,
+                 node_ab(p, JJ_N_PRINT, line, parse_tuple(p, WITH_COND, false, NULL), NULL));
             expect(p, JJ_T_VAR_END);
         } else {
             expect(p, JJ_T_BLOCK_BEGIN);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements jinja_scope.h in Jinja's two passes. track() walks the statements of one frame, stopping where an inner frame
- * begins, and records what is read and what is assigned in which order; branches of an if are tracked on copies and
- * merged. resolve() then goes over the finished frame, gives every name its place, and opens the inner frames. */
+/* Implements jinja_scope.h in Jinja's two passes. track() walks the statements of one frame,
+ * stopping where an inner frame begins, and records what is read and what is assigned in which
+ * order; branches of an if are tracked on copies and merged. resolve() then goes over the finished
+ * frame, gives every name its place, and opens the inner frames. */
 #include "text/jinja_scope.h"
 
 #include <assert.h>
@@ -15,7 +16,9 @@ struct resolver {
     const struct jj_str *loop, *caller, *kwargs, *varargs;
 };
 
-/* --- symbols ------------------------------------------------------------------------------------------------- */
+/* --- symbols
+ * -------------------------------------------------------------------------------------------------
+ */
 
 int64_t jj_scope_find(const struct jj_scope *s, const struct jj_str *name) {
     for (uint32_t i = 0; i < s->n; i++)
@@ -35,7 +38,8 @@ static bool known(struct resolver *r, struct jj_scope *s, const struct jj_str *n
     return false;
 }
 
-static struct jj_symbol *define(struct resolver *r, struct jj_scope *s, const struct jj_str *name, enum jj_load load) {
+static struct jj_symbol *define(struct resolver *r, struct jj_scope *s, const struct jj_str *name,
+                                enum jj_load load) {
     struct jj_symbol *y = find(r, s, name);
     if (!y) {
         if (s->n == s->cap) {
@@ -56,7 +60,8 @@ static void load(struct resolver *r, struct jj_scope *s, const struct jj_str *na
 
 static void store(struct resolver *r, struct jj_scope *s, const struct jj_str *name) {
     struct jj_symbol *y = find(r, s, name);
-    if (!y) y = define(r, s, name, s->up && known(r, s->up, name) ? JJ_LOAD_OUTER : JJ_LOAD_MISSING);
+    if (!y)
+        y = define(r, s, name, s->up && known(r, s->up, name) ? JJ_LOAD_OUTER : JJ_LOAD_MISSING);
     y->stored = true;
 }
 
@@ -72,7 +77,8 @@ static struct jj_scope copy_scope(struct resolver *r, const struct jj_scope *s) 
 }
 
 /* A name that only some branches assign keeps its outer value in the others. */
-static void merge_branches(struct resolver *r, struct jj_scope *s, struct jj_scope *branch, uint32_t n) {
+static void merge_branches(struct resolver *r, struct jj_scope *s, struct jj_scope *branch,
+                           uint32_t n) {
     struct jj_scope before = copy_scope(r, s);
     for (uint32_t b = 0; b < n; b++)
         for (uint32_t i = 0; i < branch[b].n; i++) {
@@ -86,11 +92,13 @@ static void merge_branches(struct resolver *r, struct jj_scope *s, struct jj_sco
     }
 }
 
-/* --- pass one: one frame ------------------------------------------------------------------------------------- */
+/* --- pass one: one frame
+ * ------------------------------------------------------------------------------------- */
 
 static void track(struct resolver *r, struct jj_scope *s, const struct jj_node *n);
 
-static void track_all(struct resolver *r, struct jj_scope *s, struct jj_node *const *v, uint32_t n) {
+static void track_all(struct resolver *r, struct jj_scope *s, struct jj_node *const *v,
+                      uint32_t n) {
     for (uint32_t i = 0; i < n; i++) track(r, s, v[i]);
 }
 
@@ -102,15 +110,20 @@ static void track_args(struct resolver *r, struct jj_scope *s, const struct jj_c
     track(r, s, args->star_star);
 }
 
-static void track_target(struct resolver *r, struct jj_scope *s, const struct jj_node *n, bool as_param) {
+static void track_target(struct resolver *r, struct jj_scope *s, const struct jj_node *n,
+                         bool as_param) {
     if (n->kind == JJ_N_TUPLE)
         for (uint32_t i = 0; i < n->n; i++) track_target(r, s, n->list[i], as_param);
-    else if (n->kind == JJ_N_NSREF) load(r, s, n->name);
-    else if (as_param) param(r, s, n->name);
-    else store(r, s, n->name);
+    else if (n->kind == JJ_N_NSREF)
+        load(r, s, n->name);
+    else if (as_param)
+        param(r, s, n->name);
+    else
+        store(r, s, n->name);
 }
 
-/* An elif is, to Jinja, an if of its own that stands in one branch; its branches merge into that one first. */
+/* An elif is, to Jinja, an if of its own that stands in one branch; its branches merge into that
+ * one first. */
 static void track_if(struct resolver *r, struct jj_scope *s, const struct jj_node *n) {
     struct jj_scope branch[3];
     track(r, s, n->list[0]);
@@ -160,7 +173,8 @@ static void track(struct resolver *r, struct jj_scope *s, const struct jj_node *
     jj_leave(r->j);
 }
 
-/* --- pass two: places and inner frames ----------------------------------------------------------------------- */
+/* --- pass two: places and inner frames
+ * ----------------------------------------------------------------------- */
 
 struct where {
     struct jj_scope *scope;
@@ -237,21 +251,25 @@ static void resolve_for(struct resolver *r, struct where w, struct jj_node *n) {
     }
 }
 
-/* Whether a tree reads caller, kwargs or varargs before it assigns them (compiler.find_undeclared). */
+/* Whether a tree reads caller, kwargs or varargs before it assigns them (compiler.find_undeclared).
+ */
 struct specials {
     bool caller, kwargs, varargs, no_caller, no_kwargs, no_varargs;
 };
-static void find_specials(struct resolver *r, struct specials *f, const struct jj_node *n, bool is_target) {
+static void find_specials(struct resolver *r, struct specials *f, const struct jj_node *n,
+                          bool is_target) {
     if (!n) return;
     jj_enter(r->j);
     jj_spend(r->j, 1);
     if (n->kind == JJ_N_NAME) {
         if (n->name == r->caller) is_target ? (f->no_caller = true) : (f->caller |= !f->no_caller);
         if (n->name == r->kwargs) is_target ? (f->no_kwargs = true) : (f->kwargs |= !f->no_kwargs);
-        if (n->name == r->varargs) is_target ? (f->no_varargs = true) : (f->varargs |= !f->no_varargs);
+        if (n->name == r->varargs)
+            is_target ? (f->no_varargs = true) : (f->varargs |= !f->no_varargs);
     }
     bool assigns = n->kind == JJ_N_SET || n->kind == JJ_N_SET_BLOCK || n->kind == JJ_N_FOR;
-    bool binds = n->kind == JJ_N_MACRO || n->kind == JJ_N_WITH || (is_target && n->kind == JJ_N_TUPLE);
+    bool binds =
+        n->kind == JJ_N_MACRO || n->kind == JJ_N_WITH || (is_target && n->kind == JJ_N_TUPLE);
     find_specials(r, f, n->a, assigns);
     for (uint32_t i = 0; i < n->n; i++) find_specials(r, f, n->list[i], binds);
     for (uint32_t i = 0; i < n->n2; i++) find_specials(r, f, n->list2[i], false);
@@ -259,7 +277,8 @@ static void find_specials(struct resolver *r, struct specials *f, const struct j
     find_specials(r, f, n->c, false);
     if (n->args) {
         for (uint32_t i = 0; i < n->args->n_pos; i++) find_specials(r, f, n->args->pos[i], false);
-        for (uint32_t i = 0; i < n->args->n_kw; i++) find_specials(r, f, n->args->kw[i].value, false);
+        for (uint32_t i = 0; i < n->args->n_kw; i++)
+            find_specials(r, f, n->args->kw[i].value, false);
         find_specials(r, f, n->args->star, false);
         find_specials(r, f, n->args->star_star, false);
     }
@@ -308,7 +327,8 @@ static void resolve_builtin(struct resolver *r, struct where w, struct jj_node *
     bool filter = n->kind == JJ_N_FILTER;
     n->builtin = filter ? jj_filter_find(n->name) : jj_test_find(n->name);
     if (!n->builtin && !w.soft)
-        jj_fail(r->j, ST_UNSUPPORTED, "no %s named '%.*s'", filter ? "filter" : "test", (int)n->name->len, n->name->p);
+        jj_fail(r->j, ST_UNSUPPORTED, "no %s named '%.*s'", filter ? "filter" : "test",
+                (int)n->name->len, n->name->p);
     resolve(r, w, n->a);
     resolve_args(r, w, n->args);
 }
@@ -358,7 +378,9 @@ static void resolve(struct resolver *r, struct where w, struct jj_node *n) {
     case JJ_N_TEST: resolve_builtin(r, w, n); break;
     case JJ_N_BREAK:
     case JJ_N_CONTINUE:
-        if (!w.in_loop) jj_fail(r->j, ST_INVALID, "'%s' outside a loop", n->kind == JJ_N_BREAK ? "break" : "continue");
+        if (!w.in_loop)
+            jj_fail(r->j, ST_INVALID, "'%s' outside a loop",
+                    n->kind == JJ_N_BREAK ? "break" : "continue");
         break;
     default:
     children:

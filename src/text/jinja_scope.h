@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which name means which variable. Jinja decides this before it runs (jinja2/idtracking.py), and templates can tell: a name
- * that its frame assigns somewhere, unconditionally, is undefined until then even if the context has it, also inside
- * loops that stand before the assignment. So scopes are computed from the tree, with the same rules. */
+/* Which name means which variable. Jinja decides this before it runs (jinja2/idtracking.py), and
+ * templates can tell: a name that its frame assigns somewhere, unconditionally, is undefined until
+ * then even if the context has it, also inside loops that stand before the assignment. So scopes
+ * are computed from the tree, with the same rules. */
 #ifndef SUPERNODE_TEXT_JINJA_SCOPE_H
 #define SUPERNODE_TEXT_JINJA_SCOPE_H
 
@@ -27,8 +28,9 @@ struct jj_scope {
     uint32_t n, cap;
 };
 
-/* Fills every scope, slot and builtin of the tree, and refuses what can be refused without running: unknown filters and
- * tests (outside of branches), a break outside a loop, an assignment to loop. Returns the scope of the whole. */
+/* Fills every scope, slot and builtin of the tree, and refuses what can be refused without running:
+ * unknown filters and tests (outside of branches), a break outside a loop, an assignment to loop.
+ * Returns the scope of the whole. */
 struct jj_scope *jj_resolve(struct jj *j, struct jj_names *names, struct jj_node *root);
 
 /* The place of name in this scope, or -1. */

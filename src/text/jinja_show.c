@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements str, repr and json.dumps of jinja_show.h. A value whose text would hold a memory address (a function, a
- * generator) is refused: no two runs of the original agree on it. */
+/* Implements str, repr and json.dumps of jinja_show.h. A value whose text would hold a memory
+ * address (a function, a generator) is refused: no two runs of the original agree on it. */
 #include "text/jinja_show.h"
 
 #include <inttypes.h>
@@ -34,9 +34,13 @@ void jj_float_text(char out[JJ_FLOAT_TEXT], double f) {
     }
 }
 
-static void put_text(struct jj_sb *b, const char *text, uint8_t origin) { jj_sb_put(b, text, strlen(text), origin); }
+static void put_text(struct jj_sb *b, const char *text, uint8_t origin) {
+    jj_sb_put(b, text, strlen(text), origin);
+}
 
-/* --- repr ---------------------------------------------------------------------------------------------------- */
+/* --- repr
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static void put_str_repr(struct jj_sb *b, const struct jj_str *s) {
     bool single = memchr(s->p, '\'', s->len) != NULL, both = single && memchr(s->p, '"', s->len);
@@ -46,19 +50,30 @@ static void put_str_repr(struct jj_sb *b, const struct jj_str *s) {
         uint32_t at = i;
         int32_t cp = jj_cp_at(s->p, s->len, &i);
         text[0] = '\0';
-        if (cp == '\\' || cp == quote) snprintf(text, sizeof text, "\\%c", (char)cp);
-        else if (cp == '\n') strcpy(text, "\\n");
-        else if (cp == '\r') strcpy(text, "\\r");
-        else if (cp == '\t') strcpy(text, "\\t");
+        if (cp == '\\' || cp == quote)
+            snprintf(text, sizeof text, "\\%c", (char)cp);
+        else if (cp == '\n')
+            strcpy(text, "\\n");
+        else if (cp == '\r')
+            strcpy(text, "\\r");
+        else if (cp == '\t')
+            strcpy(text, "\\t");
         else if (!jj_is_printable(cp))
-            snprintf(text, sizeof text, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)cp);
-        if (text[0]) put_text(b, text, s->o[at]);
-        else jj_sb_add(b, s->p + at, i - at, s->o + at);
+            snprintf(text, sizeof text,
+                     cp < 0x100     ? "\\x%02x"
+                     : cp < 0x10000 ? "\\u%04x"
+                                    : "\\U%08x",
+                     (unsigned)cp);
+        if (text[0])
+            put_text(b, text, s->o[at]);
+        else
+            jj_sb_add(b, s->p + at, i - at, s->o + at);
     }
     jj_sb_put(b, &quote, 1, CHAT_FROM_TEMPLATE);
 }
 
-static void put_items(struct jj_sb *b, const char *open, const struct jj_list *l, const char *close) {
+static void put_items(struct jj_sb *b, const char *open, const struct jj_list *l,
+                      const char *close) {
     jj_sb_lit(b, open);
     for (uint32_t i = 0; i < l->len; i++) {
         if (i) jj_sb_lit(b, ", ");
@@ -88,8 +103,10 @@ static void put_range(struct jj_sb *b, const struct jj_range *r) {
 
 static void put_number(struct jj_sb *b, struct jj_val v) {
     char text[JJ_FLOAT_TEXT];
-    if (v.kind == JJ_FLOAT) jj_float_text(text, v.f);
-    else snprintf(text, sizeof text, "%" PRId64, v.i);
+    if (v.kind == JJ_FLOAT)
+        jj_float_text(text, v.f);
+    else
+        snprintf(text, sizeof text, "%" PRId64, v.i);
     put_text(b, text, v.origin);
 }
 
@@ -132,8 +149,10 @@ void jj_put_repr(struct jj_sb *b, struct jj_val v) {
 }
 
 void jj_put_str(struct jj_sb *b, struct jj_val v) {
-    if (v.kind == JJ_STR) jj_sb_str(b, v.s);
-    else if (v.kind != JJ_UNDEF) jj_put_repr(b, v);
+    if (v.kind == JJ_STR)
+        jj_sb_str(b, v.s);
+    else if (v.kind != JJ_UNDEF)
+        jj_put_repr(b, v);
 }
 
 const struct jj_str *jj_to_str(struct jj *j, struct jj_val v) {
@@ -160,7 +179,8 @@ const struct jj_str *jj_escape(struct jj *j, const struct jj_str *s) {
     return jj_sb_done(&b);
 }
 
-/* --- json.dumps ---------------------------------------------------------------------------------------------- */
+/* --- json.dumps
+ * ---------------------------------------------------------------------------------------------- */
 
 static void put_json_str(struct jj_sb *b, const struct jj_str *s, bool ascii) {
     char text[16];
@@ -178,23 +198,32 @@ static void put_json_str(struct jj_sb *b, const struct jj_str *s, bool ascii) {
         case '\f': strcpy(text, "\\f"); break;
         case '\b': strcpy(text, "\\b"); break;
         default:
-            if (cp < 0x20 || (ascii && cp > 0x7e && cp < 0x10000)) snprintf(text, sizeof text, "\\u%04x", (unsigned)cp);
+            if (cp < 0x20 || (ascii && cp > 0x7e && cp < 0x10000))
+                snprintf(text, sizeof text, "\\u%04x", (unsigned)cp);
             else if (ascii && cp >= 0x10000)
-                snprintf(text, sizeof text, "\\u%04x\\u%04x", 0xd800 + ((unsigned)(cp - 0x10000) >> 10),
+                snprintf(text, sizeof text, "\\u%04x\\u%04x",
+                         0xd800 + ((unsigned)(cp - 0x10000) >> 10),
                          0xdc00 + ((unsigned)(cp - 0x10000) & 0x3ff));
         }
-        if (text[0]) put_text(b, text, s->o[at]);
-        else jj_sb_add(b, s->p + at, i - at, s->o + at);
+        if (text[0])
+            put_text(b, text, s->o[at]);
+        else
+            jj_sb_add(b, s->p + at, i - at, s->o + at);
     }
     jj_sb_lit(b, "\"");
 }
 
 static void put_json_scalar(struct jj_sb *b, struct jj_val v) {
-    if (v.kind == JJ_NONE) put_text(b, "null", v.origin);
-    else if (v.kind == JJ_BOOL) put_text(b, v.b ? "true" : "false", v.origin);
-    else if (v.kind == JJ_FLOAT && isnan(v.f)) put_text(b, "NaN", v.origin);
-    else if (v.kind == JJ_FLOAT && isinf(v.f)) put_text(b, v.f < 0 ? "-Infinity" : "Infinity", v.origin);
-    else put_number(b, v);
+    if (v.kind == JJ_NONE)
+        put_text(b, "null", v.origin);
+    else if (v.kind == JJ_BOOL)
+        put_text(b, v.b ? "true" : "false", v.origin);
+    else if (v.kind == JJ_FLOAT && isnan(v.f))
+        put_text(b, "NaN", v.origin);
+    else if (v.kind == JJ_FLOAT && isinf(v.f))
+        put_text(b, v.f < 0 ? "-Infinity" : "Infinity", v.origin);
+    else
+        put_number(b, v);
 }
 
 static void new_line(struct jj_sb *b, const struct jj_json *how, uint32_t level) {
@@ -205,7 +234,8 @@ static void new_line(struct jj_sb *b, const struct jj_json *how, uint32_t level)
 
 static void put_json(struct jj_sb *b, struct jj_val v, const struct jj_json *how, uint32_t level);
 
-static void put_json_list(struct jj_sb *b, const struct jj_list *l, const struct jj_json *how, uint32_t level) {
+static void put_json_list(struct jj_sb *b, const struct jj_list *l, const struct jj_json *how,
+                          uint32_t level) {
     if (!l->len) {
         jj_sb_lit(b, "[]");
         return;
@@ -232,11 +262,13 @@ static void put_json_key(struct jj_sb *b, struct jj_val key, bool ascii) {
         jj_sb_lit(b, "\"");
         return;
     default:
-        jj_fail(b->j, ST_INVALID, "tojson: keys must be str, int, float, bool or None, not %s", jj_type(key));
+        jj_fail(b->j, ST_INVALID, "tojson: keys must be str, int, float, bool or None, not %s",
+                jj_type(key));
     }
 }
 
-static void put_json_dict(struct jj_sb *b, const struct jj_dict *d, const struct jj_json *how, uint32_t level) {
+static void put_json_dict(struct jj_sb *b, const struct jj_dict *d, const struct jj_json *how,
+                          uint32_t level) {
     struct jj *j = b->j;
     if (!d->len) {
         jj_sb_lit(b, "{}");
@@ -273,9 +305,12 @@ static void put_json(struct jj_sb *b, struct jj_val v, const struct jj_json *how
     case JJ_LIST:
     case JJ_TUPLE: put_json_list(b, v.list, how, level); break;
     case JJ_DICT: put_json_dict(b, v.dict, how, level); break;
-    default: jj_fail(b->j, ST_INVALID, "tojson: object of type %s is not JSON serializable", jj_type(v));
+    default:
+        jj_fail(b->j, ST_INVALID, "tojson: object of type %s is not JSON serializable", jj_type(v));
     }
     jj_leave(b->j);
 }
 
-void jj_put_json(struct jj_sb *b, struct jj_val v, const struct jj_json *how) { put_json(b, v, how, 0); }
+void jj_put_json(struct jj_sb *b, struct jj_val v, const struct jj_json *how) {
+    put_json(b, v, how, 0);
+}

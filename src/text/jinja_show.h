@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Values as text: Python's str and repr, json.dumps, and the two kinds of format strings. Bytes keep the origin of the value
- * they come from; brackets, quotes and commas are the template's. */
+/* Values as text: Python's str and repr, json.dumps, and the two kinds of format strings. Bytes
+ * keep the origin of the value they come from; brackets, quotes and commas are the template's. */
 #ifndef SUPERNODE_TEXT_JINJA_SHOW_H
 #define SUPERNODE_TEXT_JINJA_SHOW_H
 
@@ -11,12 +11,13 @@ void jj_put_str(struct jj_sb *b, struct jj_val v);
 void jj_put_repr(struct jj_sb *b, struct jj_val v);
 
 enum { JJ_FLOAT_TEXT = 32 };
-void jj_float_text(char out[JJ_FLOAT_TEXT], double f); /* repr: the shortest that reads back the same */
+void jj_float_text(char out[JJ_FLOAT_TEXT],
+                   double f); /* repr: the shortest that reads back the same */
 
 struct jj_json {
     bool ascii, sort_keys;
-    const struct jj_str *indent;          /* NULL: on one line */
-    const struct jj_str *comma, *colon;   /* separators */
+    const struct jj_str *indent;        /* NULL: on one line */
+    const struct jj_str *comma, *colon; /* separators */
 };
 void jj_put_json(struct jj_sb *b, struct jj_val v, const struct jj_json *how);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements jinja_text.h. Case mapping is Unicode's full mapping for what people write (sharp s, ligatures, the final
- * sigma, dotted I), the simple mapping of utf8proc for everything else. */
+/* Implements jinja_text.h. Case mapping is Unicode's full mapping for what people write (sharp s,
+ * ligatures, the final sigma, dotted I), the simple mapping of utf8proc for everything else. */
 #include "text/jinja_text.h"
 
 #include <assert.h>
@@ -25,7 +25,8 @@ bool jj_utf8_valid(const char *p, size_t len) {
             continue;
         }
         utf8proc_int32_t cp;
-        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)p + i, (utf8proc_ssize_t)(len - i), &cp);
+        utf8proc_ssize_t n =
+            utf8proc_iterate((const utf8proc_uint8_t *)p + i, (utf8proc_ssize_t)(len - i), &cp);
         if (n <= 0) return false;
         i += (size_t)n;
     }
@@ -49,34 +50,41 @@ static uint32_t prev_cp(const struct jj_str *s, uint32_t at) {
     return at;
 }
 
-/* --- classes ------------------------------------------------------------------------------------------------- */
+/* --- classes
+ * -------------------------------------------------------------------------------------------------
+ */
 
 bool jj_is_space(int32_t cp) {
     if (cp < 0x80) return (cp >= 9 && cp <= 13) || (cp >= 28 && cp <= 32);
-    return cp == 0x85 || cp == 0xa0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 ||
-           cp == 0x202f || cp == 0x205f || cp == 0x3000;
+    return cp == 0x85 || cp == 0xa0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) ||
+           cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f || cp == 0x3000;
 }
 
-static bool is_letter(utf8proc_category_t c) { return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO; }
+static bool is_letter(utf8proc_category_t c) {
+    return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
+}
 
 /* Numeric_Type=Digit beyond Nd: superscripts, subscripts and circled digits. */
 static bool is_other_digit(int32_t c) {
-    return c == 0xb2 || c == 0xb3 || c == 0xb9 || (c >= 0x1369 && c <= 0x1371) || c == 0x19da || c == 0x2070 ||
-           (c >= 0x2074 && c <= 0x2079) || (c >= 0x2080 && c <= 0x2089) || (c >= 0x2460 && c <= 0x2468) ||
-           (c >= 0x2474 && c <= 0x247c) || (c >= 0x2488 && c <= 0x2490) || c == 0x24ea || (c >= 0x24f5 && c <= 0x24fd) ||
-           c == 0x24ff || (c >= 0x2776 && c <= 0x277e) || (c >= 0x2780 && c <= 0x2788) || (c >= 0x278a && c <= 0x2792) ||
-           (c >= 0x10a40 && c <= 0x10a43) || (c >= 0x10e60 && c <= 0x10e68) || (c >= 0x11052 && c <= 0x1105a) ||
+    return c == 0xb2 || c == 0xb3 || c == 0xb9 || (c >= 0x1369 && c <= 0x1371) || c == 0x19da ||
+           c == 0x2070 || (c >= 0x2074 && c <= 0x2079) || (c >= 0x2080 && c <= 0x2089) ||
+           (c >= 0x2460 && c <= 0x2468) || (c >= 0x2474 && c <= 0x247c) ||
+           (c >= 0x2488 && c <= 0x2490) || c == 0x24ea || (c >= 0x24f5 && c <= 0x24fd) ||
+           c == 0x24ff || (c >= 0x2776 && c <= 0x277e) || (c >= 0x2780 && c <= 0x2788) ||
+           (c >= 0x278a && c <= 0x2792) || (c >= 0x10a40 && c <= 0x10a43) ||
+           (c >= 0x10e60 && c <= 0x10e68) || (c >= 0x11052 && c <= 0x1105a) ||
            (c >= 0x1f100 && c <= 0x1f10a);
 }
 
 /* Numeric_Type=Numeric among the ideographs, which are letters to their category. */
 static bool is_ideograph_number(int32_t c) {
-    static const int32_t v[] = {0x3405, 0x3483, 0x382a, 0x3b4d, 0x4e00, 0x4e03, 0x4e07, 0x4e09, 0x4e5d, 0x4e8c, 0x4e94,
-                                0x4e96, 0x4ebf, 0x4ec0, 0x4edf, 0x4ee8, 0x4f0d, 0x4f70, 0x5104, 0x5146, 0x5169, 0x516b,
-                                0x516d, 0x5341, 0x5343, 0x5344, 0x5345, 0x534c, 0x53c1, 0x53c2, 0x53c3, 0x53c4, 0x56db,
-                                0x58f1, 0x58f9, 0x5e7a, 0x5efe, 0x5eff, 0x5f0c, 0x5f0d, 0x5f0e, 0x5f10, 0x62fe, 0x634c,
-                                0x67d2, 0x6f06, 0x7396, 0x767e, 0x8086, 0x842c, 0x8cae, 0x8cb3, 0x8d30, 0x9621, 0x9646,
-                                0x964c, 0x9678, 0x96f6};
+    static const int32_t v[] = {
+        0x3405, 0x3483, 0x382a, 0x3b4d, 0x4e00, 0x4e03, 0x4e07, 0x4e09, 0x4e5d, 0x4e8c,
+        0x4e94, 0x4e96, 0x4ebf, 0x4ec0, 0x4edf, 0x4ee8, 0x4f0d, 0x4f70, 0x5104, 0x5146,
+        0x5169, 0x516b, 0x516d, 0x5341, 0x5343, 0x5344, 0x5345, 0x534c, 0x53c1, 0x53c2,
+        0x53c3, 0x53c4, 0x56db, 0x58f1, 0x58f9, 0x5e7a, 0x5efe, 0x5eff, 0x5f0c, 0x5f0d,
+        0x5f0e, 0x5f10, 0x62fe, 0x634c, 0x67d2, 0x6f06, 0x7396, 0x767e, 0x8086, 0x842c,
+        0x8cae, 0x8cb3, 0x8d30, 0x9621, 0x9646, 0x964c, 0x9678, 0x96f6};
     for (size_t i = 0; i < sizeof v / sizeof *v; i++)
         if (v[i] == c) return true;
     return false;
@@ -99,14 +107,17 @@ static bool in_class(int32_t cp, enum jj_class k) {
 }
 
 bool jj_is_word(int32_t cp) {
-    if (cp < 0x80) return (cp >= 'a' && cp <= 'z') || (cp >= 'A' && cp <= 'Z') || (cp >= '0' && cp <= '9') || cp == '_';
+    if (cp < 0x80)
+        return (cp >= 'a' && cp <= 'z') || (cp >= 'A' && cp <= 'Z') || (cp >= '0' && cp <= '9') ||
+               cp == '_';
     return in_class(cp, JJ_ALNUM);
 }
 
 bool jj_is_printable(int32_t cp) {
     if (cp < 0x7f) return cp >= 32;
     utf8proc_category_t c = utf8proc_category(cp);
-    return c != UTF8PROC_CATEGORY_CN && c < UTF8PROC_CATEGORY_ZS; /* then come Zs Zl Zp Cc Cf Cs Co */
+    return c != UTF8PROC_CATEGORY_CN &&
+           c < UTF8PROC_CATEGORY_ZS; /* then come Zs Zl Zp Cc Cf Cs Co */
 }
 
 bool jj_all(const struct jj_str *s, enum jj_class c) {
@@ -126,8 +137,10 @@ static enum casing casing(int32_t cp) {
     default: break;
     }
     /* Other_Lowercase and Other_Uppercase: modifier letters, Roman numerals, circled letters */
-    if (cp == 0xaa || cp == 0xba || (cp >= 0x2b0 && cp <= 0x2b8) || cp == 0x2c0 || cp == 0x2c1 || (cp >= 0x2e0 && cp <= 0x2e4) ||
-        (cp >= 0x2170 && cp <= 0x217f) || (cp >= 0x24d0 && cp <= 0x24e9) || (cp >= 0x1d2c && cp <= 0x1d6a) || cp == 0x2071 || cp == 0x207f)
+    if (cp == 0xaa || cp == 0xba || (cp >= 0x2b0 && cp <= 0x2b8) || cp == 0x2c0 || cp == 0x2c1 ||
+        (cp >= 0x2e0 && cp <= 0x2e4) || (cp >= 0x2170 && cp <= 0x217f) ||
+        (cp >= 0x24d0 && cp <= 0x24e9) || (cp >= 0x1d2c && cp <= 0x1d6a) || cp == 0x2071 ||
+        cp == 0x207f)
         return LOWER;
     if ((cp >= 0x2160 && cp <= 0x216f) || (cp >= 0x24b6 && cp <= 0x24cf)) return UPPER;
     return UNCASED;
@@ -142,8 +155,12 @@ static bool all_cased(const struct jj_str *s, enum casing want, enum casing refu
     }
     return any;
 }
-bool jj_is_lower(const struct jj_str *s) { return all_cased(s, LOWER, UPPER); }
-bool jj_is_upper(const struct jj_str *s) { return all_cased(s, UPPER, LOWER); }
+bool jj_is_lower(const struct jj_str *s) {
+    return all_cased(s, LOWER, UPPER);
+}
+bool jj_is_upper(const struct jj_str *s) {
+    return all_cased(s, UPPER, LOWER);
+}
 
 bool jj_is_title(const struct jj_str *s) {
     bool any = false, in_word = false;
@@ -156,18 +173,22 @@ bool jj_is_title(const struct jj_str *s) {
     return any;
 }
 
-/* --- case ---------------------------------------------------------------------------------------------------- */
+/* --- case
+ * ----------------------------------------------------------------------------------------------------
+ */
 
-/* Letters whose upper case is more than one letter (SpecialCasing.txt, the unconditional ones without Greek iota). */
+/* Letters whose upper case is more than one letter (SpecialCasing.txt, the unconditional ones
+ * without Greek iota). */
 static const struct {
     int32_t cp;
     const char *upper, *title;
 } special[] = {
-    {0x00df, "SS", "Ss"},  {0x0149, "ʼN", "ʼN"},  {0x01f0, "J̌", "J̌"},  {0x0390, "Ϊ́", "Ϊ́"},   {0x03b0, "Ϋ́", "Ϋ́"},
-    {0x0587, "ԵՒ", "Եւ"},  {0x1e96, "H̱", "H̱"},  {0x1e97, "T̈", "T̈"},  {0x1e98, "W̊", "W̊"},   {0x1e99, "Y̊", "Y̊"},
-    {0x1e9a, "Aʾ", "Aʾ"},  {0xfb00, "FF", "Ff"},  {0xfb01, "FI", "Fi"},  {0xfb02, "FL", "Fl"},   {0xfb03, "FFI", "Ffi"},
-    {0xfb04, "FFL", "Ffl"}, {0xfb05, "ST", "St"}, {0xfb06, "ST", "St"}, {0xfb13, "ՄՆ", "Մն"}, {0xfb14, "ՄԵ", "Մե"},
-    {0xfb15, "ՄԻ", "Մի"},  {0xfb16, "ՎՆ", "Վն"},  {0xfb17, "ՄԽ", "Մխ"},
+    {0x00df, "SS", "Ss"}, {0x0149, "ʼN", "ʼN"}, {0x01f0, "J̌", "J̌"},     {0x0390, "Ϊ́", "Ϊ́"},
+    {0x03b0, "Ϋ́", "Ϋ́"},   {0x0587, "ԵՒ", "Եւ"}, {0x1e96, "H̱", "H̱"},     {0x1e97, "T̈", "T̈"},
+    {0x1e98, "W̊", "W̊"},   {0x1e99, "Y̊", "Y̊"},   {0x1e9a, "Aʾ", "Aʾ"},   {0xfb00, "FF", "Ff"},
+    {0xfb01, "FI", "Fi"}, {0xfb02, "FL", "Fl"}, {0xfb03, "FFI", "Ffi"}, {0xfb04, "FFL", "Ffl"},
+    {0xfb05, "ST", "St"}, {0xfb06, "ST", "St"}, {0xfb13, "ՄՆ", "Մն"},   {0xfb14, "ՄԵ", "Մե"},
+    {0xfb15, "ՄԻ", "Մի"}, {0xfb16, "ՎՆ", "Վն"}, {0xfb17, "ՄԽ", "Մխ"},
 };
 
 static void put_upper(struct jj_sb *b, int32_t cp, uint8_t o, bool title) {
@@ -187,8 +208,9 @@ static void put_upper(struct jj_sb *b, int32_t cp, uint8_t o, bool title) {
 
 static bool case_ignorable(int32_t cp) {
     utf8proc_category_t c = utf8proc_category(cp);
-    return c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_ME || c == UTF8PROC_CATEGORY_CF || c == UTF8PROC_CATEGORY_LM ||
-           c == UTF8PROC_CATEGORY_SK || cp == '\'' || cp == '.' || cp == ':' || cp == 0xb7 || cp == 0x2018 || cp == 0x2019;
+    return c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_ME || c == UTF8PROC_CATEGORY_CF ||
+           c == UTF8PROC_CATEGORY_LM || c == UTF8PROC_CATEGORY_SK || cp == '\'' || cp == '.' ||
+           cp == ':' || cp == 0xb7 || cp == 0x2018 || cp == 0x2019;
 }
 
 /* A capital sigma at the end of a word becomes the final one. */
@@ -209,7 +231,8 @@ static bool final_sigma(const struct jj_str *s, uint32_t at, uint32_t after) {
     return before;
 }
 
-static void put_lower(struct jj_sb *b, const struct jj_str *s, uint32_t at, uint32_t after, int32_t cp) {
+static void put_lower(struct jj_sb *b, const struct jj_str *s, uint32_t at, uint32_t after,
+                      int32_t cp) {
     uint8_t o = s->o[at];
     if (cp == 0x130) {
         jj_sb_put(b, "i\xcc\x87", 3, o);
@@ -237,13 +260,17 @@ const struct jj_str *jj_recase(struct jj *j, const struct jj_str *s, enum jj_cas
         case JJ_LOWER: put_lower(&b, s, at, i, cp); break;
         case JJ_CASEFOLD: put_folded(&b, cp, s->o[at]); break;
         case JJ_SWAPCASE:
-            if (was == LOWER) put_upper(&b, cp, s->o[at], false);
-            else put_lower(&b, s, at, i, cp);
+            if (was == LOWER)
+                put_upper(&b, cp, s->o[at], false);
+            else
+                put_lower(&b, s, at, i, cp);
             break;
         case JJ_CAPITALIZE:
         case JJ_TITLE:
-            if (c == JJ_TITLE ? !in_word : at == 0) put_upper(&b, cp, s->o[at], true);
-            else put_lower(&b, s, at, i, cp);
+            if (c == JJ_TITLE ? !in_word : at == 0)
+                put_upper(&b, cp, s->o[at], true);
+            else
+                put_lower(&b, s, at, i, cp);
             in_word = was != UNCASED;
             break;
         }
@@ -251,7 +278,8 @@ const struct jj_str *jj_recase(struct jj *j, const struct jj_str *s, enum jj_cas
     return jj_sb_done(&b);
 }
 
-/* --- stripping, finding -------------------------------------------------------------------------------------- */
+/* --- stripping, finding
+ * -------------------------------------------------------------------------------------- */
 
 static bool strips(const struct jj_str *chars, int32_t cp) {
     if (!chars) return jj_is_space(cp);
@@ -260,7 +288,8 @@ static bool strips(const struct jj_str *chars, int32_t cp) {
     return false;
 }
 
-const struct jj_str *jj_strip(struct jj *j, const struct jj_str *s, const struct jj_str *chars, unsigned sides) {
+const struct jj_str *jj_strip(struct jj *j, const struct jj_str *s, const struct jj_str *chars,
+                              unsigned sides) {
     uint32_t from = 0, to = s->len, cost = chars ? chars->len / 16 + 1 : 1;
     while (sides & JJ_LEFT && from < to) {
         uint32_t next = from;
@@ -311,9 +340,12 @@ uint32_t jj_count(struct jj *j, const struct jj_str *s, const struct jj_str *sub
     return n;
 }
 
-/* --- splitting ----------------------------------------------------------------------------------------------- */
+/* --- splitting
+ * -----------------------------------------------------------------------------------------------
+ */
 
-static void push_cut(struct jj *j, struct jj_list *l, const struct jj_str *s, uint32_t from, uint32_t to) {
+static void push_cut(struct jj *j, struct jj_list *l, const struct jj_str *s, uint32_t from,
+                     uint32_t to) {
     jj_spend(j, 1);
     jj_list_push(j, l, jj_strv(jj_str_cut(j, s, from, to)));
 }
@@ -336,7 +368,8 @@ static uint32_t skip_class_back(const struct jj_str *s, uint32_t at, bool space)
     return at;
 }
 
-struct jj_list *jj_split(struct jj *j, const struct jj_str *s, const struct jj_str *sep, int64_t max) {
+struct jj_list *jj_split(struct jj *j, const struct jj_str *s, const struct jj_str *sep,
+                         int64_t max) {
     struct jj_list *l = jj_list_new(j, 4);
     uint32_t at = 0;
     jj_spend_bytes(j, s->len);
@@ -354,7 +387,8 @@ struct jj_list *jj_split(struct jj *j, const struct jj_str *s, const struct jj_s
         return l;
     }
     if (!sep->len) jj_fail(j, ST_INVALID, "split: empty separator");
-    for (uint32_t hit; max != 0 && (hit = jj_find(j, s, sep, at)) != JJ_NOT_FOUND; at = hit + sep->len) {
+    for (uint32_t hit; max != 0 && (hit = jj_find(j, s, sep, at)) != JJ_NOT_FOUND;
+         at = hit + sep->len) {
         push_cut(j, l, s, at, hit);
         if (max > 0) max--;
     }
@@ -362,7 +396,8 @@ struct jj_list *jj_split(struct jj *j, const struct jj_str *s, const struct jj_s
     return l;
 }
 
-struct jj_list *jj_rsplit(struct jj *j, const struct jj_str *s, const struct jj_str *sep, int64_t max) {
+struct jj_list *jj_rsplit(struct jj *j, const struct jj_str *s, const struct jj_str *sep,
+                          int64_t max) {
     struct jj_list *l = jj_list_new(j, 4);
     uint32_t end = s->len;
     jj_spend_bytes(j, s->len);
@@ -379,7 +414,8 @@ struct jj_list *jj_rsplit(struct jj *j, const struct jj_str *s, const struct jj_
         }
     } else {
         if (!sep->len) jj_fail(j, ST_INVALID, "rsplit: empty separator");
-        for (uint32_t hit; max != 0 && (hit = jj_rfind(j, s, sep, end)) != JJ_NOT_FOUND; end = hit) {
+        for (uint32_t hit; max != 0 && (hit = jj_rfind(j, s, sep, end)) != JJ_NOT_FOUND;
+             end = hit) {
             push_cut(j, l, s, hit + sep->len, end);
             if (max > 0) max--;
         }
@@ -394,7 +430,8 @@ struct jj_list *jj_rsplit(struct jj *j, const struct jj_str *s, const struct jj_
 }
 
 static bool is_line_end(int32_t cp) {
-    return (cp >= 10 && cp <= 13) || (cp >= 0x1c && cp <= 0x1e) || cp == 0x85 || cp == 0x2028 || cp == 0x2029;
+    return (cp >= 10 && cp <= 13) || (cp >= 0x1c && cp <= 0x1e) || cp == 0x85 || cp == 0x2028 ||
+           cp == 0x2029;
 }
 
 struct jj_list *jj_lines(struct jj *j, const struct jj_str *s, bool keep_ends) {
@@ -413,7 +450,9 @@ struct jj_list *jj_lines(struct jj *j, const struct jj_str *s, bool keep_ends) {
     return l;
 }
 
-/* --- making -------------------------------------------------------------------------------------------------- */
+/* --- making
+ * --------------------------------------------------------------------------------------------------
+ */
 
 const struct jj_str *jj_replace(struct jj *j, const struct jj_str *s, const struct jj_str *old,
                                 const struct jj_str *with, int64_t max) {
@@ -459,9 +498,12 @@ const struct jj_str *jj_repeat(struct jj *j, const struct jj_str *s, int64_t n) 
     return jj_sb_done(&b);
 }
 
-static int64_t clamp(int64_t v, int64_t lo, int64_t hi) { return v < lo ? lo : v > hi ? hi : v; }
+static int64_t clamp(int64_t v, int64_t lo, int64_t hi) {
+    return v < lo ? lo : v > hi ? hi : v;
+}
 
-uint32_t jj_slice_span(int64_t len, const int64_t *start, const int64_t *stop, int64_t step, int64_t *first) {
+uint32_t jj_slice_span(int64_t len, const int64_t *start, const int64_t *stop, int64_t step,
+                       int64_t *first) {
     int64_t lo = step > 0 ? 0 : -1, hi = step > 0 ? len : len - 1; /* as PySlice_AdjustIndices */
     int64_t from = step > 0 ? 0 : len - 1, to = step > 0 ? len : -1;
     if (start) from = clamp(*start < 0 ? (*start < -len ? lo : *start + len) : *start, lo, hi);
@@ -472,8 +514,8 @@ uint32_t jj_slice_span(int64_t len, const int64_t *start, const int64_t *stop, i
     return to < from ? (uint32_t)((uint64_t)(from - to - 1) / back + 1) : 0;
 }
 
-const struct jj_str *jj_str_slice(struct jj *j, const struct jj_str *s, const int64_t *start, const int64_t *stop,
-                                  int64_t step) {
+const struct jj_str *jj_str_slice(struct jj *j, const struct jj_str *s, const int64_t *start,
+                                  const int64_t *stop, int64_t step) {
     int64_t first;
     uint32_t n = jj_slice_span(s->cps, start, stop, step, &first);
     if (n == 0) return jj_str_cut(j, s, 0, 0);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements jinja_value.h: making, comparing, hashing and walking values. Equality and order are Python's: numbers
- * compare across int, float and bool, strings by code point (which is the order of UTF-8 bytes). */
+/* Implements jinja_value.h: making, comparing, hashing and walking values. Equality and order are
+ * Python's: numbers compare across int, float and bool, strings by code point (which is the order
+ * of UTF-8 bytes). */
 #include "text/jinja_value.h"
 
 #include <assert.h>
@@ -11,7 +12,9 @@
 
 enum { DICT_SLOTS_FROM = 8 };
 
-/* --- strings ------------------------------------------------------------------------------------------------- */
+/* --- strings
+ * -------------------------------------------------------------------------------------------------
+ */
 
 uint32_t jj_cps(const char *p, size_t len) {
     uint32_t n = 0;
@@ -19,7 +22,8 @@ uint32_t jj_cps(const char *p, size_t len) {
     return n;
 }
 
-static const struct jj_str *str_make(struct jj *j, const char *p, const uint8_t *o, uint32_t len, uint32_t cps) {
+static const struct jj_str *str_make(struct jj *j, const char *p, const uint8_t *o, uint32_t len,
+                                     uint32_t cps) {
     struct jj_str *s = jj_alloc(j, sizeof *s);
     *s = (struct jj_str){.p = p, .o = o, .len = len, .cps = cps};
     return s;
@@ -40,7 +44,8 @@ const struct jj_str *jj_str_cut(struct jj *j, const struct jj_str *s, uint32_t f
     if (from == 0 && to == s->len) return s;
     uint32_t len = to - from;
     jj_spend_bytes(j, len);
-    return str_make(j, s->p + from, s->o + from, len, s->cps == s->len ? len : jj_cps(s->p + from, len));
+    return str_make(j, s->p + from, s->o + from, len,
+                    s->cps == s->len ? len : jj_cps(s->p + from, len));
 }
 
 bool jj_str_eq(const struct jj_str *a, const struct jj_str *b) {
@@ -70,7 +75,8 @@ static void sb_reserve(struct jj_sb *b, size_t more) {
     size_t cap = b->cap ? (size_t)b->cap * 2 : 32;
     while (cap < b->len + more) cap *= 2;
     if (b->cap) {
-        char *p = jj_alloc(b->j, cap * 2); /* bytes and origins side by side: one allocation, both grow */
+        char *p =
+            jj_alloc(b->j, cap * 2); /* bytes and origins side by side: one allocation, both grow */
         memcpy(p, b->p, b->len);
         memcpy(p + cap, b->o, b->len);
         b->p = p;
@@ -99,9 +105,13 @@ void jj_sb_put(struct jj_sb *b, const char *p, size_t len, uint8_t origin) {
     b->len += (uint32_t)len;
 }
 
-void jj_sb_lit(struct jj_sb *b, const char *text) { jj_sb_put(b, text, strlen(text), CHAT_FROM_TEMPLATE); }
+void jj_sb_lit(struct jj_sb *b, const char *text) {
+    jj_sb_put(b, text, strlen(text), CHAT_FROM_TEMPLATE);
+}
 
-void jj_sb_str(struct jj_sb *b, const struct jj_str *s) { jj_sb_add(b, s->p, s->len, s->o); }
+void jj_sb_str(struct jj_sb *b, const struct jj_str *s) {
+    jj_sb_add(b, s->p, s->len, s->o);
+}
 
 void jj_sb_cp(struct jj_sb *b, int32_t cp, uint8_t origin) {
     char u[4];
@@ -111,7 +121,8 @@ void jj_sb_cp(struct jj_sb *b, int32_t cp, uint8_t origin) {
     } else if (cp < 0x800) {
         u[0] = (char)(0xc0 | cp >> 6), u[1] = (char)(0x80 | (cp & 63)), n = 2;
     } else if (cp < 0x10000) {
-        u[0] = (char)(0xe0 | cp >> 12), u[1] = (char)(0x80 | (cp >> 6 & 63)), u[2] = (char)(0x80 | (cp & 63)), n = 3;
+        u[0] = (char)(0xe0 | cp >> 12), u[1] = (char)(0x80 | (cp >> 6 & 63)),
+        u[2] = (char)(0x80 | (cp & 63)), n = 3;
     } else {
         u[0] = (char)(0xf0 | cp >> 18), u[1] = (char)(0x80 | (cp >> 12 & 63));
         u[2] = (char)(0x80 | (cp >> 6 & 63)), u[3] = (char)(0x80 | (cp & 63)), n = 4;
@@ -124,7 +135,8 @@ const struct jj_str *jj_sb_done(struct jj_sb *b) {
     return str_make(b->j, b->p, b->o, b->len, jj_cps(b->p, b->len));
 }
 
-/* --- lists and other values ---------------------------------------------------------------------------------- */
+/* --- lists and other values
+ * ---------------------------------------------------------------------------------- */
 
 struct jj_list *jj_list_new(struct jj *j, uint32_t cap) {
     struct jj_list *l = jj_alloc(j, sizeof *l);
@@ -134,7 +146,8 @@ struct jj_list *jj_list_new(struct jj *j, uint32_t cap) {
 
 void jj_list_push(struct jj *j, struct jj_list *l, struct jj_val v) {
     if (l->len == l->cap) {
-        uint32_t cap = l->cap ? l->cap * 2 : 4; /* the arena's maximum keeps this far from overflow */
+        uint32_t cap =
+            l->cap ? l->cap * 2 : 4; /* the arena's maximum keeps this far from overflow */
         l->v = jj_grow(j, l->v, (size_t)l->cap * sizeof *l->v, (size_t)cap * sizeof *l->v);
         l->cap = cap;
     }
@@ -153,7 +166,9 @@ struct jj_val jj_undef_name(struct jj *j, const struct jj_str *name) {
 struct jj_val jj_undef_attr(struct jj *j, struct jj_val obj, const struct jj_str *name) {
     return undef(j, (struct jj_undef){.name = name, .obj = obj});
 }
-struct jj_val jj_undef_hint(struct jj *j, const char *hint) { return undef(j, (struct jj_undef){.hint = hint}); }
+struct jj_val jj_undef_hint(struct jj *j, const char *hint) {
+    return undef(j, (struct jj_undef){.hint = hint});
+}
 
 void jj_fail_undef(struct jj *j, struct jj_val v) {
     const struct jj_undef *u = v.undef;
@@ -188,7 +203,10 @@ const char *jj_type(struct jj_val v) {
     case JJ_LIST: return "list";
     case JJ_TUPLE: return "tuple";
     case JJ_DICT: return "dict";
-    case JJ_VIEW: return v.view->of == JJ_KEYS ? "dict_keys" : v.view->of == JJ_VALUES ? "dict_values" : "dict_items";
+    case JJ_VIEW:
+        return v.view->of == JJ_KEYS     ? "dict_keys"
+               : v.view->of == JJ_VALUES ? "dict_values"
+                                         : "dict_items";
     case JJ_RANGE: return "range";
     case JJ_NAMESPACE: return "Namespace";
     case JJ_MACRO: return "Macro";
@@ -225,11 +243,18 @@ bool jj_true(struct jj_val v) {
     return false;
 }
 
-bool jj_is_intlike(struct jj_val v) { return v.kind == JJ_INT || v.kind == JJ_BOOL; }
-int64_t jj_intlike(struct jj_val v) { return v.kind == JJ_BOOL ? v.b : v.i; }
-bool jj_is_number(struct jj_val v) { return jj_is_intlike(v) || v.kind == JJ_FLOAT; }
+bool jj_is_intlike(struct jj_val v) {
+    return v.kind == JJ_INT || v.kind == JJ_BOOL;
+}
+int64_t jj_intlike(struct jj_val v) {
+    return v.kind == JJ_BOOL ? v.b : v.i;
+}
+bool jj_is_number(struct jj_val v) {
+    return jj_is_intlike(v) || v.kind == JJ_FLOAT;
+}
 
-/* --- equality, hash, order ----------------------------------------------------------------------------------- */
+/* --- equality, hash, order
+ * ----------------------------------------------------------------------------------- */
 
 static int int_float_cmp(int64_t i, double f) { /* exact, as Python's; f is not NaN */
     if (f >= 9223372036854775808.0) return -1;
@@ -248,7 +273,8 @@ static int number_cmp(struct jj_val a, struct jj_val b) {
     }
     if ((a.kind == JJ_FLOAT && isnan(a.f)) || (b.kind == JJ_FLOAT && isnan(b.f))) return 2;
     if (a.kind == JJ_FLOAT && b.kind == JJ_FLOAT) return (a.f > b.f) - (a.f < b.f);
-    return a.kind == JJ_FLOAT ? -int_float_cmp(jj_intlike(b), a.f) : int_float_cmp(jj_intlike(a), b.f);
+    return a.kind == JJ_FLOAT ? -int_float_cmp(jj_intlike(b), a.f)
+                              : int_float_cmp(jj_intlike(a), b.f);
 }
 
 static bool lists_equal(struct jj *j, const struct jj_list *a, const struct jj_list *b) {
@@ -295,7 +321,8 @@ bool jj_equal(struct jj *j, struct jj_val a, struct jj_val b) {
     case JJ_LOOP: eq = a.loop == b.loop; break;
     case JJ_ITER: eq = a.iter == b.iter; break;
     case JJ_VIEW:
-    case JJ_METHOD: jj_fail(j, ST_UNSUPPORTED, "comparing two of type '%s' is not supported", jj_type(a));
+    case JJ_METHOD:
+        jj_fail(j, ST_UNSUPPORTED, "comparing two of type '%s' is not supported", jj_type(a));
     case JJ_MISSING:
     case JJ_BOOL:
     case JJ_INT:
@@ -326,7 +353,8 @@ int jj_order(struct jj *j, struct jj_val a, struct jj_val b, const char *op) {
         jj_leave(j);
         return c;
     }
-    jj_fail(j, ST_INVALID, "'%s' not supported between instances of '%s' and '%s'", op, jj_type(a), jj_type(b));
+    jj_fail(j, ST_INVALID, "'%s' not supported between instances of '%s' and '%s'", op, jj_type(a),
+            jj_type(b));
 }
 
 bool jj_hashable(struct jj *j, struct jj_val v) {
@@ -375,7 +403,9 @@ static uint32_t hash(struct jj *j, struct jj_val v) {
     }
 }
 
-/* --- dicts --------------------------------------------------------------------------------------------------- */
+/* --- dicts
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 struct jj_dict *jj_dict_new(struct jj *j) {
     struct jj_dict *d = jj_alloc(j, sizeof *d);
@@ -383,7 +413,8 @@ struct jj_dict *jj_dict_new(struct jj *j) {
     return d;
 }
 
-static struct jj_pair *dict_find(struct jj *j, const struct jj_dict *d, struct jj_val key, uint32_t h) {
+static struct jj_pair *dict_find(struct jj *j, const struct jj_dict *d, struct jj_val key,
+                                 uint32_t h) {
     if (!d->slots) {
         for (uint32_t i = 0; i < d->len; i++)
             if (d->v[i].hash == h && jj_equal(j, d->v[i].key, key)) return &d->v[i];
@@ -444,11 +475,14 @@ struct jj_val *jj_dict_get_str(struct jj *j, const struct jj_dict *d, const stru
 
 struct jj_val *jj_dict_get_lit(struct jj *j, const struct jj_dict *d, const char *key) {
     size_t len = strlen(key);
-    struct jj_str s = {.p = key, .o = (const uint8_t *)key, .len = (uint32_t)len, .cps = (uint32_t)len};
+    struct jj_str s = {
+        .p = key, .o = (const uint8_t *)key, .len = (uint32_t)len, .cps = (uint32_t)len};
     return jj_dict_get(j, d, jj_strv(&s));
 }
 
-/* --- walking ------------------------------------------------------------------------------------------------- */
+/* --- walking
+ * -------------------------------------------------------------------------------------------------
+ */
 
 struct jj_val jj_range_at(const struct jj_range *r, uint32_t i) {
     assert(i < r->len);

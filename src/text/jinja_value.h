@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Python's values as a template sees them. A value is 16 bytes and immutable, except for namespaces and iterators; strings,
- * lists and dicts live in the arena of the rendering.
+/* Python's values as a template sees them. A value is 16 bytes and immutable, except for namespaces
+ * and iterators; strings, lists and dicts live in the arena of the rendering.
  *
- * Every byte of a string has its origin (enum chat_origin) in a second array, so that slices, strips and joins keep it
- * without thinking; a number, a bool or None has one origin for the digits or letters it will print as. */
+ * Every byte of a string has its origin (enum chat_origin) in a second array, so that slices,
+ * strips and joins keep it without thinking; a number, a bool or None has one origin for the digits
+ * or letters it will print as. */
 #ifndef SUPERNODE_TEXT_JINJA_VALUE_H
 #define SUPERNODE_TEXT_JINJA_VALUE_H
 
@@ -148,13 +149,16 @@ bool jj_is_number(struct jj_val v);
 /* Strings. */
 const struct jj_str *jj_str_new(struct jj *j, const char *p, size_t len, uint8_t origin);
 const struct jj_str *jj_str_lit(struct jj *j, const char *text); /* ASCII, from the template */
-const struct jj_str *jj_str_cut(struct jj *j, const struct jj_str *s, uint32_t from, uint32_t to); /* bytes */
+const struct jj_str *jj_str_cut(struct jj *j, const struct jj_str *s, uint32_t from,
+                                uint32_t to); /* bytes */
 bool jj_str_eq(const struct jj_str *a, const struct jj_str *b);
 bool jj_str_is(const struct jj_str *s, const char *text);
 int jj_str_cmp(const struct jj_str *a, const struct jj_str *b);
 uint32_t jj_cps(const char *p, size_t len);
 uint8_t jj_str_origin(const struct jj_str *s); /* the least trusted of its bytes */
-static inline uint8_t jj_worse(uint8_t a, uint8_t b) { return a > b ? a : b; }
+static inline uint8_t jj_worse(uint8_t a, uint8_t b) {
+    return a > b ? a : b;
+}
 
 /* A string being built. */
 struct jj_sb {
@@ -193,7 +197,7 @@ static inline bool jj_next(struct jj *j, struct jj_iter *it, struct jj_val *out)
     jj_spend(j, 1);
     return it->next(j, it, out);
 }
-bool jj_len(struct jj_val v, uint32_t *len); /* false: the type has no len() */
+bool jj_len(struct jj_val v, uint32_t *len);               /* false: the type has no len() */
 struct jj_list *jj_to_list(struct jj *j, struct jj_val v); /* a fresh list of the elements */
 struct jj_val jj_range_at(const struct jj_range *r, uint32_t i);
 
