@@ -51,7 +51,7 @@ BIN     := $(B)/supernode
 
 TESTS   := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/*/test_*.c))
 FUZZERS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
-FUZZ_SECONDS ?= 5
+FUZZ_SECONDS ?= 3
 
 .PHONY: all serve check test deps bench fuzz asan tsan arm install format lint clean help
 .DELETE_ON_ERROR:
@@ -74,7 +74,7 @@ serve: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@$(BIN) serve $(MODEL) --port $(PORT) $(if $(THREADS),--threads $(THREADS))
 
-check: deps
+check:
 	@tools/install-deps --tests
 	@$(MAKE) --no-print-directory -j$$(nproc) all tests
 	@$(MAKE) --no-print-directory test
@@ -120,7 +120,7 @@ tsan: ; @$(MAKE) --no-print-directory SAN=thread test
 FUZZ_B  := build/fuzz
 FUZZ_CC := clang-14
 fuzz:
-	@$(MAKE) --no-print-directory fuzz-run B=$(FUZZ_B) CC=$(FUZZ_CC) SAN=fuzzer-no-link,address,undefined
+	@$(MAKE) --no-print-directory -j$$(nproc) fuzz-run B=$(FUZZ_B) CC=$(FUZZ_CC) SAN=fuzzer-no-link,address,undefined
 .PHONY: fuzz-run
 fuzz-run: $(FUZZERS)
 	@tests/fuzz/run $(FUZZ_SECONDS) $(FUZZERS)
