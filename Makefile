@@ -127,6 +127,9 @@ fuzz-run: $(FUZZERS)
 $(FUZZ_B)/tests/fuzz/%: $(FUZZ_B)/tests/fuzz/%.o $(LIB)
 	$(CC) -pthread -fsanitize=fuzzer,address,undefined $^ $(LDLIBS) -o $@
 
+bench: all
+	@bench/run
+
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/supernode/models
 	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/supernode
