@@ -15,6 +15,12 @@
  * softmax and chain. */
 enum { QUERIES = 128 };
 
+/* Values of one key to the next: a cache line more than their width, which is a power of two in
+ * real models and would put the same columns of all keys into the same few cache sets. */
+static uint32_t value_stride(const struct ops_mla_shape *shape) {
+    return shape->v_dim + 16;
+}
+
 static size_t aligned(size_t bytes) {
     return (bytes + 63) & ~(size_t)63;
 }
@@ -41,12 +47,12 @@ static struct ops_weight block_view(const struct ops_kv_view *kv, uint32_t block
                                .stride_bytes = kv->row_bytes};
 }
 
-static struct ops_weight tile_view(const float *tile, uint32_t cols) {
+static struct ops_weight tile_view(const float *tile, uint32_t cols, uint32_t stride) {
     return (struct ops_weight){.dtype = OPS_F32,
                                .rows = OPS_KV_BLOCK,
                                .cols = cols,
                                .data = tile,
-                               .stride_bytes = cols * sizeof(float)};
+                               .stride_bytes = stride * sizeof(float)};
 }
 
 static uint32_t block_rows(uint32_t slot, uint32_t base) {
@@ -63,7 +69,7 @@ struct expanded {
     float *s;      /* [QUERIES, OPS_KV_BLOCK] */
     float *latent; /* [OPS_KV_BLOCK, kv_lora] */
     float *keys;   /* [OPS_KV_BLOCK, nope + rope] */
-    float *values; /* [OPS_KV_BLOCK, v_dim] */
+    float *values; /* [OPS_KV_BLOCK, value_stride] */
     void *dot_ws;
 };
 
@@ -73,7 +79,7 @@ static uint32_t max_u32(uint32_t a, uint32_t b) {
 
 size_t ops_mla_expanded_workspace_bytes(uint32_t n_tok, const struct ops_mla_shape *shape) {
     uint32_t key = shape->nope + shape->rope;
-    size_t rows = (size_t)shape->kv_lora + key + shape->v_dim + QUERIES;
+    size_t rows = (size_t)shape->kv_lora + key + value_stride(shape) + QUERIES;
     return 2 * aligned(n_tok * sizeof(float)) + rows * OPS_KV_BLOCK * sizeof(float) +
            ops_dot_workspace_bytes(max_u32(shape->kv_lora, key));
 }
@@ -87,7 +93,7 @@ static struct expanded expanded_carve(const struct ops_kernels *k, uint32_t n_to
     e.s = take(&at, QUERIES * OPS_KV_BLOCK);
     e.latent = take(&at, (size_t)OPS_KV_BLOCK * shape->kv_lora);
     e.keys = take(&at, (size_t)OPS_KV_BLOCK * (shape->nope + shape->rope));
-    e.values = take(&at, (size_t)OPS_KV_BLOCK * shape->v_dim);
+    e.values = take(&at, (size_t)OPS_KV_BLOCK * value_stride(shape));
     e.dot_ws = at;
     return e;
 }
@@ -104,8 +110,8 @@ static void expand(const struct expanded *e, const struct ops_weight *block, uin
     const float *x = e->latent + (size_t)first * sh->kv_lora;
     e->k->dot(e->keys + (size_t)first * key, key, x, sh->kv_lora, n, kv_b, row0, sh->nope,
               e->dot_ws);
-    e->k->dot(e->values + (size_t)first * sh->v_dim, sh->v_dim, x, sh->kv_lora, n, kv_b,
-              row0 + sh->nope, sh->v_dim, e->dot_ws);
+    e->k->dot(e->values + (size_t)first * value_stride(sh), value_stride(sh), x, sh->kv_lora, n,
+              kv_b, row0 + sh->nope, sh->v_dim, e->dot_ws);
 }
 
 /* One block of keys for n <= QUERIES queries, whose state and output rows begin at m, l and out. */
@@ -113,8 +119,8 @@ static void attend(const struct expanded *e, float *out, size_t out_stride, cons
                    size_t q_stride, const uint32_t *slot, uint32_t n, uint32_t base, uint32_t first,
                    float *m, float *l) {
     const struct ops_mla_shape *sh = e->shape;
-    struct ops_weight keys = tile_view(e->keys, sh->nope + sh->rope);
-    struct ops_weight values = tile_view(e->values, sh->v_dim);
+    struct ops_weight keys = tile_view(e->keys, sh->nope + sh->rope, sh->nope + sh->rope);
+    struct ops_weight values = tile_view(e->values, sh->v_dim, value_stride(sh));
     uint32_t depth[QUERIES];
     uint32_t depth_max = block_rows(slot[n - 1], base) - first;
     e->k->dot(e->s + first, OPS_KV_BLOCK, q, q_stride, n, &keys, first, depth_max, e->dot_ws);

@@ -7,6 +7,9 @@
 #include <string.h>
 
 #include "ops/ref/ref.h"
+#if defined(__x86_64__)
+#include "ops/avx512/avx512.h"
+#endif
 
 static const struct ops_kernels table_ref = {.isa = "ref",
                                              .dot = ref_dot,
@@ -15,20 +18,42 @@ static const struct ops_kernels table_ref = {.isa = "ref",
                                              .swiglu = ref_swiglu,
                                              .rms_norm = ref_rms_norm};
 
-static int always(void) {
-    return 1;
+static int always(void) { return 1; }
+
+#if defined(__x86_64__)
+static const struct ops_kernels table_avx512 = {.isa = "avx512",
+                                                .dot = avx512_dot,
+                                                .chain = avx512_chain,
+                                                .softmax_block = avx512_softmax_block,
+                                                .swiglu = avx512_swiglu,
+                                                .rms_norm = avx512_rms_norm};
+
+/* These ask the operating system too: registers that it does not save count as missing. */
+static int has_avx512(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vbmi");
 }
+#endif
 
 static const struct variant {
     const struct ops_kernels *table;
     int (*runs_here)(void);
 } variants[] = {
+#if defined(__x86_64__)
+    {&table_avx512, has_avx512},
+#endif
     {&table_ref, always},
 };
 enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
+/* The reference takes one row; the others have fixed sizes. */
 size_t ops_dot_workspace_bytes(uint32_t cols) {
-    return (((size_t)cols + OPS_LANES - 1) / OPS_LANES) * OPS_LANES * sizeof(float);
+    size_t bytes = ((size_t)cols + OPS_LANES - 1) / OPS_LANES * OPS_LANES * sizeof(float);
+#if defined(__x86_64__)
+    if (bytes < AVX512_DOT_WORKSPACE_BYTES) bytes = AVX512_DOT_WORKSPACE_BYTES;
+#endif
+    return bytes;
 }
 
 uint32_t ops_kernels_all(const struct ops_kernels *out[OPS_TABLES_MAX]) {

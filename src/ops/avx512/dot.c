@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* dot for AVX-512: one register is the 16 lanes of one output. Two paths with the same bits.
+ *
+ * Few tokens. Floor: the bytes of the weights. One row at a time, straight down the memory: a
+ * single stream that the hardware follows, prefetched 12 KiB ahead (pages are 4 KiB and it stops at
+ * each). On a 4.4 GHz Zen 5 core that reads 0.94 of the streaming bandwidth in BF16. Slower: 2, 4,
+ * 8 rows at once (0.85, 0.72, 0.67: many short streams that meet in the same cache sets), no
+ * prefetch (0.78), 1 to 8 KiB ahead (0.70 to 0.92).
+ *
+ * Many tokens. Floor: the FMAs. A tile is 8 rows by 3 tokens = 24 sums; a step of 16 columns takes
+ * 11 loads for 24 FMAs. 8 rows by 512 columns are widened once into a panel of 16 KiB and meet up
+ * to 96 tokens; the tokens' 512 columns (192 KiB) serve 32 rows from the second-level cache; what
+ * is unfinished at the end of the columns rests in memory as lanes. The next 32 rows are prefetched
+ * meanwhile, one line a step at most: without that an expert's 48 tokens ran at 0.64 of the peak
+ * instead of 0.81. Slower: panels of 1024 columns (0.84 to 0.79), of 384, 48 tokens at a time,
+ * prefetching x. F8 pays one FMA in nine for its scales, so its ceiling is 0.89 of the peak; its
+ * tiles are two of 4 rows, so that sums and partial sums both stay in registers. */
+#include "ops/avx512/avx512.h"
+
+#include <assert.h>
+#include <stdbool.h>
+
+#include "ops/avx512/lanes.h"
+
+enum { FEW_TOKENS = 3, AHEAD_BYTES = 12288 };
+enum { TILE_ROWS = 8, TILE_TOKENS = 3, PANEL_COLS = 512, TOKENS = 96, GROUP_ROWS = 32 };
+static_assert(AVX512_DOT_WORKSPACE_BYTES ==
+                  (PANEL_COLS * TILE_ROWS + TOKENS * GROUP_ROWS * 16) * sizeof(float),
+              "a panel, and the lanes of a group of rows");
+
+struct rows {
+    const uint8_t *data; /* the first row of the call */
+    size_t stride;
+    const float *scales; /* F8: of the stored tensor's first scale row */
+    size_t scale_stride;
+    uint32_t absolute; /* F8: stored row of the first row */
+    uint32_t cols;
+};
+
+INLINE const float *scale_row(const struct rows *w, uint32_t r) {
+    return w->scales + (size_t)((w->absolute + r) / OPS_SCALE_BLOCK) * w->scale_stride;
+}
+INLINE uint32_t min_u32(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+INLINE uint32_t ceil_div(uint32_t a, uint32_t b) {
+    return (a + b - 1) / b;
+}
+
+/* --- few tokens
+ * ---------------------------------------------------------------------------------------------------
+ */
+
+/* acc[t] += x row t * w over n columns; what is left of 16 lanes ends under a mask, so that a lane
+ * without a product is left untouched. */
+INLINE void few_run(enum ops_dtype dtype, const uint32_t n_t, __m512 acc[FEW_TOKENS],
+                    const float *x, size_t x_stride, const uint8_t *w, uint32_t n) {
+    const size_t size = ops_dtype_bytes(dtype);
+    uint32_t k = 0;
+    for (; k + 16 <= n; k += 16) {
+        __m512 v = load_codes(dtype, w + k * size);
+        if (k * size % 64 == 0) _mm_prefetch((const char *)w + k * size + AHEAD_BYTES, _MM_HINT_T0);
+        for (uint32_t t = 0; t < n_t; t++)
+            acc[t] = _mm512_fmadd_ps(_mm512_loadu_ps(x + t * x_stride + k), v, acc[t]);
+    }
+    if (k == n) return;
+    __mmask16 mask = first_lanes(n - k);
+    __m512 v = load_codes_masked(dtype, w + k * size, mask);
+    for (uint32_t t = 0; t < n_t; t++)
+        acc[t] = _mm512_mask3_fmadd_ps(_mm512_maskz_loadu_ps(mask, x + t * x_stride + k), v, acc[t],
+                                       mask);
+}
+
+/* A whole scale block: 128 codes. */
+INLINE void few_run_f8(const uint32_t n_t, __m512 part[FEW_TOKENS], const float *x, size_t x_stride,
+                       const uint8_t *w, const struct f8_tables *tables) {
+    for (uint32_t k = 0; k < OPS_SCALE_BLOCK; k += 64) {
+        __m512 v[4];
+        widen_f8x64(v, _mm512_loadu_si512(w + k), tables);
+        _mm_prefetch((const char *)w + k + AHEAD_BYTES, _MM_HINT_T0);
+        for (uint32_t i = 0; i < 4; i++)
+            for (uint32_t t = 0; t < n_t; t++)
+                part[t] =
+                    _mm512_fmadd_ps(_mm512_loadu_ps(x + t * x_stride + k + 16 * i), v[i], part[t]);
+    }
+}
+
+INLINE void few_row_f8(const uint32_t n_t, __m512 acc[FEW_TOKENS], const float *x, size_t x_stride,
+                       const uint8_t *w, uint32_t cols, const float *scales) {
+    const struct f8_tables tables = f8_tables_load();
+    for (uint32_t k = 0; k < cols; k += OPS_SCALE_BLOCK, scales++) {
+        uint32_t len = min_u32(cols - k, OPS_SCALE_BLOCK);
+        __m512 part[FEW_TOKENS], scale = _mm512_set1_ps(*scales);
+        for (uint32_t t = 0; t < n_t; t++) part[t] = _mm512_setzero_ps();
+        if (len == OPS_SCALE_BLOCK)
+            few_run_f8(n_t, part, x + k, x_stride, w + k, &tables);
+        else
+            few_run(OPS_F8, n_t, part, x + k, x_stride, w + k, len);
+        for (uint32_t t = 0; t < n_t; t++)
+            acc[t] = _mm512_mask3_fmadd_ps(part[t], scale, acc[t], first_lanes(len));
+    }
+}
+
+INLINE void few(enum ops_dtype dtype, const uint32_t n_t, float *out, size_t out_stride,
+                const float *x, size_t x_stride, const struct rows *w, uint32_t n_rows) {
+    for (uint32_t r = 0; r < n_rows; r++) {
+        const uint8_t *row = w->data + r * w->stride;
+        __m512 acc[FEW_TOKENS];
+        for (uint32_t t = 0; t < n_t; t++) acc[t] = _mm512_setzero_ps();
+        if (dtype == OPS_F8)
+            few_row_f8(n_t, acc, x, x_stride, row, w->cols, scale_row(w, r));
+        else
+            few_run(dtype, n_t, acc, x, x_stride, row, w->cols);
+        for (uint32_t t = 0; t < n_t; t++) out[t * out_stride + r] = tree_sum(acc[t]);
+    }
+}
+
+/* --- many tokens: one tile
+ * ---------------------------------------------------------------------------------------- */
+
+typedef __m512 tile_acc[TILE_TOKENS][TILE_ROWS];
+
+/* 8 rows of a group over some columns. */
+struct panel {
+    const float *w; /* [step][row][16]; rows and lanes that do not exist are 0 */
+    uint32_t n_rows, cols;
+    bool first, last;               /* of a row's columns */
+    const float *scales[TILE_ROWS]; /* F8: from the panel's first column on */
+};
+
+/* The lines of the weights that come next: one prefetch a step, advancing as fast as the tiles will
+ * need them. */
+struct ahead {
+    const char *at;
+    size_t advance;
+};
+
+/* acc += x * w over n columns. */
+INLINE void tile_run(const uint32_t n_t, const uint32_t n_r, tile_acc acc, const float *x,
+                     size_t x_stride, const float *w, uint32_t n, struct ahead *ahead) {
+    uint32_t k = 0;
+    for (; k + 16 <= n; k += 16) {
+        __m512 xv[TILE_TOKENS];
+        for (uint32_t t = 0; t < n_t; t++) xv[t] = _mm512_loadu_ps(x + t * x_stride + k);
+        _mm_prefetch(ahead->at, _MM_HINT_T1);
+        ahead->at += ahead->advance;
+        for (uint32_t r = 0; r < n_r; r++) {
+            __m512 wv = _mm512_load_ps(w + k * TILE_ROWS + r * 16);
+            __asm__("" : "+v"(wv)); /* or gcc loads it again in each FMA and fills the load ports */
+            for (uint32_t t = 0; t < n_t; t++) acc[t][r] = _mm512_fmadd_ps(xv[t], wv, acc[t][r]);
+        }
+    }
+    if (k == n) return;
+    __mmask16 mask = first_lanes(n - k);
+    for (uint32_t t = 0; t < n_t; t++) {
+        __m512 xv = _mm512_maskz_loadu_ps(mask, x + t * x_stride + k);
+        for (uint32_t r = 0; r < n_r; r++)
+            acc[t][r] = _mm512_mask3_fmadd_ps(xv, _mm512_load_ps(w + k * TILE_ROWS + r * 16),
+                                              acc[t][r], mask);
+    }
+}
+
+/* F8: the columns [k, k + len) of one scale block, rows [r0, r0 + n_r) of the panel. */
+INLINE void tile_block_f8(const uint32_t n_t, const uint32_t n_r, tile_acc acc, const float *x,
+                          size_t x_stride, const struct panel *p, uint32_t r0, uint32_t k,
+                          uint32_t len, struct ahead *ahead) {
+    tile_acc part;
+    for (uint32_t t = 0; t < n_t; t++)
+        for (uint32_t r = 0; r < n_r; r++) part[t][r] = _mm512_setzero_ps();
+    tile_run(n_t, n_r, part, x + k, x_stride, p->w + k * TILE_ROWS + r0 * 16, len, ahead);
+    for (uint32_t r = 0; r < n_r; r++) {
+        __m512 scale = _mm512_set1_ps(p->scales[r0 + r][k / OPS_SCALE_BLOCK]);
+        for (uint32_t t = 0; t < n_t; t++)
+            acc[t][r] = len >= 16
+                            ? _mm512_fmadd_ps(part[t][r], scale, acc[t][r])
+                            : _mm512_mask3_fmadd_ps(part[t][r], scale, acc[t][r], first_lanes(len));
+    }
+}
+
+/* lanes: [token][TILE_ROWS][16] of this tile, between panels. */
+INLINE void tile(enum ops_dtype dtype, const uint32_t n_t, float *out, size_t out_stride,
+                 float *lanes, const float *x, size_t x_stride, const struct panel *p,
+                 struct ahead *ahead) {
+    const uint32_t n_r = dtype == OPS_F8 ? TILE_ROWS / 2 : TILE_ROWS;
+    tile_acc acc;
+    for (uint32_t r0 = 0; r0 < TILE_ROWS; r0 += n_r) {
+        float *rest = lanes + r0 * 16;
+        uint32_t k = 0;
+        for (uint32_t t = 0; t < n_t; t++)
+            for (uint32_t r = 0; r < n_r; r++)
+                acc[t][r] = p->first ? _mm512_setzero_ps()
+                                     : _mm512_load_ps(rest + (t * TILE_ROWS + r) * 16);
+        if (dtype != OPS_F8) tile_run(n_t, n_r, acc, x, x_stride, p->w, p->cols, ahead);
+        for (; dtype == OPS_F8 && k + OPS_SCALE_BLOCK <= p->cols; k += OPS_SCALE_BLOCK)
+            tile_block_f8(n_t, n_r, acc, x, x_stride, p, r0, k, OPS_SCALE_BLOCK, ahead);
+        if (dtype == OPS_F8 && k < p->cols)
+            tile_block_f8(n_t, n_r, acc, x, x_stride, p, r0, k, p->cols - k, ahead);
+        for (uint32_t t = 0; t < n_t && (dtype == OPS_F8 || !p->last); t++)
+            for (uint32_t r = 0; r < n_r; r++)
+                _mm512_store_ps(rest + (t * TILE_ROWS + r) * 16, acc[t][r]);
+    }
+    for (uint32_t t = 0; t < n_t && p->last; t++) {
+        for (uint32_t r = 0; dtype == OPS_F8 && r < TILE_ROWS; r++)
+            acc[t][r] = _mm512_load_ps(lanes + (t * TILE_ROWS + r) * 16);
+        _mm256_mask_storeu_ps(out + t * out_stride, (__mmask8)((1u << p->n_rows) - 1),
+                              tree_sum8(acc[t]));
+    }
+}
+
+/* --- many tokens: panels and groups
+ * ------------------------------------------------------------------------------- */
+
+/* Widens rows [r0, r0 + n) and columns [k0, k0 + cols). A row that does not exist repeats the
+ * first. */
+INLINE void panel_fill(enum ops_dtype dtype, float *to, const struct rows *w, uint32_t r0,
+                       uint32_t n, uint32_t k0, uint32_t cols) {
+    const size_t size = ops_dtype_bytes(dtype);
+    const struct f8_tables tables = f8_tables_load();
+    for (uint32_t r = 0; r < TILE_ROWS; r++) {
+        const uint8_t *p = w->data + (r0 + (r < n ? r : 0)) * w->stride + k0 * size;
+        float *row = to + r * 16;
+        uint32_t k = 0;
+        for (; dtype == OPS_F8 && k + 64 <= cols; k += 64) {
+            __m512 v[4];
+            widen_f8x64(v, _mm512_loadu_si512(p + k), &tables);
+            for (uint32_t i = 0; i < 4; i++) _mm512_store_ps(row + (k + 16 * i) * TILE_ROWS, v[i]);
+        }
+        for (; k + 16 <= cols; k += 16)
+            _mm512_store_ps(row + k * TILE_ROWS, load_codes(dtype, p + k * size));
+        if (k < cols)
+            _mm512_store_ps(row + k * TILE_ROWS,
+                            load_codes_masked(dtype, p + k * size, first_lanes(cols - k)));
+    }
+}
+
+INLINE void tiles(enum ops_dtype dtype, float *out, size_t out_stride, float *lanes, const float *x,
+                  size_t x_stride, uint32_t n_tok, const struct panel *p, struct ahead *ahead) {
+    uint32_t t = 0;
+    for (; t + TILE_TOKENS <= n_tok; t += TILE_TOKENS)
+        tile(dtype, TILE_TOKENS, out + t * out_stride, out_stride, lanes + t * TILE_ROWS * 16,
+             x + t * x_stride, x_stride, p, ahead);
+    for (; t < n_tok; t++)
+        tile(dtype, 1, out + t * out_stride, out_stride, lanes + t * TILE_ROWS * 16,
+             x + t * x_stride, x_stride, p, ahead);
+}
+
+/* Up to GROUP_ROWS rows and TOKENS tokens, columns outermost. */
+INLINE void group(enum ops_dtype dtype, float *out, size_t out_stride, const float *x,
+                  size_t x_stride, uint32_t n_tok, const struct rows *w, uint32_t r0,
+                  uint32_t n_rows, float *ws) {
+    float *panel = ws, *lanes = ws + PANEL_COLS * TILE_ROWS;
+    uint32_t n_panels = ceil_div(n_rows, TILE_ROWS), n_tiles = ceil_div(n_tok, TILE_TOKENS);
+    uint32_t steps = n_panels * n_tiles * ceil_div(w->cols, 16) * (dtype == OPS_F8 ? 2 : 1);
+    struct ahead ahead = {.at = (const char *)w->data + (r0 + n_rows) * w->stride,
+                          .advance = n_rows * w->stride / steps};
+    if (ahead.advance > 64) ahead.advance = 64;
+    for (uint32_t k = 0; k < w->cols; k += PANEL_COLS) {
+        uint32_t cols = min_u32(w->cols - k, PANEL_COLS);
+        for (uint32_t i = 0; i < n_panels; i++) {
+            uint32_t r = r0 + i * TILE_ROWS;
+            struct panel p = {.w = panel,
+                              .n_rows = min_u32(r0 + n_rows - r, TILE_ROWS),
+                              .cols = cols,
+                              .first = k == 0,
+                              .last = k + cols == w->cols};
+            for (uint32_t j = 0; dtype == OPS_F8 && j < TILE_ROWS; j++)
+                p.scales[j] = scale_row(w, r + (j < p.n_rows ? j : 0)) + k / OPS_SCALE_BLOCK;
+            panel_fill(dtype, panel, w, r, p.n_rows, k, cols);
+            tiles(dtype, out + r, out_stride, lanes + (size_t)i * n_tok * TILE_ROWS * 16, x + k,
+                  x_stride, n_tok, &p, &ahead);
+        }
+    }
+}
+
+INLINE void many(enum ops_dtype dtype, float *out, size_t out_stride, const float *x,
+                 size_t x_stride, uint32_t n_tok, const struct rows *w, uint32_t n_rows,
+                 float *ws) {
+    uint32_t share =
+        ceil_div(n_tok, ceil_div(n_tok, TOKENS)); /* 128 are 66 and 62, not 96 and 32 */
+    uint32_t step = ceil_div(share, TILE_TOKENS) * TILE_TOKENS;
+    for (uint32_t t = 0; t < n_tok; t += step)
+        for (uint32_t r = 0; r < n_rows; r += GROUP_ROWS)
+            group(dtype, out + t * out_stride, out_stride, x + t * x_stride, x_stride,
+                  min_u32(n_tok - t, step), w, r, min_u32(n_rows - r, GROUP_ROWS), ws);
+}
+
+INLINE void dot(enum ops_dtype dtype, float *out, size_t out_stride, const float *x,
+                size_t x_stride, uint32_t n_tok, const struct rows *w, uint32_t n_rows, void *ws) {
+    if (n_tok > FEW_TOKENS && w->cols > 0) {
+        many(dtype, out, out_stride, x, x_stride, n_tok, w, n_rows, ws);
+        return;
+    }
+    switch (n_tok) {
+    case 1: few(dtype, 1, out, out_stride, x, x_stride, w, n_rows); return;
+    case 2: few(dtype, 2, out, out_stride, x, x_stride, w, n_rows); return;
+    case 3: few(dtype, 3, out, out_stride, x, x_stride, w, n_rows); return;
+    default: /* no token, or no column */
+        for (uint32_t t = 0; t < n_tok; t++)
+            few(dtype, 1, out + t * out_stride, out_stride, x, x_stride, w, n_rows);
+    }
+}
+
+void avx512_dot(float *out, size_t out_stride, const float *x, size_t x_stride, uint32_t n_tok,
+                const struct ops_weight *w, uint32_t row0, uint32_t n_rows, void *ws) {
+    assert((uint64_t)row0 + n_rows <= w->rows);
+    struct rows rows = {.data = (const uint8_t *)w->data + row0 * w->stride_bytes,
+                        .stride = w->stride_bytes,
+                        .scales = w->scales,
+                        .scale_stride = w->scale_stride,
+                        .absolute = w->row_base + row0,
+                        .cols = w->cols};
+    switch (w->dtype) {
+    case OPS_F32: dot(OPS_F32, out, out_stride, x, x_stride, n_tok, &rows, n_rows, ws); return;
+    case OPS_BF16: dot(OPS_BF16, out, out_stride, x, x_stride, n_tok, &rows, n_rows, ws); return;
+    case OPS_F16: dot(OPS_F16, out, out_stride, x, x_stride, n_tok, &rows, n_rows, ws); return;
+    case OPS_F8: dot(OPS_F8, out, out_stride, x, x_stride, n_tok, &rows, n_rows, ws); return;
+    }
+}
