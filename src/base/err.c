@@ -1,11 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements err.h: formatting into the caller's buffer, nothing else. */
+/* Implements err.h: formatting into the caller's buffer. Names in a sentence come from strangers (tensors, files, flags), and
+ * the sentence goes to terminals, logs and JSON: so control characters and what is not UTF-8 become '?'. */
 #include "base/err.h"
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+
+/* Bytes of the printable character at s; 0 if there is none. */
+static size_t printable(const unsigned char *s) {
+    if (s[0] < 0x80) return s[0] >= 0x20 && s[0] != 0x7f;
+    size_t n = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+    if (s[0] < 0xc2 || s[0] > 0xf4) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80) return 0; /* the NUL at the end too */
+    unsigned first = s[0], second = s[1];
+    bool too_long = (first == 0xe0 && second < 0xa0) || (first == 0xf0 && second < 0x90);
+    bool too_large = first == 0xf4 && second > 0x8f, surrogate = first == 0xed && second > 0x9f;
+    bool control = first == 0xc2 && second < 0xa0;
+    return too_long || too_large || surrogate || control ? 0 : n;
+}
+
+static void make_printable(char *text) {
+    for (unsigned char *s = (unsigned char *)text; *s;) {
+        size_t n = printable(s);
+        if (n == 0) *s = '?';
+        s += n ? n : 1;
+    }
+}
 
 enum st err_set(struct err *err, enum st code, const char *fmt, ...) {
     if (!err) return code;
@@ -13,6 +37,7 @@ enum st err_set(struct err *err, enum st code, const char *fmt, ...) {
     va_start(ap, fmt);
     vsnprintf(err->text, sizeof err->text, fmt, ap);
     va_end(ap);
+    make_printable(err->text);
     err->code = code;
     return code;
 }
@@ -30,6 +55,7 @@ enum st err_prefix(struct err *err, const char *fmt, ...) {
         memcpy(err->text + n, rest, len);
         err->text[(size_t)n + len] = '\0';
     }
+    make_printable(err->text);
     return err->code;
 }
 

@@ -26,7 +26,8 @@ struct err {
 
 #define ST_CHECKED __attribute__((warn_unused_result))
 
-/* Writes code and sentence (cut at the end of text if longer) and returns code. err may be NULL. */
+/* Writes code and sentence (cut at the end of text if longer; control characters and bytes that are not UTF-8 become '?') and
+ * returns code. err may be NULL. */
 enum st err_set(struct err *err, enum st code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -67,7 +67,7 @@ enum st json_get_u32(uint32_t *out, const json_t *obj, const char *path, uint32_
     if (!(d == floor(d)))
         return err_set(err, ST_INVALID, "%s: %s: found %s, expected an integer", name, path, json_kind(v));
     if (d < min || d > max)
-        return err_set(err, ST_INVALID, "%s: %s: found %.17g, expected %u to %u", name, path, d, min, max);
+        return err_set(err, ST_INVALID, "%s: %s: found %.15g, expected %u to %u", name, path, d, min, max);
     *out = (uint32_t)d;
     return ST_OK;
 }
@@ -83,7 +83,7 @@ enum st json_get_f64(double *out, const json_t *obj, const char *path, double mi
         return err_set(err, ST_INVALID, "%s: %s: found %s, expected a number", name, path, json_kind(v));
     double d = json_number_value(v);
     if (!(d >= min && d <= max))
-        return err_set(err, ST_INVALID, "%s: %s: found %.17g, expected %g to %g", name, path, d, min, max);
+        return err_set(err, ST_INVALID, "%s: %s: found %.15g, expected %g to %g", name, path, d, min, max);
     *out = d;
     return ST_OK;
 }

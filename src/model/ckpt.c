@@ -3,6 +3,7 @@
  * The index decides which shard a tensor comes from; scales of FP8 tensors may lie in another shard than their tensor. */
 #include "model/ckpt.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,8 +14,9 @@
 #include "base/json.h"
 #include "model/ckpt_impl.h"
 
-enum { INDEX_BYTES_MAX = 256 << 20, SHARDS_MAX = 4096 };
+enum { INDEX_BYTES_MAX = 64 << 20, SHARDS_MAX = 4096 };
 static const size_t scales_bytes_max = (size_t)8 << 30;
+static const char index_name[] = "model.safetensors.index.json", single_name[] = "model.safetensors";
 
 /* --- the table of tensors ---------------------------------------------------------------------------------- */
 
@@ -57,8 +59,8 @@ static enum st gather(struct ckpt *c, const json_t *weight_map, struct err *err)
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)weight_map, key, value) {
         if (!find(c, key))
-            return err_set(err, ST_CORRUPT, "%s/model.safetensors.index.json: tensor %.200s: not in %.100s, where the index has it",
-                           c->dir, key, json_string_value(value));
+            return err_set(err, ST_CORRUPT, "%s/%s: tensor %.200s: not in %.100s, where the index has it", c->dir, index_name, key,
+                           json_string_value(value));
     }
     return ST_OK;
 }
@@ -66,23 +68,12 @@ static enum st gather(struct ckpt *c, const json_t *weight_map, struct err *err)
 /* --- shards ------------------------------------------------------------------------------------------------ */
 
 static enum st add_shard(struct ckpt *c, const char *name, struct err *err) {
-    for (uint32_t i = 0; i < c->n_shards; i++)
-        if (strcmp(c->shard_names[i], name) == 0) return ST_OK;
-    if (c->n_shards == SHARDS_MAX)
-        return err_set(err, ST_INVALID, "%s/model.safetensors.index.json: more than %d shards", c->dir, SHARDS_MAX);
-    char path[CKPT_PATH_BYTES];
+    char path[CKPT_PATH_BYTES + 8];
     int len = snprintf(path, sizeof path, "%s/%s", c->dir, name);
     if (len < 0 || (size_t)len >= sizeof path)
-        return err_set(err, ST_INVALID, "%s: shard name too long", c->dir);
+        return err_set(err, ST_INVALID, "%.200s: shard %.100s: path too long", c->dir, name);
     char *copy = strdup(name);
-    void *shards = realloc(c->shards, (c->n_shards + 1) * sizeof *c->shards);
-    if (shards) c->shards = shards;
-    void *names = realloc(c->shard_names, (c->n_shards + 1) * sizeof *c->shard_names);
-    if (names) c->shard_names = names;
-    if (!copy || !shards || !names) {
-        free(copy);
-        return err_set(err, ST_NO_MEMORY, "%s: out of memory", path);
-    }
+    if (!copy) return err_set(err, ST_NO_MEMORY, "%s: out of memory", path);
     enum st st = safetensors_open(&c->shards[c->n_shards], path, err);
     if (st) {
         free(copy);
@@ -92,40 +83,70 @@ static enum st add_shard(struct ckpt *c, const char *name, struct err *err) {
     return ST_OK;
 }
 
+static enum st alloc_shards(struct ckpt *c, size_t n, struct err *err) {
+    c->shards = calloc(n, sizeof *c->shards);
+    c->shard_names = calloc(n, sizeof *c->shard_names);
+    return c->shards && c->shard_names ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory for %zu shards", c->dir, n);
+}
+
+static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
+/* The distinct file names of the weight map in ascending order: identity must not depend on the order of its keys. */
+static enum st list_shards(const char ***out, size_t *n, const json_t *map, const char *index_path, struct err *err) {
+    const char *key, **names = calloc(json_object_size(map) + 1, sizeof *names);
+    json_t *value;
+    size_t len = 0, kept = 0;
+    enum st st = names ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", index_path);
+    if (!st) json_object_foreach((json_t *)(uintptr_t)map, key, value) {
+        const char *name = json_string_value(value);
+        /* A name with a slash would reach out of the directory. */
+        if (!name || strchr(name, '/') || name[0] == '.' || name[0] == '\0') {
+            st = err_set(err, ST_INVALID, "%s: weight_map: %.200s: found %.100s, expected a file name", index_path, key,
+                         name ? name : json_kind(value));
+            break;
+        }
+        names[len++] = name;
+    }
+    if (!st) {
+        qsort(names, len, sizeof *names, by_text);
+        for (size_t i = 0; i < len; i++)
+            if (i == 0 || strcmp(names[i], names[i - 1]) != 0) names[kept++] = names[i];
+        if (kept > SHARDS_MAX)
+            st = err_set(err, ST_INVALID, "%s: weight_map: found %zu shards, expected at most %d", index_path, kept, SHARDS_MAX);
+    }
+    if (st) free(names);
+    else *out = names, *n = kept;
+    return st;
+}
+
 static enum st open_index(struct ckpt *c, const char *index_path, struct err *err) {
     json_t *index;
+    const char **names = NULL;
+    size_t n = 0;
     enum st st = json_read_file(&index, index_path, INDEX_BYTES_MAX, err);
     if (st) return st;
     const json_t *map = json_at(index, "weight_map");
-    if (!json_is_object(map)) {
+    if (!json_is_object(map))
         st = err_set(err, ST_INVALID, "%s: weight_map: found %s, expected an object", index_path, json_kind(map));
-    } else {
-        const char *key, *last = "";
-        json_t *value;
-        json_object_foreach((json_t *)(uintptr_t)map, key, value) {
-            const char *name = json_string_value(value);
-            /* A name with a slash would reach out of the directory. */
-            if (!name || strchr(name, '/') || name[0] == '.' || name[0] == '\0') {
-                st = err_set(err, ST_INVALID, "%s: weight_map: %.200s: found %.100s, expected a file name", index_path, key,
-                             name ? name : json_kind(value));
-                break;
-            }
-            if (strcmp(name, last) == 0) continue;
-            st = add_shard(c, name, err);
-            if (st) break;
-            last = name;
-        }
-    }
+    if (!st) st = list_shards(&names, &n, map, index_path, err);
+    if (!st) st = alloc_shards(c, n, err);
+    for (size_t i = 0; i < n && !st; i++) st = add_shard(c, names[i], err);
     if (!st) st = gather(c, map, err);
+    free(names);
     json_decref(index);
     return st;
 }
 
 static enum st open_shards(struct ckpt *c, struct err *err) {
     char path[CKPT_PATH_BYTES + 64];
-    snprintf(path, sizeof path, "%s/model.safetensors.index.json", c->dir);
-    if (access(path, F_OK) == 0) return open_index(c, path, err);
-    enum st st = add_shard(c, "model.safetensors", err);
+    snprintf(path, sizeof path, "%s/%s", c->dir, index_name);
+    c->list = access(path, F_OK) == 0 ? index_name : single_name;
+    if (c->list == index_name) return open_index(c, path, err);
+    snprintf(path, sizeof path, "%s/%s", c->dir, single_name);
+    if (access(path, F_OK) != 0)
+        return err_set(err, st_from_errno(errno), "%s: neither %s nor %s can be found", c->dir, single_name, index_name);
+    enum st st = alloc_shards(c, 1, err);
+    if (!st) st = add_shard(c, single_name, err);
     return st ? st : gather(c, NULL, err);
 }
 
@@ -158,14 +179,20 @@ static bool shape_is(const struct safetensors_tensor *t, uint32_t rows, uint32_t
     return t->n_dims == 2 && t->dims[0] == rows && t->dims[1] == cols;
 }
 
+static void want_text(char *out, size_t size, uint32_t rows, uint32_t cols, bool vector) {
+    if (vector) snprintf(out, size, "[%u]", cols);
+    else snprintf(out, size, "[%u,%u]", rows, cols);
+}
+
+/* keys: what of config.json the expected shape comes from. */
 static enum st check_shape(const struct ckpt *c, const struct safetensors_tensor *t, uint32_t rows,
-                           uint32_t cols, bool vector, struct err *err) {
+                           uint32_t cols, bool vector, const char *keys, struct err *err) {
     if (shape_is(t, rows, cols, vector)) return ST_OK;
     char found[200], want[64];
     shape_text(found, sizeof found, t);
-    if (vector) snprintf(want, sizeof want, "[%u]", cols);
-    else snprintf(want, sizeof want, "[%u,%u]", rows, cols);
-    return err_set(err, ST_INVALID, "%s/%s: tensor %.200s: shape %s, expected %s", c->dir, shard_of(c, t), t->name, found, want);
+    want_text(want, sizeof want, rows, cols, vector);
+    return err_set(err, ST_INVALID, "%s/%s: tensor %.200s: shape %s, expected %s (%s)", c->dir, shard_of(c, t), t->name, found, want,
+                   keys);
 }
 
 /* Scales are used as aligned floats in place where the file allows it, else copied (once, at opening). */
@@ -175,16 +202,18 @@ static enum st find_scales(struct ckpt *c, struct ops_weight *w, const struct sa
     snprintf(name, sizeof name, "%s_scale_inv", t->name);
     const struct safetensors_tensor *s = find(c, name);
     if (!s)
-        return err_set(err, ST_NOT_FOUND, "%s/%s: tensor %.200s: F8_E4M3, but there is no %.200s", c->dir, shard_of(c, t), t->name, name);
+        return err_set(err, ST_NOT_FOUND, "%s/%s: tensor %.200s: dtype F8_E4M3, but %.200s is missing", c->dir, shard_of(c, t), t->name,
+                       name);
     uint32_t rows = (w->rows + OPS_SCALE_BLOCK - 1) / OPS_SCALE_BLOCK;
     uint32_t cols = (w->cols + OPS_SCALE_BLOCK - 1) / OPS_SCALE_BLOCK;
-    enum st st = check_shape(c, s, rows, cols, false, err);
+    enum st st = check_shape(c, s, rows, cols, false, "one scale for 128 x 128 weights", err);
     if (st) return st;
     enum ops_dtype dtype;
     st = dtype_of(&dtype, c, s, err);
     if (st) return st;
     if (dtype == OPS_F8)
-        return err_set(err, ST_UNSUPPORTED, "%s/%s: tensor %.200s: dtype %s, expected F32", c->dir, shard_of(c, s), s->name, s->dtype);
+        return err_set(err, ST_UNSUPPORTED, "%s/%s: tensor %.200s: dtype %s, expected F32, BF16 or F16", c->dir, shard_of(c, s), s->name,
+                       s->dtype);
     w->scale_stride = cols;
     if (dtype == OPS_F32 && (uintptr_t)s->data % sizeof(float) == 0) {
         w->scales = (const float *)(const void *)s->data;
@@ -214,14 +243,28 @@ static bool is_vector(enum weight_kind kind) {
            kind == W_FFN_NORM || kind == W_ROUTER_BIAS || kind == W_MTP_ENORM || kind == W_MTP_HNORM || kind == W_MTP_NORM;
 }
 
+static enum st missing(const struct ckpt *c, struct weight_key key, uint32_t rows, uint32_t cols, const char *name,
+                       struct err *err) {
+    char want[64];
+    want_text(want, sizeof want, rows, cols, is_vector(key.kind));
+    return err_set(err, ST_NOT_FOUND, "%s/%s: tensor %s: missing, expected %s (%s)", c->dir, c->list, name, want,
+                   weight_shape_keys(key.kind));
+}
+
+static enum st check_present(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols, struct err *err) {
+    const struct ckpt *c = ctx;
+    char name[WEIGHT_NAME_BYTES];
+    return find_key(c, key, name) ? ST_OK : missing(c, key, rows, cols, name, err);
+}
+
 static enum st load_tensor(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols,
                            struct err *err) {
     struct ckpt *c = ctx;
     char name[WEIGHT_NAME_BYTES];
     const struct safetensors_tensor *t = find_key(c, key, name);
-    if (!t) return err_set(err, ST_NOT_FOUND, "%s: tensor %s: missing in the checkpoint", c->dir, name);
+    if (!t) return missing(c, key, rows, cols, name, err);
     enum ops_dtype dtype;
-    enum st st = check_shape(c, t, rows, cols, is_vector(key.kind), err);
+    enum st st = check_shape(c, t, rows, cols, is_vector(key.kind), weight_shape_keys(key.kind), err);
     if (!st) st = dtype_of(&dtype, c, t, err);
     if (st) return st;
     struct ops_weight w = {.dtype = dtype, .rows = rows, .cols = cols, .data = t->data,
@@ -236,11 +279,11 @@ static enum st load_tensors(struct ckpt *c, struct err *err) {
     char name[WEIGHT_NAME_BYTES];
     if (c->config.n_mtp && !find_key(c, (struct weight_key){.kind = W_MTP_PROJ, .layer = c->config.n_layers}, name))
         c->config.n_mtp = 0;
-    /* A config that asks for more tensors than there are must not decide how much memory we take. */
-    if (weight_count(&c->config) > c->n_by_name + 2)
-        return err_set(err, ST_NOT_FOUND, "%s: config.json describes %zu tensors, the checkpoint has %zu", c->dir,
-                       weight_count(&c->config), c->n_by_name);
-    enum st st = weight_table_init(&c->weights, &c->config, c->dir, err);
+    /* A config that asks for more tensors than there are (two may stand for two more, see find_key) must not decide how much
+     * memory we take: the first that is missing is named before the table is made. */
+    enum st st = ST_OK;
+    if (weight_count(&c->config) > c->n_by_name + 2) st = weight_visit(&c->config, check_present, c, err);
+    if (!st) st = weight_table_init(&c->weights, &c->config, c->dir, err);
     return st ? st : weight_visit(&c->config, load_tensor, c, err);
 }
 

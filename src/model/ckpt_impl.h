@@ -15,8 +15,9 @@ struct ckpt {
     struct config_facts facts;
     struct generation_config generation;
     struct safetensors *shards;
-    char **shard_names;
+    char **shard_names; /* ascending */
     uint32_t n_shards;
+    const char *list; /* the file that says which tensors there are: the index or the only shard */
     const struct safetensors_tensor **by_name; /* sorted */
     size_t n_by_name;
     struct weight_table weights;

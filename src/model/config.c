@@ -66,7 +66,9 @@ enum st config_check(const struct model_config *c, struct err *err) {
     }
     if (c->rope % 2 != 0 || c->rotary.dim != c->rope)
         return err_set(err, ST_INVALID, "qk_rope_head_dim: %u, expected an even number", c->rope);
-    if (!(c->eps > 0) || !isfinite(c->attn_scale))
-        return err_set(err, ST_INVALID, "rms_norm_eps: %g, expected a positive number", (double)c->eps);
+    if (!(c->eps > 0)) return err_set(err, ST_INVALID, "rms_norm_eps: %g, expected a positive number", (double)c->eps);
+    if (!isfinite(c->attn_scale) || !isfinite(c->rotary.cos_sin_scale))
+        return err_set(err, ST_INVALID, "rope_scaling: scales %g and %g, expected finite ones", (double)c->attn_scale,
+                       (double)c->rotary.cos_sin_scale);
     return c->n_experts > 0 ? check_gate(c, err) : ST_OK;
 }

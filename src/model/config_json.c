@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -41,9 +42,11 @@ static const struct u32_row u32_rows[] = {
 
 static enum st read_architecture(enum arch *arch, const json_t *json, const char *name,
                                  struct err *err) {
-    const json_t *list = json_at(json, "architectures");
-    const char *a = json_string_value(json_is_array(list) ? json_array_get(list, 0) : NULL);
-    if (!a) return err_set(err, ST_INVALID, "%s: architectures: found %s, expected a list of one name", name, json_kind(list));
+    const json_t *list = json_at(json, "architectures"), *first = json_is_array(list) ? json_array_get(list, 0) : NULL;
+    const char *a = json_string_value(first);
+    if (!a)
+        return err_set(err, ST_INVALID, "%s: architectures: found %s%s, expected a list of one name", name,
+                       json_is_array(list) ? "a list of " : "", json_kind(json_is_array(list) ? first : list));
     if (strcmp(a, "DeepseekV3ForCausalLM") == 0) *arch = ARCH_V3;
     else if (strcmp(a, "DeepseekV2ForCausalLM") == 0) *arch = ARCH_V2;
     else
@@ -53,30 +56,50 @@ static enum st read_architecture(enum arch *arch, const json_t *json, const char
     return ST_OK;
 }
 
+/* *out: the member, NULL if it is missing. */
+static enum st get_object(const json_t **out, const json_t *json, const char *key, const char *name, struct err *err) {
+    *out = json_at(json, key);
+    if (!*out || json_is_object(*out)) return ST_OK;
+    return err_set(err, ST_INVALID, "%s: %s: found %s, expected an object", name, key, json_kind(*out));
+}
+
+/* The only quantisation we run is the official one of V3 and R1: FP8 with a scale for every 128 x 128 weights. */
+static enum st check_quantization(const json_t *json, const char *name, struct err *err) {
+    const json_t *q, *block;
+    const char *method, *fmt;
+    enum st st = get_object(&q, json, "quantization_config", name, err);
+    if (!st) st = json_get_str(&method, json, "quantization_config.quant_method", "nothing", name, err);
+    if (!st) st = json_get_str(&fmt, json, "quantization_config.fmt", "e4m3", name, err);
+    if (st || !q) return st;
+    if (strcmp(method, "fp8") != 0)
+        return err_set(err, ST_UNSUPPORTED, "%s: quantization_config.quant_method: found %.32s, only fp8 is supported", name, method);
+    if (strcmp(fmt, "e4m3") != 0)
+        return err_set(err, ST_UNSUPPORTED, "%s: quantization_config.fmt: found %.32s, only e4m3 is supported", name, fmt);
+    block = json_at(q, "weight_block_size");
+    if (!block) return ST_OK;
+    char text[64];
+    snprintf(text, sizeof text, "%s", json_kind(block));
+    if (json_array_size(block) == 2)
+        snprintf(text, sizeof text, "[%lld,%lld]", (long long)json_integer_value(json_array_get(block, 0)),
+                 (long long)json_integer_value(json_array_get(block, 1)));
+    if (strcmp(text, "[128,128]") != 0)
+        return err_set(err, ST_UNSUPPORTED, "%s: quantization_config.weight_block_size: found %s, only [128,128] is supported", name,
+                       text);
+    return ST_OK;
+}
+
 /* Refuses what we would silently compute wrongly. */
-static enum st check_unsupported(const json_t *json, bool *fp8, const char *name, struct err *err) {
+static enum st check_unsupported(const json_t *json, const char *name, struct err *err) {
     bool bias, mlp_bias;
-    const char *act, *method, *fmt;
+    const char *act;
     enum st st = json_get_bool(&bias, json, "attention_bias", false, name, err);
     if (!st) st = json_get_bool(&mlp_bias, json, "mlp_bias", false, name, err);
     if (!st) st = json_get_str(&act, json, "hidden_act", "silu", name, err);
-    if (!st) st = json_get_str(&method, json, "quantization_config.quant_method", NULL, name, err);
-    if (!st) st = json_get_str(&fmt, json, "quantization_config.fmt", "e4m3", name, err);
     if (st) return st;
     if (bias || mlp_bias)
         return err_set(err, ST_UNSUPPORTED, "%s: %s: true is not supported", name, bias ? "attention_bias" : "mlp_bias");
     if (strcmp(act, "silu") != 0)
         return err_set(err, ST_UNSUPPORTED, "%s: hidden_act: found %.32s, only silu is supported", name, act);
-    *fp8 = method != NULL;
-    if (!method) return ST_OK;
-    if (strcmp(method, "fp8") != 0 || strcmp(fmt, "e4m3") != 0)
-        return err_set(err, ST_UNSUPPORTED, "%s: quantization_config: %.32s %.32s is not supported (fp8 e4m3 is)", name,
-                       method, fmt);
-    const json_t *block = json_at(json, "quantization_config.weight_block_size");
-    bool ok = json_array_size(block) == 2 && json_integer_value(json_array_get(block, 0)) == OPS_SCALE_BLOCK &&
-              json_integer_value(json_array_get(block, 1)) == OPS_SCALE_BLOCK;
-    if (!ok)
-        return err_set(err, ST_UNSUPPORTED, "%s: quantization_config.weight_block_size: expected [128, 128]", name);
     return ST_OK;
 }
 
@@ -100,6 +123,8 @@ static enum st read_yarn(struct model_config *c, const json_t *r, double *softma
     if (!st)
         st = json_get_u32(&original, r, "original_max_position_embeddings", 1, 1u << 24, c->max_positions, name, err);
     if (st) return st;
+    if (!(o->theta > 1))
+        return err_set(err, ST_INVALID, "%s: rope_theta: found %.15g, expected more than 1 for yarn", name, o->theta);
     if (o->factor <= 0) o->factor = (double)c->max_positions / original;
     if (o->beta_fast == 0) o->beta_fast = 32; /* as `or` has it in transformers */
     if (o->beta_slow == 0) o->beta_slow = 1;
@@ -115,24 +140,27 @@ static enum st read_yarn(struct model_config *c, const json_t *r, double *softma
 
 static enum st read_rope(struct model_config *c, const json_t *json, const char *name,
                          struct err *err) {
-    const json_t *r = json_at(json, "rope_scaling");
-    const json_t *params = json_at(json, "rope_parameters");
-    if (!r) r = params;
-    if (r && !json_is_object(r))
-        return err_set(err, ST_INVALID, "%s: rope_scaling: found %s, expected an object", name, json_kind(r));
+    const json_t *r, *params;
     const char *type = NULL, *old_type;
     bool interleave;
     double theta, softmax_mscale = 1;
     c->rotary = (struct ops_rope_config){.dim = c->rope, .cos_sin_scale = 1};
-    enum st st = json_get_f64(&theta, json, "rope_theta", 1, 1e15, 10000, name, err);
-    if (!st) st = json_get_f64(&c->rotary.theta, params, "rope_theta", 1, 1e15, theta, name, err);
-    if (!st) st = json_get_bool(&interleave, json, "rope_interleave", true, name, err);
-    if (!st) st = json_get_str(&old_type, r, "type", "default", name, err);
-    if (!st) st = json_get_str(&type, r, "rope_type", old_type, name, err);
+    enum st st = get_object(&r, json, "rope_scaling", name, err);
+    if (!st) st = get_object(&params, json, "rope_parameters", name, err);
     if (st) return st;
-    if (r && strcmp(type, "yarn") == 0) st = read_yarn(c, r, &softmax_mscale, name, err);
+    char place[sizeof err->text], place_of_params[sizeof err->text];
+    snprintf(place, sizeof place, "%s: %s", name, r ? "rope_scaling" : "rope_parameters");
+    snprintf(place_of_params, sizeof place_of_params, "%s: rope_parameters", name);
+    if (!r) r = params;
+    st = json_get_f64(&theta, json, "rope_theta", 1, 1e15, 10000, name, err);
+    if (!st) st = json_get_f64(&c->rotary.theta, params, "rope_theta", 1, 1e15, theta, place_of_params, err);
+    if (!st) st = json_get_bool(&interleave, json, "rope_interleave", true, name, err);
+    if (!st) st = json_get_str(&old_type, r, "type", "default", place, err);
+    if (!st) st = json_get_str(&type, r, "rope_type", old_type, place, err);
+    if (st) return st;
+    if (r && strcmp(type, "yarn") == 0) st = read_yarn(c, r, &softmax_mscale, place, err);
     else if (r && strcmp(type, "default") != 0)
-        st = err_set(err, ST_UNSUPPORTED, "%s: rope_scaling: type %.32s is not supported (yarn, default are)", name, type);
+        st = err_set(err, ST_UNSUPPORTED, "%s: type %.32s is not supported (yarn, default are)", place, type);
     c->rope_pairs = interleave ? OPS_ROPE_INTERLEAVED : OPS_ROPE_HALVES;
     c->attn_scale = (float)(pow((double)c->nope + c->rope, -0.5) * softmax_mscale * softmax_mscale);
     return st;
@@ -186,8 +214,10 @@ static enum st read_token_ids(int64_t *ids, uint32_t *n, const json_t *json, con
         return err_set(err, ST_INVALID, "%s: %s: %zu ids, expected at most %d", name, key, len, CONFIG_EOS_MAX);
     for (size_t i = 0; i < len; i++) {
         const json_t *e = json_is_array(v) ? json_array_get(v, i) : v;
-        if (!json_is_integer(e) || json_integer_value(e) < 0 || json_integer_value(e) > UINT32_MAX)
+        if (!json_is_integer(e))
             return err_set(err, ST_INVALID, "%s: %s: found %s, expected a token id", name, key, json_kind(e));
+        if (json_integer_value(e) < 0 || json_integer_value(e) > UINT32_MAX)
+            return err_set(err, ST_INVALID, "%s: %s: found %lld, expected a token id", name, key, (long long)json_integer_value(e));
         ids[(*n)++] = json_integer_value(e);
     }
     return ST_OK;
@@ -204,7 +234,8 @@ enum st config_from_json(struct model_config *c, struct config_facts *facts, con
     *c = (struct model_config){0};
     *facts = (struct config_facts){0};
     enum st st = read_architecture(&arch, json, name, err);
-    if (!st) st = check_unsupported(json, &facts->fp8, name, err);
+    if (!st) st = check_unsupported(json, name, err);
+    if (!st) st = check_quantization(json, name, err);
     for (size_t i = 0; i < sizeof u32_rows / sizeof *u32_rows && !st; i++) {
         const struct u32_row *r = &u32_rows[i];
         uint32_t *out = (uint32_t *)(void *)((char *)c + r->offset);

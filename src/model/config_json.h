@@ -16,7 +16,6 @@ struct config_facts {
     const char *architecture; /* a constant: "DeepseekV3ForCausalLM" or "DeepseekV2ForCausalLM" */
     int64_t bos, eos[CONFIG_EOS_MAX]; /* -1: none */
     uint32_t n_eos;
-    bool fp8; /* quantization_config is the official 128 x 128 block FP8 */
 };
 
 /* name stands in errors (the file's path). */

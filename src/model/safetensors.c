@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,49 +30,84 @@ static uint32_t dtype_bits(const char *dtype) {
     return 0;
 }
 
-static enum st read_u64(uint64_t *out, const json_t *v) {
-    if (!json_is_integer(v) || json_integer_value(v) < 0) return ST_INVALID;
-    *out = (uint64_t)json_integer_value(v);
-    return ST_OK;
+/* What stands where something else was expected: integers as they are, the rest by kind. */
+static const char *found(char out[32], const json_t *v) {
+    if (json_is_integer(v)) snprintf(out, 32, "%lld", (long long)json_integer_value(v));
+    else snprintf(out, 32, "%s", json_kind(v));
+    return out;
 }
+
+static bool is_size(const json_t *v) { return json_is_integer(v) && json_integer_value(v) >= 0; }
 
 static enum st read_shape(struct safetensors_tensor *t, uint64_t *elems, const json_t *shape,
                           const char *name, struct err *err) {
-    if (!json_is_array(shape) || json_array_size(shape) > SAFETENSORS_DIMS_MAX)
-        return err_set(err, ST_INVALID, "%s: tensor %.200s: shape: found %s, expected an array of at most %d sizes", name,
-                       t->name, json_kind(shape), SAFETENSORS_DIMS_MAX);
-    t->n_dims = (uint32_t)json_array_size(shape);
+    char text[32];
+    size_t n = json_array_size(shape);
+    if (!json_is_array(shape))
+        return err_set(err, ST_INVALID, "%s: tensor %.200s: shape: found %s, expected an array of sizes", name, t->name,
+                       found(text, shape));
+    if (n > SAFETENSORS_DIMS_MAX)
+        return err_set(err, ST_INVALID, "%s: tensor %.200s: shape: found %zu sizes, expected at most %d", name, t->name, n,
+                       SAFETENSORS_DIMS_MAX);
+    t->n_dims = (uint32_t)n;
     *elems = 1;
-    for (uint32_t i = 0; i < t->n_dims; i++)
-        if (read_u64(&t->dims[i], json_array_get(shape, i)) || !u64_mul(elems, *elems, t->dims[i]))
-            return err_set(err, ST_INVALID, "%s: tensor %.200s: shape: entry %u is not a size, or the product overflows",
-                           name, t->name, i);
+    for (uint32_t i = 0; i < t->n_dims; i++) {
+        const json_t *v = json_array_get(shape, i);
+        if (!is_size(v))
+            return err_set(err, ST_INVALID, "%s: tensor %.200s: shape: entry %u: found %s, expected a size", name, t->name, i,
+                           found(text, v));
+        t->dims[i] = (uint64_t)json_integer_value(v);
+        if (!u64_mul(elems, *elems, t->dims[i]))
+            return err_set(err, ST_INVALID, "%s: tensor %.200s: shape: more elements than 64 bits can count", name, t->name);
+    }
+    return ST_OK;
+}
+
+static enum st read_offsets(uint64_t at[2], const struct safetensors_tensor *t, const json_t *offsets, const char *name,
+                            struct err *err) {
+    char text[32];
+    if (!json_is_array(offsets))
+        return err_set(err, ST_INVALID, "%s: tensor %.200s: data_offsets: found %s, expected an array of two byte offsets", name,
+                       t->name, found(text, offsets));
+    if (json_array_size(offsets) != 2)
+        return err_set(err, ST_INVALID, "%s: tensor %.200s: data_offsets: found %zu entries, expected two byte offsets", name,
+                       t->name, json_array_size(offsets));
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *v = json_array_get(offsets, i);
+        if (!is_size(v))
+            return err_set(err, ST_INVALID, "%s: tensor %.200s: data_offsets: entry %zu: found %s, expected a byte offset", name,
+                           t->name, i, found(text, v));
+        at[i] = (uint64_t)json_integer_value(v);
+    }
     return ST_OK;
 }
 
 /* t->name is set; fills the rest from its header entry. */
 static enum st read_tensor(struct safetensors_tensor *t, const json_t *entry, const uint8_t *data,
                            uint64_t data_bytes, const char *name, struct err *err) {
-    const char *dtype = json_string_value(json_object_get(entry, "dtype"));
-    const json_t *offsets = json_object_get(entry, "data_offsets");
+    char text[32];
+    if (!json_is_object(entry))
+        return err_set(err, ST_INVALID, "%s: tensor %.200s: found %s, expected an object", name, t->name, found(text, entry));
+    const json_t *kind = json_object_get(entry, "dtype");
+    const char *dtype = json_string_value(kind);
     uint32_t bits = dtype ? dtype_bits(dtype) : 0;
     if (bits == 0)
         return err_set(err, ST_INVALID, "%s: tensor %.200s: dtype: found %.32s, expected one that safetensors knows", name,
-                       t->name, dtype ? dtype : "nothing");
+                       t->name, dtype ? dtype : found(text, kind));
     snprintf(t->dtype, sizeof t->dtype, "%s", dtype);
-    uint64_t elems = 1, begin, end, bytes = 0;
+    uint64_t elems = 1, at[2], bytes;
     enum st st = read_shape(t, &elems, json_object_get(entry, "shape"), name, err);
+    if (!st) st = read_offsets(at, t, json_object_get(entry, "data_offsets"), name, err);
     if (st) return st;
-    if (json_array_size(offsets) != 2 || read_u64(&begin, json_array_get(offsets, 0)) ||
-        read_u64(&end, json_array_get(offsets, 1)))
-        return err_set(err, ST_INVALID, "%s: tensor %.200s: data_offsets: expected two byte offsets", name, t->name);
-    if (begin > end || end > data_bytes)
-        return err_set(err, ST_CORRUPT, "%s: tensor %.200s: data_offsets [%" PRIu64 ", %" PRIu64 "], but the data has %" PRIu64
-                       " bytes", name, t->name, begin, end, data_bytes);
-    if (!u64_mul(&bytes, elems, bits / 8) || bytes != end - begin)
+    if (at[0] > at[1] || at[1] > data_bytes)
+        return err_set(err, ST_CORRUPT, "%s: tensor %.200s: data_offsets: found [%" PRIu64 ",%" PRIu64 "], but the data has %" PRIu64
+                       " bytes", name, t->name, at[0], at[1], data_bytes);
+    if (!u64_mul(&bytes, elems, bits / 8))
+        return err_set(err, ST_INVALID, "%s: tensor %.200s: shape: more bytes than 64 bits can count", name, t->name);
+    if (bytes != at[1] - at[0])
         return err_set(err, ST_CORRUPT, "%s: tensor %.200s: %" PRIu64 " bytes of data, expected %" PRIu64 " for its shape in %s",
-                       name, t->name, end - begin, bytes, t->dtype);
-    t->data = data + begin;
+                       name, t->name, at[1] - at[0], bytes, t->dtype);
+    t->data = data + at[0];
     t->bytes = bytes;
     return ST_OK;
 }
@@ -135,13 +171,15 @@ enum st safetensors_parse(struct safetensors *s, const uint8_t *data, uint64_t s
     *s = (struct safetensors){0};
     if (size < 8)
         return err_set(err, ST_CORRUPT, "%s: %" PRIu64 " bytes, expected a safetensors file of at least 8", name, size);
-    uint64_t len = rd_u64le(data);
-    if (len > HEADER_BYTES_MAX || len > size - 8)
-        return err_set(err, ST_CORRUPT, "%s: header of %" PRIu64 " bytes in a file of %" PRIu64 ", expected at most %d", name,
-                       len, size, HEADER_BYTES_MAX);
+    uint64_t len = rd_u64le(data), most = size - 8 < HEADER_BYTES_MAX ? size - 8 : HEADER_BYTES_MAX;
+    if (len > most)
+        return err_set(err, ST_CORRUPT, "%s: header length: found %" PRIu64 ", expected at most %" PRIu64 " in a file of %" PRIu64
+                       " bytes", name, len, most, size);
+    char place[sizeof err->text];
+    snprintf(place, sizeof place, "%s: header", name);
     s->header_bytes = 8 + len;
     json_t *header;
-    enum st st = json_parse(&header, (const char *)data + 8, len, name, err);
+    enum st st = json_parse(&header, (const char *)data + 8, len, place, err);
     if (st) return st;
     st = read_tensors(s, header, data + 8 + len, size - 8 - len, name, err);
     json_decref(header);

@@ -64,6 +64,8 @@ struct weight_source {
 /* Stored shape of a tensor: *rows is 1 for vectors. */
 void weight_shape(const struct model_config *c, enum weight_kind kind, uint32_t *rows,
                   uint32_t *cols);
+/* The keys of config.json that decide it, for errors: "vocab_size, hidden_size". */
+const char *weight_shape_keys(enum weight_kind kind);
 
 /* Whether this model has the tensor in this layer (n_layers: MTP). W_MTP_EMBED and W_MTP_HEAD count as had; a
  * source that lacks them gives the main ones. */

@@ -34,6 +34,21 @@ static void long_sentences_are_cut_not_overrun(void **state) {
     assert_string_equal(err.text + 505, "end");
 }
 
+static void names_from_strangers_are_made_printable(void **state) {
+    (void)state;
+    struct err err;
+    err_set(&err, ST_INVALID, "a\x1b[2J\nb \xc3\xa4 \xe6\x9d\xb1 \xf0\x9f\xa6\x8a \xff \xc3 \xc2\x9b \xed\xa0\x80 \xf4\x90\x80\x80 \xe6\x9d");
+    assert_string_equal(err.text, "a?[2J?b \xc3\xa4 \xe6\x9d\xb1 \xf0\x9f\xa6\x8a ? ? ?? ??? ???? ??");
+    char big[600];
+    memset(big, 'x', sizeof big);
+    err_set(&err, ST_INVALID, "%.510s\xc3\xa4", big); /* cut inside the last character */
+    assert_int_equal(strlen(err.text), sizeof err.text - 1);
+    assert_int_equal(err.text[510], '?');
+    err_set(&err, ST_INVALID, "b");
+    err_prefix(&err, "\x07");
+    assert_string_equal(err.text, "?b");
+}
+
 static void no_place_for_a_sentence_is_allowed(void **state) {
     (void)state;
     assert_int_equal(err_set(NULL, ST_FULL, "x"), ST_FULL);
@@ -50,6 +65,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(place_goes_in_front),
         cmocka_unit_test(long_sentences_are_cut_not_overrun),
+        cmocka_unit_test(names_from_strangers_are_made_printable),
         cmocka_unit_test(no_place_for_a_sentence_is_allowed),
         cmocka_unit_test(errno_becomes_what_the_caller_can_do),
     };
