@@ -54,7 +54,7 @@ def logits_bytes(case, ids, out, isa=None, flags=()):
         env["SUPERNODE_ISA"] = isa
     command = [BINARY, "logits", case, "--ids", ids, "--out", str(out), *flags]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=check.TIMEOUT_S)
-    if isa and "this processor cannot run" in done.stderr:
+    if isa and ("this processor cannot run" in done.stderr or "kernels: found" in done.stderr):
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
     return out.read_bytes()
