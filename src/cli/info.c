@@ -9,6 +9,7 @@
 
 #include "cli/cli.h"
 #include "cli/flags.h"
+#include "cli/human.h"
 #include "cli/model_args.h"
 #include "engine/instance.h"
 
@@ -21,23 +22,6 @@ struct facts {
     const char *how;
     const struct ops_kernels *kernels;
 };
-
-/* "671.03 B", "11.1 M": three or four digits and a unit. */
-static const char *human(char *out, size_t size, double v) {
-    static const char units[] = " KMBT";
-    int u = 0;
-    while (v >= 999.5 && u < 4) v /= 1000, u++;
-    snprintf(out, size, v < 100 && u >= 3 ? "%.2f %c" : v < 100 ? "%.1f %c" : "%.0f %c", v, units[u]);
-    return out;
-}
-
-static const char *human_bytes(char *out, size_t size, double v) {
-    static const char *const units[] = {"B", "KB", "MB", "GB", "TB"};
-    int u = 0;
-    while (v >= 999.5 && u < 4) v /= 1000, u++;
-    snprintf(out, size, v < 100 && u > 0 ? "%.1f %s" : "%.0f %s", v, units[u]);
-    return out;
-}
 
 static void print_architecture(const struct facts *f) {
     const struct model_config *c = ckpt_config(f->ckpt);
@@ -59,8 +43,8 @@ static void print_text(const struct facts *f) {
     char a[32], b[32], m[32], bytes[32], kv[32];
     const struct ckpt_stats *s = &f->stats;
     print_architecture(f);
-    printf("parameters     %s, %s active", human(a, sizeof a, (double)s->params), human(b, sizeof b, (double)s->params_active));
-    if (s->params_mtp) printf(", %s of MTP", human(m, sizeof m, (double)s->params_mtp));
+    printf("parameters     %s, %s active", human_count(a, sizeof a, (double)s->params), human_count(b, sizeof b, (double)s->params_active));
+    if (s->params_mtp) printf(", %s of MTP", human_count(m, sizeof m, (double)s->params_mtp));
     printf("    %s    %s in %u shard%s\n", s->dtype, human_bytes(bytes, sizeof bytes, (double)s->bytes), s->n_shards,
            s->n_shards == 1 ? "" : "s");
     printf("KV             %s a token (%s)\n", human_bytes(kv, sizeof kv, (double)f->kv_bytes_token), kv_dtype_name(f->kv));

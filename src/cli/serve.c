@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* supernode serve: opens a model, says what it is, and answers OpenAI clients until it is told to stop. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "cli/cli.h"
+#include "cli/flags.h"
+#include "cli/human.h"
+#include "cli/model_args.h"
+#include "engine/generate.h"
+#include "serve/front.h"
+#include "serve/server.h"
+
+enum { CHUNK_ROWS = 512 };
+
+struct serve_args {
+    struct model_args model;
+    const char *host, *served_name;
+    uint32_t port, max_model_len;
+    bool trust_message_tokens;
+};
+
+struct serving {
+    struct server *server;
+    struct instance in;
+    struct front front;
+    struct generator *generator;
+};
+
+static void print_log(const char *line) { fprintf(stderr, "%s\n", line); }
+
+/* 0.0.0.0 is no address to go to. */
+static void reachable(char *out, size_t size, const char *host) {
+    const char *to = strcmp(host, "0.0.0.0") == 0 ? "127.0.0.1" : strcmp(host, "::") == 0 ? "::1" : host;
+    snprintf(out, size, strchr(to, ':') ? "[%s]" : "%s", to);
+}
+
+static void print_ready(const struct serving *s, const char *model, const char *host, uint64_t begun_ns) {
+    char params[32], active[32], bytes[32], address[256];
+    struct ckpt_stats stats;
+    ckpt_stats(s->in.ckpt, &stats);
+    printf("model      %s  %s  %s parameters, %s active, %s, %s\n", model, ckpt_facts(s->in.ckpt)->architecture,
+           human_count(params, sizeof params, (double)stats.params),
+           human_count(active, sizeof active, (double)stats.params_active), stats.dtype,
+           human_bytes(bytes, sizeof bytes, (double)stats.bytes));
+    uint32_t threads = team_size(s->in.team);
+    printf("kernels    %s  (%u thread%s, profile f32)\n", s->in.kernels->isa, threads, threads == 1 ? "" : "s");
+    snprintf(address, sizeof address, strchr(host, ':') ? "[%s]" : "%s", host);
+    printf("serving    http://%s:%u   ready in %.2f s\n\n", address, server_port(s->server),
+           (double)(clock_now_ns() - begun_ns) / 1e9);
+    reachable(address, sizeof address, host);
+    const char *path = s->front.chat ? "chat/completions" : "completions";
+    const char *body = s->front.chat ? "\"messages\":[{\"role\":\"user\",\"content\":\"Tell me a story about a fox.\"}]"
+                                     : "\"prompt\":\"Once upon a time\",\"max_tokens\":100";
+    printf("try:\n  curl -N http://%s:%u/v1/%s -H 'content-type: application/json' \\\n    -d '{%s,\"stream\":true}'\n", address,
+           server_port(s->server), path, body);
+    fflush(stdout);
+}
+
+static enum st open_all(struct serving *s, struct serve_args *a, const char *model, struct err *err) {
+    struct instance_options o;
+    enum st st = model_args_options(&o, &a->model, model, err);
+    if (!st) st = server_new(&s->server, a->host, (uint16_t)a->port, print_log, err);
+    if (st) return st;
+    o.chunk_rows = CHUNK_ROWS;
+    o.logits_rows = 1;
+    o.max_model_len = a->max_model_len;
+    st = instance_open(&s->in, &o, err);
+    enum prompt_trust trust = a->trust_message_tokens ? PROMPT_TRUST_MESSAGES : PROMPT_TRUST_NONE;
+    if (!st) st = front_open(&s->front, &s->in, a->served_name, trust, err);
+    if (!st) st = generator_new(&s->generator, &s->in, err);
+    if (!st) st = server_start(s->server, &s->front, s->generator, err);
+    return st;
+}
+
+static int run(struct serve_args *a, const char *model, struct err *err) {
+    uint64_t begun = clock_now_ns();
+    struct serving s = {0};
+    const char *name = model ? model : "models/tiny";
+    if (!a->served_name) a->served_name = name;
+    enum st st = open_all(&s, a, model, err);
+    if (!st) {
+        print_ready(&s, name, a->host, begun);
+        st = server_run(s.server, err);
+    }
+    server_free(s.server);
+    generator_free(s.generator);
+    front_close(&s.front);
+    instance_close(&s.in);
+    return st ? cli_fail(CLI_FAILED, err) : 0;
+}
+
+int cli_serve(int argc, char **argv) {
+    struct serve_args a = {.model = model_args_default(), .host = "127.0.0.1", .port = 8000};
+    const char *args[1];
+    const struct flag flags[] = {
+        {"host", "ADDR", FLAG_STR, &a.host, 0, 0, "address to listen on (default 127.0.0.1; 0.0.0.0: every one)", false},
+        {"port", "N", FLAG_U32, &a.port, 0, 65535, "TCP port (default 8000; 0: any free one)", false},
+        {"max-model-len", "N", FLAG_U32, &a.max_model_len, 1, 1 << 24, "longest prompt and answer together, tokens (default: max_position_embeddings)", false},
+        {"served-model-name", "NAME", FLAG_STR, &a.served_name, 0, 0, "what requests call the model (default: MODEL as given)", false},
+        {"trust-message-tokens", NULL, FLAG_BOOL, &a.trust_message_tokens, 0, 0, "let added tokens in users' messages count, as other servers do (default: they are text)", true},
+        MODEL_ARGS_FLAGS(a.model),
+        {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
+    };
+    const struct flag_command cmd = {
+        .name = "serve",
+        .what = "Serves a model to OpenAI clients over HTTP.",
+        .usage = "supernode serve [MODEL] [flags]",
+        .example = "supernode serve models/tiny --port 8000",
+        .flags = flags,
+        .args_max = 1,
+    };
+    struct err err;
+    enum flag_result result;
+    if (flags_parse(&result, &cmd, argc, argv, args, &err)) return cli_fail(CLI_USAGE, &err);
+    if (result == FLAG_HELP_SHOWN) return 0;
+    return run(&a, args[0], &err);
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements job.h and mailbox.h. */
+#include "serve/mailbox.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum { INBOX_MAX = 32 << 20 };
+
+struct job *job_new(enum api_kind kind, char *body, size_t body_len) {
+    struct job *j = calloc(1, sizeof *j);
+    if (!j) {
+        free(body);
+        return NULL;
+    }
+    j->kind = kind;
+    j->body = body;
+    j->body_len = body_len;
+    j->inbox.max = j->taken.max = INBOX_MAX;
+    atomic_init(&j->cancel, false);
+    return j;
+}
+
+void job_free(struct job *j) {
+    if (!j) return;
+    free(j->body);
+    api_request_release(&j->api);
+    request_release(&j->record);
+    buf_release(&j->inbox);
+    buf_release(&j->taken);
+    free(j);
+}
+
+enum st mailbox_init(struct mailbox *m, struct err *err) {
+    *m = (struct mailbox){.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
+    if (m->fd < 0) return err_set(err, ST_IO, "serve: cannot make an eventfd: %s", strerror(errno));
+    pthread_mutex_init(&m->lock, NULL);
+    return ST_OK;
+}
+
+void mailbox_release(struct mailbox *m) {
+    if (m->fd < 0) return;
+    close(m->fd);
+    pthread_mutex_destroy(&m->lock);
+    m->fd = -1;
+}
+
+/* Under the lock. */
+static void announce(struct mailbox *m, struct job *j) {
+    if (j->ready) return;
+    j->ready = true;
+    j->ready_next = NULL;
+    bool was_empty = !m->first;
+    if (was_empty) m->first = j;
+    else m->last->ready_next = j;
+    m->last = j;
+    uint64_t one = 1;
+    if (was_empty && write(m->fd, &one, sizeof one) < 0) assert(errno == EAGAIN); /* the counter is full: awake anyway */
+}
+
+bool mailbox_token(struct mailbox *m, struct job *j, const struct token_out *t) {
+    struct job_token row = {t->attempt, t->choice, t->position, t->id, t->n_top, t->logprob, t->finish};
+    pthread_mutex_lock(&m->lock);
+    assert(!j->done);
+    size_t len = j->inbox.len;
+    bool ok = buf_append(&j->inbox, &row, sizeof row) == ST_OK &&
+              buf_append(&j->inbox, t->top, t->n_top * sizeof *t->top) == ST_OK;
+    if (ok) announce(m, j);
+    else j->inbox.len = len;
+    pthread_mutex_unlock(&m->lock);
+    return ok;
+}
+
+void mailbox_done(struct mailbox *m, struct job *j, const struct api_error *error) {
+    pthread_mutex_lock(&m->lock);
+    assert(!j->done);
+    j->done = true;
+    if (error) j->error = *error;
+    announce(m, j);
+    pthread_mutex_unlock(&m->lock);
+}
+
+struct job *mailbox_take(struct mailbox *m, bool *done) {
+    uint64_t count;
+    pthread_mutex_lock(&m->lock);
+    struct job *j = m->first;
+    if (j) {
+        m->first = j->ready_next;
+        j->ready = false;
+        *done = j->done;
+        struct buf used = j->taken;
+        j->taken = j->inbox;
+        used.len = 0;
+        j->inbox = used;
+    }
+    if (!m->first && read(m->fd, &count, sizeof count) < 0) assert(errno == EAGAIN);
+    pthread_mutex_unlock(&m->lock);
+    return j;
+}
+
+bool job_token_next(const struct job *j, size_t *at, struct token_out *t, struct token_logprob *top) {
+    struct job_token row;
+    if (*at == j->taken.len) return false;
+    assert(j->taken.len - *at >= sizeof row);
+    memcpy(&row, j->taken.data + *at, sizeof row);
+    *at += sizeof row;
+    assert(row.n_top <= REQUEST_LOGPROBS_MAX);
+    if (row.n_top) memcpy(top, j->taken.data + *at, row.n_top * sizeof *top);
+    *at += row.n_top * sizeof *top;
+    *t = (struct token_out){row.attempt, row.choice, row.position, row.id, row.logprob, top, row.n_top, row.finish};
+    return true;
+}

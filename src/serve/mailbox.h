@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From the computing threads to the HTTP thread: tokens and ends of jobs, and one eventfd that wakes the event loop. Tokens wait
+ * in their job's inbox, which is swapped whole, so nothing is allocated per token. */
+#ifndef SUPERNODE_SERVE_MAILBOX_H
+#define SUPERNODE_SERVE_MAILBOX_H
+
+#include <pthread.h>
+
+#include "serve/job.h"
+
+struct mailbox {
+    pthread_mutex_t lock;
+    struct job *first, *last; /* jobs with something new, oldest first */
+    int fd;                   /* eventfd: readable when first is not NULL */
+};
+
+enum st ST_CHECKED mailbox_init(struct mailbox *m, struct err *err);
+void mailbox_release(struct mailbox *m);
+
+/* Any computing thread. False: the inbox is at its limit, the HTTP thread does not keep up. */
+bool mailbox_token(struct mailbox *m, struct job *j, const struct token_out *t);
+/* The job's end; error may be NULL. The job must not be touched afterwards. */
+void mailbox_done(struct mailbox *m, struct job *j, const struct api_error *error);
+
+/* HTTP thread. The next job with news, or NULL: its tokens are in j->taken (overwritten), *done says whether it ended. */
+struct job *mailbox_take(struct mailbox *m, bool *done);
+
+/* Reads the next token of j->taken at *at; top gets room for REQUEST_LOGPROBS_MAX alternatives. False: that was the last. */
+bool job_token_next(const struct job *j, size_t *at, struct token_out *t, struct token_logprob *top);
+
+#endif

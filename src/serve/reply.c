@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One request's way through the HTTP thread: body in, job out, tokens in, bytes out. A reply lives until its job is done and its client
+ * has everything (or left); whichever comes last frees it. */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <event2/buffer.h>
+
+#include "serve/server_impl.h"
+
+#include <event2/http_struct.h> /* wants http.h before it */
+
+enum { OUT_MAX = 1 << 30 };
+
+static void cancel(struct reply *r) { atomic_store_explicit(&r->job->cancel, true, memory_order_relaxed); }
+
+/* --- sending ------------------------------------------------------------------------------------------------ */
+
+/* evhttp wrote the last byte. */
+static void reply_written(struct evhttp_request *req, void *arg) {
+    struct reply *r = arg;
+    (void)req;
+    assert(r->state == REPLY_SENT);
+    http_conn_unwatch(r->conn);
+    r->state = REPLY_OVER;
+    event_active(r->server->mail, 0, 0); /* so that it is freed, from outside of evhttp */
+}
+
+/* The client left, or was dropped. */
+static void reply_closed(void *arg) {
+    struct reply *r = arg;
+    cancel(r);
+    r->state = REPLY_OVER;
+    event_active(r->server->mail, 0, 0);
+}
+
+/* evhttp gets the rest and the request; the computation is not needed any more. */
+static void hand_over(struct reply *r) {
+    assert(r->state == REPLY_OPEN);
+    r->state = REPLY_SENT;
+    cancel(r);
+    evhttp_request_set_on_complete_cb(r->req, reply_written, r);
+    http_conn_replied(r->conn);
+}
+
+static void stream_begin(struct reply *r) {
+    struct evkeyvalq *h = evhttp_request_get_output_headers(r->req);
+    evhttp_add_header(h, "Content-Type", "text/event-stream; charset=utf-8");
+    evhttp_add_header(h, "Cache-Control", "no-cache");
+    /* without chunks (HTTP/1.0) only the close says where the answer ends */
+    if (r->req->minor == 0 || r->server->stopping) evhttp_add_header(h, "Connection", "close");
+    evhttp_send_reply_start(r->req, 200, api_reason(200));
+    r->streaming = true;
+}
+
+static void stream_send(struct reply *r) {
+    struct evbuffer *chunk = evbuffer_new();
+    if (!r->streaming) stream_begin(r);
+    if (chunk && evbuffer_add(chunk, r->out.data, r->out.len) == 0) evhttp_send_reply_chunk(r->req, chunk);
+    if (chunk) evbuffer_free(chunk);
+    r->out.len = 0;
+}
+
+static void stream_end(struct reply *r) {
+    struct evhttp_request *req = r->req;
+    hand_over(r);
+    evhttp_send_reply_end(req);
+}
+
+static void fail(struct reply *r, const struct api_error *e) {
+    r->out.len = 0;
+    if (!r->streaming) {
+        struct evhttp_request *req = r->req;
+        hand_over(r);
+        server_send_error(req, e);
+    } else if (answer_error_event(&r->out, e) == ST_OK) {
+        stream_send(r);
+        stream_end(r);
+    } else {
+        http_conn_drop(r->conn);
+    }
+}
+
+static void send_what_is_there(struct reply *r) {
+    if (!r->job->api.stream) {
+        if (!r->answer.finish) return;
+        struct evhttp_request *req = r->req;
+        hand_over(r);
+        server_send(req, 200, &r->out);
+        return;
+    }
+    if (r->out.len) stream_send(r);
+    if (r->answer.finish) {
+        stream_end(r);
+    } else if (http_conn_unread(r->conn) > SERVER_UNREAD_BYTES_MAX) {
+        server_log(r->server, "serve: client does not read: %s dropped with %zu bytes unread", r->job->id, http_conn_unread(r->conn));
+        http_conn_drop(r->conn);
+    }
+}
+
+/* --- tokens ------------------------------------------------------------------------------------------------- */
+
+static void answer_begin(struct reply *r) {
+    const struct front *f = r->server->front;
+    struct answer_head head = {.id = r->job->id, .model = f->model, .fingerprint = f->fingerprint, .created = (int64_t)time(NULL)};
+    answer_init(&r->answer, &head, &r->job->api, &r->job->record, f->tok);
+    r->answering = true;
+    if (r->job->api.unknown[0]) server_log(r->server, "serve: ignored unknown fields: %s: %s", r->job->id, r->job->api.unknown);
+}
+
+static void take_tokens(struct reply *r) {
+    struct token_logprob top[REQUEST_LOGPROBS_MAX];
+    struct token_out t;
+    size_t at = 0;
+    enum st st = ST_OK;
+    while (r->state == REPLY_OPEN && !st && job_token_next(r->job, &at, &t, top)) {
+        if (!r->answering) answer_begin(r);
+        const struct request *record = &r->job->record;
+        if (t.attempt != record->attempt || t.position != record->n_prompt + r->answer.n_tokens) continue; /* late, or a repeat */
+        st = answer_token(&r->answer, &t, &r->out);
+        if (r->answer.finish) break;
+    }
+    if (r->state != REPLY_OPEN || !r->answering) return;
+    if (st) {
+        struct api_error e;
+        (void)api_fail(&e, 500, NULL, NULL, "the answer grew past its limit");
+        fail(r, &e);
+    } else {
+        send_what_is_there(r);
+    }
+}
+
+static void take_done(struct reply *r) {
+    struct api_error e = r->job->error;
+    r->done = true;
+    if (r->state != REPLY_OPEN) return;
+    if (e.status == 0) (void)api_fail(&e, 503, NULL, "shutting_down", "the server is shutting down");
+    fail(r, &e);
+}
+
+/* --- life --------------------------------------------------------------------------------------------------- */
+
+static void reply_free(struct server *s, uint32_t slot) {
+    struct reply *r = s->replies[slot];
+    s->replies[slot] = NULL;
+    s->n_replies--;
+    s->body_bytes -= r->job->body_len;
+    if (r->answering) answer_release(&r->answer);
+    buf_release(&r->out);
+    job_free(r->job);
+    free(r);
+}
+
+void replies_mail(struct server *s) {
+    struct job *j;
+    bool done;
+    while ((j = mailbox_take(&s->mailbox, &done))) {
+        take_tokens(j->reply);
+        if (done) take_done(j->reply);
+    }
+    for (uint32_t i = 0; i < SERVER_JOBS_MAX; i++)
+        if (s->replies[i] && s->replies[i]->done && s->replies[i]->state == REPLY_OVER) reply_free(s, i);
+}
+
+void replies_cancel(struct server *s) {
+    for (uint32_t i = 0; i < SERVER_JOBS_MAX; i++)
+        if (s->replies[i]) cancel(s->replies[i]);
+}
+
+/* False: refused, and e says why. */
+static bool check_room(const struct server *s, size_t body_len, struct api_error *e) {
+    if (s->stopping) return api_fail(e, 503, NULL, "shutting_down", "the server is shutting down");
+    if (s->n_replies == SERVER_JOBS_MAX)
+        return api_fail(e, 503, NULL, "overloaded", "%u requests are waiting already; try again later", s->n_replies);
+    if (body_len > SERVER_BODIES_BYTES_MAX - s->body_bytes)
+        return api_fail(e, 503, NULL, "overloaded", "waiting requests hold %llu bytes already; try again later",
+                        (unsigned long long)s->body_bytes);
+    return true;
+}
+
+static char *copy_body(struct evhttp_request *req, size_t *len) {
+    struct evbuffer *in = evhttp_request_get_input_buffer(req);
+    *len = evbuffer_get_length(in);
+    char *body = malloc(*len + 1);
+    if (body && evbuffer_remove(in, body, *len) != (ev_ssize_t)*len) {
+        free(body);
+        return NULL;
+    }
+    return body;
+}
+
+static struct reply *reply_new(struct server *s, struct http_conn *conn, struct evhttp_request *req, enum api_kind kind) {
+    size_t len;
+    char *body = copy_body(req, &len);
+    struct job *job = body ? job_new(kind, body, len) : NULL;
+    struct reply *r = job ? calloc(1, sizeof *r) : NULL;
+    if (!r) {
+        job_free(job);
+        return NULL;
+    }
+    *r = (struct reply){.server = s, .job = job, .conn = conn, .req = req, .state = REPLY_OPEN, .out = {.max = OUT_MAX}};
+    job->reply = r;
+    uint32_t slot = 0;
+    while (s->replies[slot]) slot++;
+    assert(slot < SERVER_JOBS_MAX);
+    s->replies[slot] = r;
+    s->n_replies++;
+    s->body_bytes += len;
+    return r;
+}
+
+void reply_begin(struct server *s, struct evhttp_request *req, enum api_kind kind) {
+    struct api_error e;
+    struct http_conn *conn = http_conn_of(&s->conns, req);
+    if (!check_room(s, evbuffer_get_length(evhttp_request_get_input_buffer(req)), &e)) {
+        server_send_error(req, &e);
+        return;
+    }
+    struct reply *r = conn ? reply_new(s, conn, req, kind) : NULL;
+    if (!r) {
+        (void)api_fail(&e, 500, NULL, NULL, "out of memory");
+        server_send_error(req, &e);
+        return;
+    }
+    http_conn_watch(conn, req, reply_closed, r);
+    worker_submit(s->worker, r->job);
+}
