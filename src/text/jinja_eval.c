@@ -464,9 +464,9 @@ enum jj_flow jj_exec_for(struct jj_run *run, struct jj_frame *f, const struct jj
         fill_frame(run, inner);
         inner->v[0] = (struct jj_val){.kind = JJ_LOOP, .loop = loop};
         assign(run, inner, n->a, v);
-        any = true;
         enum jj_flow flow = jj_exec(run, inner, n->list[0]);
-        if (flow == JJ_BREAK) return JJ_GO_ON; /* and, as in Python, no else */
+        if (flow == JJ_BREAK) break;
+        any |= flow == JJ_GO_ON; /* to Jinja, a round that ended early was none */
     }
     if (any || n->n < 2) return JJ_GO_ON;
     return jj_exec(run, jj_frame_new(run, n->else_scope, f), n->list[1]);

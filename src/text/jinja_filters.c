@@ -410,7 +410,7 @@ JJ_FILTER(f_filesizeformat) {
     if (v.kind != JJ_FLOAT)
         jj_fail(j, ST_INVALID, "filesizeformat: found %s, expected a number", jj_type(self));
     bool binary = jj_flag(a[0], false);
-    double base = binary ? 1024 : 1000, unit = base;
+    long double base = binary ? 1024 : 1000, unit; /* exact up to 1000^9 */
     if (v.f == 1)
         strcpy(text, "1 Byte");
     else if (v.f < base)
@@ -418,7 +418,7 @@ JJ_FILTER(f_filesizeformat) {
     else {
         int i = 0;
         for (unit = base * base; i < 7 && v.f >= unit; i++) unit *= base;
-        snprintf(text, sizeof text, "%.1f %s", base * v.f / unit, names[binary][i]);
+        snprintf(text, sizeof text, "%.1f %s", (double)base * v.f / (double)unit, names[binary][i]);
     }
     return jj_strv(jj_str_new(j, text, strlen(text), v.origin));
 }

@@ -304,7 +304,10 @@ static struct spec format_spec(struct jj *j, const struct jj_str *f) {
     if (at < f->len && f->p[at] == '#') s.alt = true, at++;
     if (at < f->len && f->p[at] == '0') {
         at++;
-        if (!s.align) s.zero = true;
+        if (!s.align)
+            s.zero = true;
+        else if (!s.fill)
+            s.fill = jj_str_lit(j, "0");
     }
     s.width = spec_number(j, f, &at);
     s.precision = -1;

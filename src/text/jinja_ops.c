@@ -323,7 +323,7 @@ static const int64_t *bound(struct jj *j, struct jj_val v, int64_t *room) {
 
 struct jj_val jj_slice(struct jj *j, struct jj_val obj, struct jj_val start, struct jj_val stop,
                        struct jj_val step) {
-    int64_t a, b, c = 1, first;
+    int64_t a, b, c = 1, first, end;
     if (obj.kind == JJ_UNDEF) jj_fail_undef(j, obj);
     if (!is_seq(obj) && obj.kind != JJ_RANGE)
         jj_fail(j, ST_INVALID, "'%s' object cannot be sliced", jj_type(obj));
@@ -338,17 +338,17 @@ struct jj_val jj_slice(struct jj *j, struct jj_val obj, struct jj_val start, str
     if (obj.kind == JJ_RANGE) {
         const struct jj_range *of = obj.range;
         struct jj_range *r = jj_alloc(j, sizeof *r);
-        uint32_t n = jj_slice_span(of->len, from, to, c, &first);
+        uint32_t n = jj_slice_span(of->len, from, to, c, &first, &end);
         int64_t s;
         if (n <= 1)
             s = of->step;
         else if (__builtin_mul_overflow(of->step, c, &s))
             fail_big(j);
         *r = (struct jj_range){.start = of->start + first * of->step, .step = s, .len = n};
-        r->stop = r->start + (int64_t)n * s;
+        r->stop = of->start + end * of->step;
         return (struct jj_val){.kind = JJ_RANGE, .range = r};
     }
-    uint32_t n = jj_slice_span(obj.list->len, from, to, c, &first);
+    uint32_t n = jj_slice_span(obj.list->len, from, to, c, &first, &end);
     struct jj_list *l = jj_list_new(j, n);
     jj_spend(j, n / 8);
     for (uint32_t i = 0; i < n; i++) jj_list_push(j, l, obj.list->v[first + (int64_t)i * c]);

@@ -376,7 +376,7 @@ struct jj_list *jj_split(struct jj *j, const struct jj_str *s, const struct jj_s
     if (!sep) {
         while ((at = skip_class(s, at, true)) < s->len) {
             if (max == 0) {
-                push_cut(j, l, s, at, skip_class_back(s, s->len, true));
+                push_cut(j, l, s, at, s->len);
                 return l;
             }
             uint32_t end = skip_class(s, at, false);
@@ -404,7 +404,7 @@ struct jj_list *jj_rsplit(struct jj *j, const struct jj_str *s, const struct jj_
     if (!sep) {
         while ((end = skip_class_back(s, end, true)) > 0) {
             if (max == 0) {
-                push_cut(j, l, s, skip_class(s, 0, true), end);
+                push_cut(j, l, s, 0, end); /* what leads it stays, as in Python */
                 break;
             }
             uint32_t from = skip_class_back(s, end, false);
@@ -503,12 +503,13 @@ static int64_t clamp(int64_t v, int64_t lo, int64_t hi) {
 }
 
 uint32_t jj_slice_span(int64_t len, const int64_t *start, const int64_t *stop, int64_t step,
-                       int64_t *first) {
+                       int64_t *first, int64_t *end) {
     int64_t lo = step > 0 ? 0 : -1, hi = step > 0 ? len : len - 1; /* as PySlice_AdjustIndices */
     int64_t from = step > 0 ? 0 : len - 1, to = step > 0 ? len : -1;
     if (start) from = clamp(*start < 0 ? (*start < -len ? lo : *start + len) : *start, lo, hi);
     if (stop) to = clamp(*stop < 0 ? (*stop < -len ? lo : *stop + len) : *stop, lo, hi);
     *first = from;
+    *end = to;
     if (step > 0) return from < to ? (uint32_t)((uint64_t)(to - from - 1) / (uint64_t)step + 1) : 0;
     uint64_t back = step == INT64_MIN ? (uint64_t)INT64_MAX + 1 : (uint64_t)-step;
     return to < from ? (uint32_t)((uint64_t)(from - to - 1) / back + 1) : 0;
@@ -516,8 +517,8 @@ uint32_t jj_slice_span(int64_t len, const int64_t *start, const int64_t *stop, i
 
 const struct jj_str *jj_str_slice(struct jj *j, const struct jj_str *s, const int64_t *start,
                                   const int64_t *stop, int64_t step) {
-    int64_t first;
-    uint32_t n = jj_slice_span(s->cps, start, stop, step, &first);
+    int64_t first, end;
+    uint32_t n = jj_slice_span(s->cps, start, stop, step, &first, &end);
     if (n == 0) return jj_str_cut(j, s, 0, 0);
     if (step == 1) {
         uint32_t from = jj_at_cp(j, s, (uint32_t)first);

@@ -55,10 +55,10 @@ const struct jj_str *jj_replace(struct jj *j, const struct jj_str *s, const stru
                                 const struct jj_str *with, int64_t max);
 const struct jj_str *jj_concat(struct jj *j, const struct jj_str *a, const struct jj_str *b);
 const struct jj_str *jj_repeat(struct jj *j, const struct jj_str *s, int64_t n);
-/* Like Python's slice of a sequence of len: how many, from where (units of the sequence). step is
- * not 0. */
+/* Like Python's slice of a sequence of len: how many, from where to where (units of the sequence).
+ * step is not 0. */
 uint32_t jj_slice_span(int64_t len, const int64_t *start, const int64_t *stop, int64_t step,
-                       int64_t *first);
+                       int64_t *first, int64_t *end);
 const struct jj_str *jj_str_slice(struct jj *j, const struct jj_str *s, const int64_t *start,
                                   const int64_t *stop, int64_t step);
 

@@ -4,7 +4,7 @@
 Templates: our own in tests/text/templates (each about one part of the language), a table of expressions, the published ones of
 ../shared/data where that is present, and any folder named in SUPERNODE_TEMPLATES. Conversations come from a seed, which is
 printed; SUPERNODE_SEED sets it."""
-import glob, json, os, random, subprocess, tempfile
+import glob, json, os, random, re, subprocess, tempfile
 
 import pytest
 from tokenizers import Tokenizer, models
@@ -136,7 +136,30 @@ def make_messages(r):
     return out or [{"role": "user", "content": "Hi"}]
 
 
+def make_tame_request(r):
+    """What the strictest templates take: text only, strict turns, complete schemas, tool calls that are answered."""
+    weather = {"type": "function", "function": {"name": "get_weather", "description": r.choice(TEXTS), "parameters": {
+        "type": "object", "properties": {"city": {"type": "string", "description": "The city"},
+                                         "days": {"type": "integer", "description": "How many"}}, "required": ["city"]},
+        "return": {"type": "string", "description": "the weather"}}}
+    out = [{"role": "system", "content": r.choice(TEXTS)}] if r.random() < .5 else []
+    tools = r.random() < .5
+    for i in range(r.randint(1, 4)):
+        out.append({"role": "user", "content": r.choice(TEXTS)})
+        if tools and r.random() < .5:
+            call = {"type": "function", "id": f"call{i:05d}", "function": {"name": "get_weather", "arguments": r.choice(ARGS)}}
+            out.append({"role": "assistant", "content": "", "tool_calls": [call]})
+            out.append({"role": "tool", "name": "get_weather", "tool_call_id": call["id"], "content": r.choice(TEXTS)})
+        out.append({"role": "assistant", "content": r.choice(TEXTS)})
+    if r.random() < .6:
+        out.pop()
+    return {"messages": out, "add_generation_prompt": r.random() < .7, **({"tools": [weather]} if tools else {}),
+            "chat_template_kwargs": {"functions": "f", "datetime": "now", "date_string": "1 May 2026", "currentDate": "1 May 2026"}}
+
+
 def make_request(r):
+    if r.random() < .4:
+        return make_tame_request(r)
     q = {"messages": make_messages(r)}
     if r.random() < .45:
         q["tools"] = [make_tool(r) for _ in range(r.randint(0, 3))]
@@ -209,3 +232,41 @@ def test_published_templates_are_found():
 def test_published_templates_match(name, tmp_path):
     rendered = check_conversations(tmp_path, published()[name], int(os.environ.get("SUPERNODE_CONVERSATIONS", "60")))
     assert rendered > 5, "too few conversations rendered to say anything"
+
+
+# --- expressions -------------------------------------------------------------------------------------------------
+
+VARIABLES = {"n": 5, "s": "hello wOrld", "u": "Grüße, Σίσυφος 🦊!", "l": [1, 2, 3], "d": {"k": 1, "z": "q"}, "shadow": {"items": [1]},
+             "objs": [{"name": "a", "n": 3, "g": "x", "in": {"v": 1}}, {"name": "b", "n": 1, "g": "y", "in": {}},
+                      {"name": "c", "n": 2, "g": "x", "in": {"v": None}}],
+             "deep": {"a": [1, {"b": "é"}], "c": {}, "d": {"e": None}}, "priv": {"_x": 1},
+             "tree": [{"v": 1, "c": [{"v": 2, "c": []}, {"v": 3, "c": [{"v": 4}]}]}, {"v": 5}]}
+# What Python does and we refuse in a sentence: integers over 64 bits, \N names, printing an address, cycler.
+REFUSED = ["{{ 12345678901234567890123 }}", '{{ "\\N{BULLET}" }}', '{{ "abc".upper }}', '{{ "x".join }}', '{{ cycler("a", "b") is defined }}']
+
+
+def expressions():
+    with open(os.path.join(ROOT, "tests/text/expressions.txt"), encoding="utf-8", newline="") as f:
+        return [line for line in f.read().split("\n") if line and not line.startswith("#")]
+
+
+def pieces(text, request):
+    """A line whose expressions stand side by side is one case; if the original raises, each of them is one."""
+    parts = re.findall(r"\{\{.*?\}\}", text)
+    alone = re.sub(r"\{\{.*?\}\}[ |]*", "", text) == ""
+    return [text] if not alone or oracle(text, request)[0] else [text, *parts]
+
+
+def test_expressions_match(tmp_path):
+    wrong = []
+    request = {"messages": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": VARIABLES}
+    for text in expressions():
+        if text in REFUSED:
+            ok, message = ours(folder_for(tmp_path, text), request)
+            assert not ok and ("not supported" in message or "64 bits" in message), (text, message)
+            continue
+        for piece in pieces(text, request):
+            diff = compare(folder_for(tmp_path, piece), piece, request)
+            if diff:
+                wrong.append(f"{piece}\n{diff.split(chr(10) + 'for ')[0]}")
+    assert not wrong, f"{len(wrong)} of {len(expressions())} differ:\n" + "\n\n".join(wrong)
