@@ -138,6 +138,20 @@ static bool is_ascii(const struct working *text) {
     return true;
 }
 
+/* utf8proc's, and the capitals that came after it and that Rust knows (Unicode 17). */
+static uint32_t lower(uint32_t cp) {
+    static const struct {
+        uint32_t lo, hi, to;
+    } later[] = {
+        {0x1C89, 0x1C89, 0x1C8A}, {0xA7CB, 0xA7CB, 0x264},  {0xA7CC, 0xA7CC, 0xA7CD},    {0xA7CE, 0xA7CE, 0xA7CF},
+        {0xA7D2, 0xA7D2, 0xA7D3}, {0xA7D4, 0xA7D4, 0xA7D5}, {0xA7DA, 0xA7DA, 0xA7DB},    {0xA7DC, 0xA7DC, 0x19B},
+        {0x10D50, 0x10D65, 0x10D70},                        {0x16EA0, 0x16EB8, 0x16EBB},
+    };
+    for (size_t i = 0; i < sizeof later / sizeof *later && cp >= later[0].lo; i++)
+        if (cp >= later[i].lo && cp <= later[i].hi) return later[i].to + (cp - later[i].lo);
+    return (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+}
+
 /* As Rust's char::to_lowercase: one character becomes one, but for the dotted capital I. */
 static enum st lowercase(struct working *out, const struct working *text) {
     enum st st = ST_OK;
@@ -145,7 +159,7 @@ static enum st lowercase(struct working *out, const struct working *text) {
         uint32_t cp, from = working_from(text, i);
         char bytes[4];
         i += utf8_next(&cp, text->data + i, text->len - i);
-        st = working_append(out, bytes, utf8_put(bytes, (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp)), from);
+        st = working_append(out, bytes, utf8_put(bytes, lower(cp)), from);
         if (!st && cp == 0x130) st = working_append(out, "\xCC\x87", 2, from);
     }
     return st;

@@ -38,7 +38,21 @@ static const char gpt2_expression[] =
 /* \w of the regex crate, which is Oniguruma's without its Latin-1 numbers and with the join controls. */
 #define REGEX_WORD "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}" UNICODE_ALPHABETIC_SYMBOLS
 static const char whitespace_expression[] = "[" REGEX_WORD "]+|[^" REGEX_WORD "\\s]+";
-static const char punctuation_expression[] = "[!-\\/:-@\\[-`{-~\\p{P}]";
+/* Punctuation by tables of Unicode 8, as the unicode_categories crate has them, and the symbols of ASCII. */
+static const char punctuation_expression[] =
+    "[!-\\/:-@\\[-`{-~\\x{166d}\\x{111c9}]|[\\p{P}&&[^"
+    "\\x{61d}\\x{9fd}\\x{a76}\\x{c77}\\x{c84}\\x{1b4e}-\\x{1b4f}\\x{1b7d}-\\x{1b7f}"
+    "\\x{2e43}-\\x{2e4f}\\x{2e52}-\\x{2e5d}\\x{10d6e}\\x{10ead}\\x{10f55}-\\x{10f59}"
+    "\\x{10f86}-\\x{10f89}\\x{113d4}-\\x{113d5}\\x{113d7}-\\x{113d8}\\x{1144b}-\\x{1144f}"
+    "\\x{1145a}-\\x{1145b}\\x{1145d}\\x{11660}-\\x{1166c}\\x{116b9}\\x{1183b}"
+    "\\x{11944}-\\x{11946}\\x{119e2}\\x{11a3f}-\\x{11a46}\\x{11a9a}-\\x{11a9c}"
+    "\\x{11a9e}-\\x{11aa2}\\x{11b00}-\\x{11b09}\\x{11be1}\\x{11c41}-\\x{11c45}"
+    "\\x{11c70}-\\x{11c71}\\x{11ef7}-\\x{11ef8}\\x{11f43}-\\x{11f4f}\\x{11fff}"
+    "\\x{12ff1}-\\x{12ff2}\\x{16d6d}-\\x{16d6f}\\x{16e97}-\\x{16e9a}\\x{16fe2}\\x{1e5ff}"
+    "\\x{1e95e}-\\x{1e95f}"
+    "]]";
+/* Rust's char::is_numeric, which knows Unicode 17. */
+static const char digits_expression[] = "[\\p{N}\\x{11de0}-\\x{11de9}\\x{16ff4}-\\x{16ff6}]";
 
 static enum st add_pattern(struct step *s, enum pattern_kind kind, const char *source, size_t len, const char *place,
                            struct err *err) {
@@ -87,7 +101,7 @@ static enum st read_digits(struct step *s, const json_t *json, const char *place
     bool individual;
     enum st st = json_get_bool(&individual, json, "individual_digits", false, place, err);
     s->behavior = individual ? ISOLATED : CONTIGUOUS;
-    return st ? st : add_pattern(s, PATTERN_EXPRESSION, "\\p{N}", 5, place, err);
+    return st ? st : add_pattern(s, PATTERN_EXPRESSION, digits_expression, strlen(digits_expression), place, err);
 }
 
 static enum st read_punctuation(struct step *s, const json_t *json, const char *place, struct err *err) {
