@@ -40,7 +40,8 @@ enum st file_read(struct buf *out, const char *path, struct err *err) {
         if (n <= 0) break;
         st = buf_append(out, chunk, (size_t)n);
         if (st) {
-            err_set(err, st, "%s: larger than %zu bytes, or out of memory", path, out->max);
+            if (st == ST_FULL) err_set(err, st, "%s: larger than %zu bytes", path, out->max);
+            else err_set(err, st, "%s: out of memory", path);
             break;
         }
     }

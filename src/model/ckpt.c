@@ -209,9 +209,7 @@ static enum st find_scales(struct ckpt *c, struct ops_weight *w, const struct sa
     enum st st = check_shape(c, s, rows, cols, false, "one scale for 128 x 128 weights", err);
     if (st) return st;
     enum ops_dtype dtype;
-    st = dtype_of(&dtype, c, s, err);
-    if (st) return st;
-    if (dtype == OPS_F8)
+    if (dtype_of(&dtype, c, s, NULL) || dtype == OPS_F8)
         return err_set(err, ST_UNSUPPORTED, "%s/%s: tensor %.200s: dtype %s, expected F32, BF16 or F16", c->dir, shard_of(c, s), s->name,
                        s->dtype);
     w->scale_stride = cols;

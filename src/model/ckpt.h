@@ -40,6 +40,10 @@ void ckpt_stats(const struct ckpt *c, struct ckpt_stats *out);
 enum { CKPT_ID_BYTES = 65 };
 enum st ST_CHECKED ckpt_weights_id(const struct ckpt *c, char id[CKPT_ID_BYTES], const char **how,
                                    struct err *err);
+/* Reads every byte of the shards and writes supernode.sha256 beside them, by which ckpt_weights_id then goes. progress (may be
+ * NULL) is called every 16 MiB. */
+typedef void ckpt_progress_fn(void *ctx, uint64_t bytes_done, uint64_t bytes_all);
+enum st ST_CHECKED ckpt_write_sha256(const struct ckpt *c, ckpt_progress_fn *progress, void *ctx, struct err *err);
 /* SHA-256 over weights_id, numeric profile, KV type and KV layout version. */
 enum st ST_CHECKED ckpt_model_id(char id[CKPT_ID_BYTES], const char *weights_id,
                                  const char *profile, const char *kv_dtype,

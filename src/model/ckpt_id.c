@@ -19,7 +19,8 @@
 #include "model/ckpt.h"
 #include "model/ckpt_impl.h"
 
-enum { SAMPLE_BYTES = 4096, SAMPLES_A_SHARD = 256, DIGEST_BYTES = 32 };
+enum { SAMPLE_BYTES = 4096, SAMPLES_A_SHARD = 256, DIGEST_BYTES = 32, PROGRESS_BYTES = 16 << 20 };
+static const char stored_name[] = "supernode.sha256";
 
 /* --- hashing ----------------------------------------------------------------------------------------------- */
 
@@ -75,31 +76,25 @@ static bool sample_digest(const struct ckpt *c, char id[CKPT_ID_BYTES]) {
     return hash_end(h, id);
 }
 
-static bool is_hex64(const char *s) {
-    for (int i = 0; i < 64; i++)
-        if (!isxdigit((unsigned char)s[i])) return false;
-    return s[64] == '\0' || isspace((unsigned char)s[64]);
-}
+static bool is_hex64(const char *s) { return strlen(s) == 64 && strspn(s, "0123456789abcdef") == 64; }
 
-/* supernode.sha256: two lines, "samples HEX" and "content HEX"; the second holds only while the first is true. */
+/* supernode.sha256 is two lines, "samples HEX" and "content HEX"; the second holds only while the first is true. */
 static bool stored_digest(const struct ckpt *c, char id[CKPT_ID_BYTES]) {
-    char path[CKPT_PATH_BYTES + 32], samples[CKPT_ID_BYTES];
-    snprintf(path, sizeof path, "%s/supernode.sha256", c->dir);
+    char path[CKPT_PATH_BYTES + 32], was[CKPT_ID_BYTES], is[CKPT_ID_BYTES], content[CKPT_ID_BYTES];
+    snprintf(path, sizeof path, "%s/%s", c->dir, stored_name);
     struct buf text = {.max = 4096};
-    struct err err;
-    bool ok = false;
-    if (access(path, F_OK) == 0 && !file_read(&text, path, &err) && text.data) {
-        const char *s = strstr(text.data, "samples "), *d = strstr(text.data, "content ");
-        ok = s && d && is_hex64(s + 8) && is_hex64(d + 8) && sample_digest(c, samples) &&
-             strncmp(s + 8, samples, 64) == 0;
-        if (ok) {
-            memcpy(id, d + 8, 64);
-            id[64] = '\0';
-        }
-    }
+    struct err ignored;
+    bool ok = !file_read(&text, path, &ignored) && text.data &&
+              sscanf(text.data, "samples %64[0-9a-f]\ncontent %64[0-9a-f]\n", was, content) == 2;
     buf_release(&text);
+    ok = ok && is_hex64(was) && is_hex64(content) && sample_digest(c, is) && strcmp(was, is) == 0;
+    if (ok) strcpy(id, content);
     return ok;
 }
+
+/* What stands for the content where all of it is known: one field a shard, its SHA-256 in hex. So a checkpoint has one
+ * identity by the cache's blob names and by supernode.sha256. */
+static void add_shard(EVP_MD_CTX *h, const char sha256[CKPT_ID_BYTES]) { add_field(h, sha256, 64); }
 
 /* In the Hugging Face cache every shard is a link to ../../blobs/<sha256>. */
 static bool blob_digest(const struct ckpt *c, char id[CKPT_ID_BYTES]) {
@@ -109,18 +104,63 @@ static bool blob_digest(const struct ckpt *c, char id[CKPT_ID_BYTES]) {
         char path[CKPT_PATH_BYTES + 256], target[CKPT_PATH_BYTES];
         snprintf(path, sizeof path, "%s/%s", c->dir, c->shard_names[i]);
         ssize_t n = readlink(path, target, sizeof target - 1);
-        const char *blob = NULL;
-        if (n > 0) {
-            target[n] = '\0';
-            blob = strrchr(target, '/');
-        }
-        if (!blob || strlen(blob + 1) != 64 || !is_hex64(blob + 1)) {
+        target[n > 0 ? n : 0] = '\0';
+        const char *blob = strrchr(target, '/');
+        if (!blob || !is_hex64(blob + 1)) {
             EVP_MD_CTX_free(h);
             return false;
         }
-        add_field(h, blob + 1, 64);
+        add_shard(h, blob + 1);
     }
     return hash_end(h, id);
+}
+
+struct hashing {
+    ckpt_progress_fn *progress;
+    void *ctx;
+    uint64_t done, total;
+};
+
+static bool hash_file(char sha256[CKPT_ID_BYTES], const struct file_map *map, struct hashing *p) {
+    EVP_MD_CTX *h = hash_new();
+    for (uint64_t at = 0; h && at < map->size;) {
+        uint64_t len = map->size - at < PROGRESS_BYTES ? map->size - at : PROGRESS_BYTES;
+        EVP_DigestUpdate(h, map->data + at, len);
+        at += len;
+        p->done += len;
+        if (p->progress) p->progress(p->ctx, p->done, p->total);
+    }
+    return h && hash_end(h, sha256);
+}
+
+static bool content_digest(const struct ckpt *c, char id[CKPT_ID_BYTES], struct hashing *p) {
+    EVP_MD_CTX *h = hash_new();
+    bool ok = h != NULL;
+    for (uint32_t i = 0; i < c->n_shards; i++) p->total += c->shards[i].map.size;
+    for (uint32_t i = 0; i < c->n_shards && ok; i++) {
+        char sha256[CKPT_ID_BYTES];
+        ok = hash_file(sha256, &c->shards[i].map, p);
+        if (ok) add_shard(h, sha256);
+    }
+    if (!ok) EVP_MD_CTX_free(h);
+    return ok && hash_end(h, id);
+}
+
+enum st ckpt_write_sha256(const struct ckpt *c, ckpt_progress_fn *progress, void *ctx, struct err *err) {
+    char samples[CKPT_ID_BYTES], content[CKPT_ID_BYTES], path[CKPT_PATH_BYTES + 32], part[CKPT_PATH_BYTES + 48];
+    struct hashing p = {.progress = progress, .ctx = ctx};
+    if (!sample_digest(c, samples) || !content_digest(c, content, &p))
+        return err_set(err, ST_NO_MEMORY, "%s: out of memory while hashing", c->dir);
+    snprintf(path, sizeof path, "%s/%s", c->dir, stored_name);
+    snprintf(part, sizeof part, "%s.part", path);
+    FILE *f = fopen(part, "w");
+    if (!f) return err_set(err, st_from_errno(errno), "%s: cannot write: %s", part, strerror(errno));
+    bool ok = fprintf(f, "samples %s\ncontent %s\n", samples, content) > 0;
+    ok = fclose(f) == 0 && ok;
+    if (ok && rename(part, path) == 0) return ST_OK;
+    enum st st = err_set(err, ST_IO, "%s: cannot write: %s", path, strerror(errno));
+    unlink(part);
+    return st;
 }
 
 enum st ckpt_weights_id(const struct ckpt *c, char id[CKPT_ID_BYTES], const char **how,
