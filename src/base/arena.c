@@ -24,8 +24,10 @@ void *arena_alloc(struct arena *a, size_t len) {
         size_t cap = b ? b->cap * 2 : BLOCK_MIN;
         if (cap > BLOCK_MAX) cap = BLOCK_MAX;
         if (cap < need) cap = need;
+        size_t left = a->max - a->held;
+        if (left < sizeof *b || left - sizeof *b < need) return NULL;
+        if (cap > left - sizeof *b) cap = left - sizeof *b; /* the last block takes what is left */
         size_t size = sizeof *b + cap;
-        if (size > a->max - a->held) return NULL;
         b = malloc(size);
         if (!b) return NULL;
         *b = (struct arena_block){.below = a->top, .cap = cap};
