@@ -8,6 +8,7 @@
 
 #include "ops/ref/ref.h"
 #if defined(__x86_64__)
+#include "ops/avx2/avx2.h"
 #include "ops/avx512/avx512.h"
 #endif
 
@@ -18,7 +19,9 @@ static const struct ops_kernels table_ref = {.isa = "ref",
                                              .swiglu = ref_swiglu,
                                              .rms_norm = ref_rms_norm};
 
-static int always(void) { return 1; }
+static int always(void) {
+    return 1;
+}
 
 #if defined(__x86_64__)
 static const struct ops_kernels table_avx512 = {.isa = "avx512",
@@ -28,11 +31,22 @@ static const struct ops_kernels table_avx512 = {.isa = "avx512",
                                                 .swiglu = avx512_swiglu,
                                                 .rms_norm = avx512_rms_norm};
 
+static const struct ops_kernels table_avx2 = {.isa = "avx2",
+                                              .dot = avx2_dot,
+                                              .chain = avx2_chain,
+                                              .softmax_block = avx2_softmax_block,
+                                              .swiglu = avx2_swiglu,
+                                              .rms_norm = avx2_rms_norm};
+
 /* These ask the operating system too: registers that it does not save count as missing. */
 static int has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vbmi");
+}
+static int has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
 }
 #endif
 
@@ -42,6 +56,7 @@ static const struct variant {
 } variants[] = {
 #if defined(__x86_64__)
     {&table_avx512, has_avx512},
+    {&table_avx2, has_avx2},
 #endif
     {&table_ref, always},
 };
@@ -52,6 +67,7 @@ size_t ops_dot_workspace_bytes(uint32_t cols) {
     size_t bytes = ((size_t)cols + OPS_LANES - 1) / OPS_LANES * OPS_LANES * sizeof(float);
 #if defined(__x86_64__)
     if (bytes < AVX512_DOT_WORKSPACE_BYTES) bytes = AVX512_DOT_WORKSPACE_BYTES;
+    if (bytes < AVX2_DOT_WORKSPACE_BYTES) bytes = AVX2_DOT_WORKSPACE_BYTES;
 #endif
     return bytes;
 }
