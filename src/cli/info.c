@@ -11,6 +11,7 @@
 #include "cli/flags.h"
 #include "cli/human.h"
 #include "cli/model_args.h"
+#include "cli/progress.h"
 #include "engine/instance.h"
 
 struct facts {
@@ -84,12 +85,31 @@ static enum st gather(struct facts *f, const char *model, enum kv_choice kv, str
     return instance_model_id(f->model_id, f->weights_id, f->kv, err);
 }
 
+static void show_progress(void *ctx, uint64_t done, uint64_t all) {
+    char note[32];
+    progress_show(ctx, done, all, human_bytes(note, sizeof note, (double)done));
+}
+
+static enum st write_sha256(const char *model, struct err *err) {
+    char path[CKPT_PATH_BYTES];
+    struct ckpt *c = NULL;
+    struct progress bar;
+    enum st st = ckpt_resolve(path, model, err);
+    if (!st) st = ckpt_open(&c, path, err);
+    progress_begin(&bar, "sha256");
+    if (!st) st = ckpt_write_sha256(c, show_progress, &bar, err);
+    progress_end(&bar);
+    ckpt_close(c);
+    return st;
+}
+
 int cli_info(int argc, char **argv) {
     const char *args[1], *kv_text = "auto";
-    bool json = false;
+    bool json = false, sha256 = false;
     const struct flag flags[] = {
         {"json", NULL, FLAG_BOOL, &json, 0, 0, "the same as a JSON object, identities in full", false},
         {"kv-dtype", "T", FLAG_STR, &kv_text, 0, 0, "type of the KV cache: auto (f32 for F32 checkpoints, else bf16), f32, bf16", false},
+        {"write-sha256", NULL, FLAG_BOOL, &sha256, 0, 0, "read all weights and leave their digest in supernode.sha256, for the identity", false},
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
     };
     const struct flag_command cmd = {
@@ -109,7 +129,8 @@ int cli_info(int argc, char **argv) {
     if (result == FLAG_HELP_SHOWN) return 0;
     model.kv_dtype = kv_text;
     if (model_args_options(&o, &model, args[0], &err)) return cli_fail(CLI_USAGE, &err);
-    enum st st = gather(&f, o.model, o.kv, &err);
+    enum st st = sha256 ? write_sha256(o.model, &err) : ST_OK;
+    if (!st) st = gather(&f, o.model, o.kv, &err);
     if (!st && json) print_json(&f);
     else if (!st) print_text(&f);
     ckpt_close(f.ckpt);

@@ -86,6 +86,19 @@ def test_info_of_the_default_model():
     assert other["weights_id"] == facts["weights_id"] and other["model_id"] != facts["model_id"]
 
 
+def test_a_written_digest_is_the_identity_while_it_is_true(tmp_path):
+    import shutil
+    model = tmp_path / "m"
+    shutil.copytree(TINY, model)
+    before = json.loads(ok("info", str(model), "--json"))
+    after = json.loads(ok("info", str(model), "--json", "--write-sha256"))
+    assert (before["weights_id_from"], after["weights_id_from"]) == ("samples", "sha256 file")
+    with open(model / "model.safetensors", "r+b") as f:
+        f.seek(-1, 2)
+        f.write(b"\x11")
+    assert json.loads(ok("info", str(model), "--json"))["weights_id_from"] == "samples"
+
+
 def test_the_same_seed_gives_the_same_answer_and_another_gives_another():
     args = ["--prompt", "Once upon a time there was a king", "--max-tokens", "40"]
     first, again, other = (generate(*args, "--seed", s) for s in ("7", "7", "8"))
