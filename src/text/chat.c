@@ -8,8 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "text/jinja_eval.h"
-#include "text/jinja_text.h"
+#include "text/utf8.h"
 
 enum { TEMPLATE_ARENA_MAX = 64 << 20 };
 
@@ -44,7 +45,7 @@ enum st chat_template_new(struct chat_template **out, const char *source, size_t
     if (len > JJ_SOURCE_MAX)
         return err_set(err, ST_FULL, "%s: found %zu bytes, expected at most %d", name, len,
                        JJ_SOURCE_MAX);
-    if (!jj_utf8_valid(source, len))
+    if (utf8_valid_prefix(source, len) != len)
         return err_set(err, ST_INVALID, "%s: found bytes that are not UTF-8", name);
     struct chat_template *t = calloc(1, sizeof *t);
     if (t) t->name = strdup(name);
@@ -147,7 +148,7 @@ static struct jj_val messages(struct jj *j, const json_t *list) {
     json_t *m;
     json_array_foreach(list, i, m) {
         if (!json_is_object(m))
-            jj_fail(j, ST_INVALID, "messages[%zu]: found something else, expected an object", i);
+            jj_fail(j, ST_INVALID, "messages[%zu]: found %s, expected an object", i, json_kind(m));
         const char *role = json_string_value(json_object_get(m, "role"));
         bool assistant = role && strcmp(role, "assistant") == 0;
         jj_list_push(j, l, message(j, m, assistant ? CHAT_FROM_ASSISTANT : CHAT_FROM_OTHER));

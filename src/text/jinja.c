@@ -4,7 +4,6 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
 
 enum st jj_guard(struct jj *j, void (*fn)(struct jj *j, void *arg), void *arg) {
     if (setjmp(j->out)) return j->err->code;
@@ -35,9 +34,9 @@ void *jj_alloc(struct jj *j, size_t len) {
     return p;
 }
 
-void *jj_grow(struct jj *j, const void *p, size_t old_len, size_t new_len) {
-    void *q = jj_alloc(j, new_len);
-    if (old_len) memcpy(q, p, old_len);
+void *jj_grow(struct jj *j, void *p, size_t old_len, size_t new_len) {
+    void *q = arena_grow(&j->arena, p, old_len, new_len);
+    if (!q) fail_full(j);
     return q;
 }
 

@@ -46,8 +46,7 @@ _Noreturn void jj_fail(struct jj *j, enum st code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 void *jj_alloc(struct jj *j, size_t len); /* never NULL */
-void *jj_grow(struct jj *j, const void *p, size_t old_len,
-              size_t new_len); /* a copy with more room */
+void *jj_grow(struct jj *j, void *p, size_t old_len, size_t new_len);
 
 /* Spends steps; 1 for a node, bytes / 64 for work on long strings. */
 void jj_spend(struct jj *j, uint64_t steps);

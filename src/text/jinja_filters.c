@@ -285,6 +285,15 @@ JJ_FILTER(f_abs) {
                                 : jj_int(jj_intlike(self), self.origin);
 }
 
+/* Python reads the digits of every script. */
+static void refuse_other_digits(struct jj *j, const struct jj_str *s) {
+    for (uint32_t i = 0; s->cps != s->len && i < s->len;) {
+        int32_t cp = jj_cp_at(s->p, s->len, &i);
+        if (cp >= 0x80 && jj_in_class(cp, JJ_DECIMAL))
+            jj_fail(j, ST_UNSUPPORTED, "a number in digits beyond ASCII is not supported");
+    }
+}
+
 /* What int(text, base) takes, as one run of digits with single underscores; false if it takes
  * something else. */
 static bool parse_int(struct jj *j, const struct jj_str *s, int64_t base, int64_t *out) {
@@ -303,8 +312,6 @@ static bool parse_int(struct jj *j, const struct jj_str *s, int64_t base, int64_
     for (; i < s->len; i++) {
         char c = s->p[i];
         if (c == '_' && (digits || under) && i + 1 < s->len && s->p[i - 1] != '_') continue;
-        if ((uint8_t)c >= 0x80)
-            jj_fail(j, ST_UNSUPPORTED, "int of digits beyond ASCII is not supported");
         int64_t d = c >= '0' && c <= '9'                 ? c - '0'
                     : (c | 32) >= 'a' && (c | 32) <= 'z' ? (c | 32) - 'a' + 10
                                                          : 99;
@@ -360,6 +367,7 @@ JJ_FILTER(f_int) {
         return float_to_int(j, self.f, &i) ? jj_int(i, self.origin) : otherwise;
     }
     if (self.kind != JJ_STR) return otherwise;
+    refuse_other_digits(j, self.s);
     if (parse_int(j, self.s, base, &i)) return jj_int(i, jj_str_origin(self.s));
     if (parse_float(j, self.s, &f) && float_to_int(j, f, &i))
         return jj_int(i, jj_str_origin(self.s));
@@ -372,6 +380,7 @@ JJ_FILTER(f_float) {
     if (self.kind == JJ_UNDEF) jj_fail_undef(j, self);
     if (self.kind == JJ_FLOAT) return self;
     if (jj_is_intlike(self)) return jj_float((double)jj_intlike(self), self.origin);
+    if (self.kind == JJ_STR) refuse_other_digits(j, self.s);
     if (self.kind == JJ_STR && parse_float(j, self.s, &f))
         return jj_float(f, jj_str_origin(self.s));
     return jj_given(a[0]) ? a[0] : jj_float(0, CHAT_FROM_TEMPLATE);

@@ -7,7 +7,7 @@
 
 #include "text/jinja_eval.h"
 #include "text/jinja_show.h"
-#include "text/jinja_text.h"
+#include "text/utf8.h"
 
 #define GLOBAL(name)                                                                               \
     static struct jj_val name(struct jj *j, struct jj_val self, const struct jj_val *a,            \
@@ -86,7 +86,7 @@ GLOBAL(g_strftime_now) {
     if (!n)
         jj_fail(j, ST_UNSUPPORTED, "strftime_now: the format gives nothing or more than %zu bytes",
                 sizeof text);
-    if (!jj_utf8_valid(text, n))
+    if (utf8_valid_prefix(text, n) != n)
         jj_fail(j, ST_UNSUPPORTED, "strftime_now: the locale's names are not UTF-8");
     return jj_strv(jj_str_new(j, text, n, jj_str_origin(format)));
 }

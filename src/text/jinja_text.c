@@ -8,29 +8,12 @@
 
 #include <utf8proc.h>
 
-int32_t jj_cp_at(const char *p, uint32_t len, uint32_t *at) {
-    uint8_t c = (uint8_t)p[*at];
-    uint32_t n = c < 0x80 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
-    if (n > len - *at) n = len - *at; /* cannot happen in valid text; stays in bounds regardless */
-    int32_t cp = n == 1 ? c : c & (0xff >> (n + 1));
-    for (uint32_t i = 1; i < n; i++) cp = cp << 6 | ((uint8_t)p[*at + i] & 63);
-    *at += n;
-    return cp;
-}
+#include "text/utf8.h"
 
-bool jj_utf8_valid(const char *p, size_t len) {
-    for (size_t i = 0; i < len;) {
-        if ((uint8_t)p[i] < 0x80) {
-            i++;
-            continue;
-        }
-        utf8proc_int32_t cp;
-        utf8proc_ssize_t n =
-            utf8proc_iterate((const utf8proc_uint8_t *)p + i, (utf8proc_ssize_t)(len - i), &cp);
-        if (n <= 0) return false;
-        i += (size_t)n;
-    }
-    return true;
+int32_t jj_cp_at(const char *p, uint32_t len, uint32_t *at) {
+    uint32_t cp;
+    *at += utf8_next(&cp, p + *at, len - *at);
+    return (int32_t)cp;
 }
 
 uint32_t jj_at_cp(struct jj *j, const struct jj_str *s, uint32_t cp) {
@@ -90,7 +73,7 @@ static bool is_ideograph_number(int32_t c) {
     return false;
 }
 
-static bool in_class(int32_t cp, enum jj_class k) {
+bool jj_in_class(int32_t cp, enum jj_class k) {
     utf8proc_category_t c = utf8proc_category(cp);
     switch (k) {
     case JJ_ALPHA: return is_letter(c);
@@ -98,7 +81,7 @@ static bool in_class(int32_t cp, enum jj_class k) {
     case JJ_DIGIT: return c == UTF8PROC_CATEGORY_ND || is_other_digit(cp);
     case JJ_NUMERIC:
         return (c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO) || is_ideograph_number(cp);
-    case JJ_ALNUM: return is_letter(c) || in_class(cp, JJ_NUMERIC);
+    case JJ_ALNUM: return is_letter(c) || jj_in_class(cp, JJ_NUMERIC);
     case JJ_SPACE: return jj_is_space(cp);
     case JJ_PRINTABLE: return jj_is_printable(cp);
     case JJ_ASCII: return cp < 0x80;
@@ -110,7 +93,7 @@ bool jj_is_word(int32_t cp) {
     if (cp < 0x80)
         return (cp >= 'a' && cp <= 'z') || (cp >= 'A' && cp <= 'Z') || (cp >= '0' && cp <= '9') ||
                cp == '_';
-    return in_class(cp, JJ_ALNUM);
+    return jj_in_class(cp, JJ_ALNUM);
 }
 
 bool jj_is_printable(int32_t cp) {
@@ -123,7 +106,7 @@ bool jj_is_printable(int32_t cp) {
 bool jj_all(const struct jj_str *s, enum jj_class c) {
     if (!s->len) return c == JJ_PRINTABLE || c == JJ_ASCII;
     for (uint32_t i = 0; i < s->len;)
-        if (!in_class(jj_cp_at(s->p, s->len, &i), c)) return false;
+        if (!jj_in_class(jj_cp_at(s->p, s->len, &i), c)) return false;
     return true;
 }
 

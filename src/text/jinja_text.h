@@ -9,7 +9,6 @@
 
 /* The code point at p[*at], and *at moved past it. The text is valid UTF-8. */
 int32_t jj_cp_at(const char *p, uint32_t len, uint32_t *at);
-bool jj_utf8_valid(const char *p, size_t len);
 uint32_t jj_at_cp(struct jj *j, const struct jj_str *s,
                   uint32_t cp); /* byte where code point number cp starts */
 
@@ -26,6 +25,7 @@ enum jj_class {
     JJ_PRINTABLE,
     JJ_ASCII
 };
+bool jj_in_class(int32_t cp, enum jj_class c);
 bool jj_all(const struct jj_str *s, enum jj_class c); /* str.isalpha() and its family */
 bool jj_is_lower(const struct jj_str *s);
 bool jj_is_upper(const struct jj_str *s);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "text/jinja_eval.h"
+#include "text/utf8.h"
 
 enum { DICT_SLOTS_FROM = 8 };
 
@@ -115,19 +116,7 @@ void jj_sb_str(struct jj_sb *b, const struct jj_str *s) {
 
 void jj_sb_cp(struct jj_sb *b, int32_t cp, uint8_t origin) {
     char u[4];
-    size_t n;
-    if (cp < 0x80) {
-        u[0] = (char)cp, n = 1;
-    } else if (cp < 0x800) {
-        u[0] = (char)(0xc0 | cp >> 6), u[1] = (char)(0x80 | (cp & 63)), n = 2;
-    } else if (cp < 0x10000) {
-        u[0] = (char)(0xe0 | cp >> 12), u[1] = (char)(0x80 | (cp >> 6 & 63)),
-        u[2] = (char)(0x80 | (cp & 63)), n = 3;
-    } else {
-        u[0] = (char)(0xf0 | cp >> 18), u[1] = (char)(0x80 | (cp >> 12 & 63));
-        u[2] = (char)(0x80 | (cp >> 6 & 63)), u[3] = (char)(0x80 | (cp & 63)), n = 4;
-    }
-    jj_sb_put(b, u, n, origin);
+    jj_sb_put(b, u, utf8_put(u, (uint32_t)cp), origin);
 }
 
 const struct jj_str *jj_sb_done(struct jj_sb *b) {

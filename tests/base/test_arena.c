@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* arena.h: alignment, and the maximum. */
+/* arena.h: alignment, the maximum, and growing in place or by copying. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -38,10 +38,28 @@ static void the_maximum_holds(void **state) {
     arena_release(&a);
 }
 
+static void growing_keeps_the_bytes(void **state) {
+    (void)state;
+    struct arena a = {.max = 1 << 20};
+    char *p = arena_alloc(&a, 3);
+    memcpy(p, "abc", 3);
+    assert_ptr_equal(arena_grow(&a, p, 3, 200), p); /* the last allocation grows where it is */
+    char *other = arena_alloc(&a, 1);
+    *other = 'x';
+    char *q = arena_grow(&a, p, 200, 400);
+    assert_ptr_not_equal(q, p);
+    assert_memory_equal(q, "abc", 3);
+    char *big = arena_grow(&a, q, 400, 200000); /* past the block */
+    assert_memory_equal(big, "abc", 3);
+    assert_null(arena_grow(&a, big, 200000, 2 << 20));
+    arena_release(&a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(allocations_are_aligned_and_disjoint),
         cmocka_unit_test(the_maximum_holds),
+        cmocka_unit_test(growing_keeps_the_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -270,3 +270,75 @@ def test_expressions_match(tmp_path):
             if diff:
                 wrong.append(f"{piece}\n{diff.split(chr(10) + 'for ')[0]}")
     assert not wrong, f"{len(wrong)} of {len(expressions())} differ:\n" + "\n\n".join(wrong)
+
+
+# --- origins -----------------------------------------------------------------------------------------------------
+
+SILENT = ["loops.jinja", "newlines.jinja", "numbers.jinja", "scopes.jinja", "whitespace.jinja"]  # print no user's text
+OTHER, ASSISTANT = "\ue001", "\ue002"  # in every string of a request, by who it is from
+
+
+def mark(value, char, key=None):
+    if isinstance(value, str):
+        half = len(value) // 2
+        return value if key in ("role", "type") else char + value[:half] + char + value[half:] + char
+    if isinstance(value, list):
+        return [mark(v, char) for v in value]
+    if isinstance(value, dict):
+        return {k if key is None else k + char: mark(v, char, k if key != "arguments" else "arguments") for k, v in value.items()}
+    return value
+
+
+def marked(request):
+    """Strings of the assistant's messages carry one mark, all others the other; names that templates look for stay."""
+    q = json.loads(json.dumps(request))
+    for m in q["messages"]:
+        char = ASSISTANT if m.get("role") == "assistant" else OTHER
+        for k in m:
+            if k == "tool_calls":
+                for call in m[k]:
+                    call["id"] = mark(call["id"], char)
+                    f = call["function"]
+                    f["name"] = mark(f["name"], char)
+                    f["arguments"] = {k + char: mark(v, char, "arguments") for k, v in f["arguments"].items()} if isinstance(
+                        f["arguments"], dict) else mark(f["arguments"], char)
+            else:
+                m[k] = mark(m[k], char, k)
+    for t in q.get("tools") or []:
+        t["function"] = {k: mark(v, OTHER, k) if k != "parameters" else v for k, v in t["function"].items()}
+        for p in t["function"].get("parameters", {}).get("properties", {}).values():
+            if "description" in p:
+                p["description"] = mark(p["description"], OTHER)
+    return q
+
+
+def check_origins(text, origins, what):
+    assert len(text.encode()) == len(origins), what
+    at = 0
+    for c in text:
+        n = len(c.encode())
+        o = origins[at:at + n]
+        at += n
+        assert len(set(o)) == 1, (what, c, o)
+        if c == OTHER:
+            assert o[0] == "o", f"{what}: text that is not the assistant's came out as {o[0]} in ...{text[max(0, at - 80):at + 20]!r}"
+        if c == ASSISTANT:
+            assert o[0] in "ao", f"{what}: an assistant's text came out as {o[0]}"
+    return origins.count("a")
+
+
+@pytest.mark.parametrize("name", [*own(), *published()])
+def test_no_text_of_a_message_counts_as_the_template(name, tmp_path):
+    folder = folder_for(tmp_path, {**published(), **own()}[name])
+    r = random.Random(SEED + 1)
+    assistant = other = 0
+    for _ in range(12):
+        request = marked(make_request(r))
+        ok, text = ours(folder, request)
+        if not ok:
+            continue
+        ok, origins = ours(folder, request, "--origins")
+        assert ok
+        assistant += check_origins(text, origins, f"seed {SEED + 1}, {name}")
+        other += text.count(OTHER)
+    assert other > 0 or name in SILENT
