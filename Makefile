@@ -110,6 +110,9 @@ $(B)/tests/%: $(B)/tests/%.o $(LIB)
 	@$(if $(CROSS),,$(call PKG_CHECK,cmocka))
 	$(CC) $(LDFLAGS) $^ $(LDLIBS) $(if $(CROSS),,$$(pkg-config --libs cmocka)) -o $@
 
+# It stands between our code and the allocator.
+$(B)/tests/model/test_nomem: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,malloc calloc realloc strdup mmap munmap)
+
 test: all tests
 	@tests/run $(B)
 

@@ -3,15 +3,35 @@
 #include "base/json.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/bytes.h"
 #include "base/file.h"
 
+/* jansson 2.14 ignores a failed growth of its token buffer and goes on without the byte ("16" becomes "6"), and calls other
+ * failures errors of syntax. So its allocator is ours, and remembers. */
+static _Thread_local bool out_of_memory;
+
+static void *alloc(size_t len) {
+    void *p = malloc(len);
+    if (!p) out_of_memory = true;
+    return p;
+}
+
+static void set_alloc(void) { json_set_alloc_funcs(alloc, free); }
+
 enum st json_parse(json_t **out, const char *text, size_t len, const char *name, struct err *err) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, set_alloc);
     json_error_t e;
+    out_of_memory = false;
     json_t *v = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
+    if (out_of_memory) {
+        json_decref(v);
+        return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
+    }
     if (!v) return err_set(err, ST_INVALID, "%s: line %d column %d: %s", name, e.line, e.column, e.text);
     *out = v;
     return ST_OK;
