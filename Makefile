@@ -4,10 +4,10 @@
 # or SAN=thread builds everything again beside it with that sanitizer; CROSS=aarch64 builds what needs no third-party
 # library (base, ops, the forward pass) for Arm.
 
+comma   := ,
 SAN     ?=
 CROSS   ?=
 B       := build$(if $(SAN),/san-$(subst $(comma),-,$(SAN)))$(if $(CROSS),/$(CROSS))
-comma   := ,
 PREFIX  ?= /usr/local
 PORT    ?= 8000
 MODEL   ?= models/tiny
