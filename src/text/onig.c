@@ -124,16 +124,18 @@ static enum st parse_property(struct onig *o, struct buf *set, bool *negated) {
     return refuse(o, at, what);
 }
 
-static enum st put_word(struct onig *o, struct buf *set) {
+enum place { ALONE, IN_CLASS };
+
+static enum st put_word(struct onig *o, struct buf *set, enum place place) {
     static const char *const parts[] = {"L", "M", "Nd", "Nl", "Pc"};
-    enum st st = ST_OK;
+    enum st st = put(o, set, UNICODE_ALPHABETIC_SYMBOLS);
     for (size_t i = 0; i < sizeof parts / sizeof *parts && !st; i++) st = put_property(o, set, parts[i]);
-    /* Oniguruma counts these superscripts and fractions of Latin-1 as word characters, and no others. */
-    return st ? st : put(o, set, UNICODE_ALPHABETIC_SYMBOLS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}");
+    /* Oniguruma counts these superscripts and fractions of Latin-1 as word characters, no others, and not in a class. */
+    return st || place == IN_CLASS ? st : put(o, set, "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}");
 }
 
 /* \s, \D, \p{..}, ...: the set of the escape whose letter is c (already read). *known tells whether it is such an escape. */
-static enum st parse_set_escape(struct onig *o, char c, struct buf *set, bool *negated, bool *known) {
+static enum st parse_set_escape(struct onig *o, char c, enum place place, struct buf *set, bool *negated, bool *known) {
     *known = true;
     *negated = c == 'D' || c == 'W' || c == 'H' || c == 'P';
     switch (c) {
@@ -142,7 +144,7 @@ static enum st parse_set_escape(struct onig *o, char c, struct buf *set, bool *n
     case 'd':
     case 'D': return put_property(o, set, "Nd");
     case 'w':
-    case 'W': return put_word(o, set);
+    case 'W': return put_word(o, set, place);
     case 'h':
     case 'H': return put(o, set, "0-9A-Fa-f");
     case 'p':
@@ -167,7 +169,7 @@ static enum st parse_hex(struct onig *o, uint32_t digits_max, uint32_t *cp) {
 }
 
 /* The one character that the escape with letter c (already read) stands for. */
-static enum st parse_char_escape(struct onig *o, char c, bool in_class, uint32_t *cp) {
+static enum st parse_char_escape(struct onig *o, char c, enum place place, uint32_t *cp) {
     size_t at = o->pos - 1;
     switch (c) {
     case 'n': *cp = '\n'; return ST_OK;
@@ -187,7 +189,7 @@ static enum st parse_char_escape(struct onig *o, char c, bool in_class, uint32_t
     }
     default: break;
     }
-    if (c == 'b' && in_class) {
+    if (c == 'b' && place == IN_CLASS) {
         *cp = '\b';
         return ST_OK;
     }
@@ -212,7 +214,7 @@ static enum st parse_member(struct onig *o, struct buf *set, struct buf *others,
     char c = o->source[o->pos++];
     struct buf one = {.max = TRANSLATION_MAX};
     bool negated, known;
-    enum st st = parse_set_escape(o, c, &one, &negated, &known);
+    enum st st = parse_set_escape(o, c, IN_CLASS, &one, &negated, &known);
     if (!st && known) {
         *is_char = false;
         st = put(o, negated ? others : set, negated ? "|[^" : "");
@@ -220,7 +222,7 @@ static enum st parse_member(struct onig *o, struct buf *set, struct buf *others,
         if (!st && negated) st = put(o, others, "]");
     }
     buf_release(&one);
-    return st || known ? st : parse_char_escape(o, c, true, cp);
+    return st || known ? st : parse_char_escape(o, c, IN_CLASS, cp);
 }
 
 /* A member and, if "-" follows, the range it begins. */
@@ -322,12 +324,12 @@ static enum st parse_escape(struct onig *o, struct buf *out, bool *one_char) {
     char c = o->source[o->pos++];
     struct buf set = {.max = TRANSLATION_MAX};
     bool negated, known;
-    enum st st = parse_set_escape(o, c, &set, &negated, &known);
+    enum st st = parse_set_escape(o, c, ALONE, &set, &negated, &known);
     if (!st && known) st = o->caseless ? refuse(o, at, "a set under (?i:")
                            : buf_printf(out, "[%s%s]", negated ? "^" : "", set.data) ? overflow(o, ST_FULL)
                                                                                      : ST_OK;
     if (!st && !known && (c == 'b' || c == 'B')) {
-        st = put_word(o, &set);
+        st = put_word(o, &set, ALONE);
         if (!st)
             st = buf_printf(out, "(?:(?<=[%s])(?%c[%s])|(?<![%s])(?%c[%s]))", set.data, c == 'b' ? '!' : '=', set.data,
                             set.data, c == 'b' ? '=' : '!', set.data) ? overflow(o, ST_FULL) : ST_OK;
@@ -341,7 +343,7 @@ static enum st parse_escape(struct onig *o, struct buf *out, bool *one_char) {
         return put(o, out, c == 'A' ? "\\A" : c == 'z' ? "\\z" : "\\Z");
     }
     uint32_t cp;
-    st = parse_char_escape(o, c, false, &cp);
+    st = parse_char_escape(o, c, ALONE, &cp);
     return st ? st : put_char(o, out, at, cp);
 }
 

@@ -160,7 +160,7 @@ DEEPSEEK_V2 = [split("[\r\n]"), split("\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-
                split("\\s?[!-/:-~！-／：-～‘-‟　-。]+"), split("\\s+$"), split("[一-龥ࠀ-一가-퟿]+"), {"type": "Digits", "individual_digits": True}]
 CORNERS = [r"\bthe\b|\w+", r"\W+", r"[^\W\d]+", r"\d+", r"\S+$", r"^\s+|\s+$", r"\h{2,4}?", r"(?<=a)\s|[[a-f]x-z]+", r"[\p{Ll}&&[^aeiou]]+",
            r"[^a-z&&[^aeiou]]+", r"\p{^L}+", r"[\P{N}&&\P{L}]+", r".", r"x*", r"(?>\s+)(?=\S)", r"a{,3}|[\s\S]{1,2}+", r"[.\-_]|\u0041\x{42}",
-           r"\p{Latin}+|\p{Hiragana}+|\p{Cyrillic}+|\p{Han}+|\p{Arabic}+", r"\A\s|\s\Z|e\z", r"\B.", r"(a|e|i)+"]
+           r"\p{Latin}+|\p{Hiragana}+|\p{Cyrillic}+|\p{Han}+|\p{Arabic}+", r"\A\s|\s\Z|e\z", r"\B.", r"(a|e|i)+", r"[\w]+|[\W]", r"\W\w|[^\w]"]
 
 
 def variants(base):
