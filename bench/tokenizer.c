@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* bench/tokenizer.py's C half: tokenizer DIR FILE... prints, for each file, its best encoding time of some in nanoseconds; and first the
- * best time to load DIR. */
+/* bench/tokenizer.py's C half: tokenizer DIR FILE... prints, for each file, its best encoding time
+ * of some in nanoseconds; and first the best time to load DIR. */
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements added.h, after AddedVocabulary::find_matches of the `tokenizers` crate: a match discarded for single_word is passed over
- * whole, and what lstrip and rstrip take may overlap a match before or after. A trie is walked from each byte that can begin a token;
- * with contents of at most ADDED_BYTES_MAX that bounds the work for a byte, and real ones diverge after a few. */
+/* Implements added.h, after AddedVocabulary::find_matches of the `tokenizers` crate: a match
+ * discarded for single_word is passed over whole, and what lstrip and rstrip take may overlap a
+ * match before or after. A trie is walked from each byte that can begin a token; with contents of
+ * at most ADDED_BYTES_MAX that bounds the work for a byte, and real ones diverge after a few. */
 #include "text/added.h"
 
 #include <stdlib.h>
@@ -18,7 +19,8 @@ static uint32_t new_node(struct trie *t, uint8_t byte) {
         t->nodes = nodes;
         t->cap = cap;
     }
-    if (t->len == 0) t->nodes[t->len++] = (struct trie_node){.value = NO_VALUE}; /* index 0 means none */
+    if (t->len == 0)
+        t->nodes[t->len++] = (struct trie_node){.value = NO_VALUE}; /* index 0 means none */
     if (t->len == t->cap) return new_node(t, byte);
     t->nodes[t->len] = (struct trie_node){.byte = byte, .value = NO_VALUE};
     return t->len++;
@@ -99,7 +101,8 @@ static size_t skip_spaces_back(const struct added_walk *w, size_t at) {
 }
 
 static size_t skip_spaces(struct added_walk *w, size_t at) {
-    if (at >= w->spaces_start && at < w->spaces_end) return w->spaces_end; /* else a long run costs its square */
+    if (at >= w->spaces_start && at < w->spaces_end)
+        return w->spaces_end; /* else a long run costs its square */
     w->spaces_start = at;
     while (at < w->text->len) {
         uint32_t cp, n = utf8_next(&cp, w->text->data + at, w->text->len - at);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Added tokens: strings that are one token wherever they stand in a text, found before the text is cut into pieces. Those with
- * normalized: false are looked for in the text as it came, the others in the normalised text between them. */
+/* Added tokens: strings that are one token wherever they stand in a text, found before the text is
+ * cut into pieces. Those with normalized: false are looked for in the text as it came, the others
+ * in the normalised text between them. */
 #ifndef SUPERNODE_TEXT_ADDED_H
 #define SUPERNODE_TEXT_ADDED_H
 
@@ -27,9 +28,10 @@ struct added_token {
 /* A set of strings and the search for the leftmost, of those the longest. */
 struct trie {
     struct trie_node {
-        uint32_t first_child, next_sibling, value; /* 0: none; value is NO_VALUE where no string ends */
+        uint32_t first_child, next_sibling,
+            value; /* 0: none; value is NO_VALUE where no string ends */
         uint8_t byte;
-    } *nodes;
+    } * nodes;
     uint32_t len, cap;
     uint32_t roots[256]; /* node of each first byte, or 0 */
 };
@@ -49,8 +51,8 @@ struct added_walk {
     const struct working *text;
     const struct trie *trie;
     const struct added_token *tokens;
-    size_t from; /* the search goes on here */
-    size_t done; /* given out up to here */
+    size_t from;                     /* the search goes on here */
+    size_t done;                     /* given out up to here */
     size_t spaces_start, spaces_end; /* the run of white space that was skipped last */
     struct stretch next;
     bool has_next;

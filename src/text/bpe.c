@@ -1,17 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements bpe.h. Most pieces are one token; for those the answer is a look-up, once it is known that the merges agree. Short
- * pieces are merged in an array whose least rank is searched each time; long ones (a megabyte of one letter) with a heap of (rank,
- * position), whose entries go stale and are then skipped: n log n, whatever the text. Both give the same ids (test_bpe.c). */
+/* Implements bpe.h. Most pieces are one token; for those the answer is a look-up, once it is known
+ * that the merges agree. Short pieces are merged in an array whose least rank is searched each
+ * time; long ones (a megabyte of one letter) with a heap of (rank, position), whose entries go
+ * stale and are then skipped: n log n, whatever the text. Both give the same ids (test_bpe.c). */
 #include "text/bpe.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SHORT_PIECE = 48, RANK_BITS = 22, ID_BITS = 21, WHOLE_UNKNOWN = 0, WHOLE_YES = 1, WHOLE_NO = 2 };
-#define NO_RANK UINT32_MAX
+enum {
+    SHORT_PIECE = 48,
+    RANK_BITS = 22,
+    ID_BITS = 21,
+    WHOLE_UNKNOWN = 0,
+    WHOLE_YES = 1,
+    WHOLE_NO = 2
+};
+#define NO_RANK   UINT32_MAX
 #define FREE_SLOT UINT64_MAX
-static_assert(VOCABULARY_IDS_MAX == 1 << ID_BITS && BPE_MERGES_MAX == (1 << RANK_BITS) - 1, "a slot's fields");
+static_assert(VOCABULARY_IDS_MAX == 1 << ID_BITS && BPE_MERGES_MAX == (1 << RANK_BITS) - 1,
+              "a slot's fields");
 
 static uint64_t *find_slot(const struct bpe *b, uint64_t pair) {
     uint64_t h = (pair ^ b->seed) * 0x9E3779B97F4A7C15u;
@@ -80,7 +89,7 @@ enum st bpe_add_merge(struct bpe *b, uint32_t left, uint32_t right, uint32_t mer
     return ST_OK;
 }
 
-/* --- a caller's memory ------------------------------------------------------------------------------------------ */
+/* --- a caller's memory -------------------------------------------------------------------- */
 
 enum st tok_ids_append(struct tok_ids *ids, uint32_t id, uint32_t byte) {
     if (ids->len == ids->cap) {
@@ -122,13 +131,14 @@ static enum st reserve(struct bpe_scratch *s, size_t n) {
     if (n <= s->cap) return ST_OK;
     size_t cap = s->cap ? s->cap : 1024;
     while (cap < n) cap *= 2;
-    if (!grow(&s->ids, cap) || !grow(&s->ranks, cap) || !grow(&s->previous, cap) || !grow(&s->next, cap))
+    if (!grow(&s->ids, cap) || !grow(&s->ranks, cap) || !grow(&s->previous, cap) ||
+        !grow(&s->next, cap))
         return ST_NO_MEMORY;
     s->cap = cap;
     return ST_OK;
 }
 
-/* --- the heap: the least (rank, position) first ------------------------------------------------------------------ */
+/* --- the heap: the least (rank, position) first ------------------------------------------- */
 
 static enum st heap_push(struct bpe_scratch *s, uint32_t rank, uint32_t position) {
     if (s->heap_len == s->heap_cap) {
@@ -158,7 +168,7 @@ static uint64_t heap_pop(struct bpe_scratch *s) {
     return least;
 }
 
-/* --- merging ------------------------------------------------------------------------------------------------------- */
+/* --- merging ------------------------------------------------------------------------------ */
 
 /* n tokens in s->ids, s->previous their offsets. Returns how many are left. */
 static uint32_t merge_short(const struct bpe *b, struct bpe_scratch *s, uint32_t n) {
@@ -188,7 +198,8 @@ static enum st rank_pair(const struct bpe *b, struct bpe_scratch *s, uint32_t i)
     return s->ranks[i] == NO_RANK ? ST_OK : heap_push(s, s->ranks[i], i);
 }
 
-/* The same for a long piece. Tokens stay where they are, linked by s->previous and s->next; the first stays position 0. */
+/* The same for a long piece. Tokens stay where they are, linked by s->previous and s->next; the
+ * first stays position 0. */
 static enum st merge_long(const struct bpe *b, struct bpe_scratch *s, uint32_t n) {
     enum st st = ST_OK;
     s->heap_len = 0;
@@ -212,8 +223,8 @@ static enum st merge_long(const struct bpe *b, struct bpe_scratch *s, uint32_t n
     return st;
 }
 
-static enum st encode_short(struct tok_ids *out, const struct bpe *b, struct bpe_scratch *s, const char *piece,
-                            uint32_t len, uint32_t at) {
+static enum st encode_short(struct tok_ids *out, const struct bpe *b, struct bpe_scratch *s,
+                            const char *piece, uint32_t len, uint32_t at) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < len; i++) {
         s->ids[n] = b->byte_ids[(uint8_t)piece[i]];
@@ -222,12 +233,13 @@ static enum st encode_short(struct tok_ids *out, const struct bpe *b, struct bpe
     }
     n = merge_short(b, s, n);
     enum st st = ST_OK;
-    for (uint32_t i = 0; i < n && !st; i++) st = tok_ids_append(out, s->ids[i], at + s->previous[i]);
+    for (uint32_t i = 0; i < n && !st; i++)
+        st = tok_ids_append(out, s->ids[i], at + s->previous[i]);
     return st;
 }
 
-static enum st encode_long(struct tok_ids *out, const struct bpe *b, struct bpe_scratch *s, const char *piece,
-                           uint32_t len, uint32_t at) {
+static enum st encode_long(struct tok_ids *out, const struct bpe *b, struct bpe_scratch *s,
+                           const char *piece, uint32_t len, uint32_t at) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < len; i++) {
         s->ids[n] = b->byte_ids[(uint8_t)piece[i]];
@@ -244,20 +256,24 @@ static enum st encode_long(struct tok_ids *out, const struct bpe *b, struct bpe_
     return st;
 }
 
-enum st bpe_encode(struct tok_ids *out, const struct bpe *b, struct bpe_scratch *s, const char *piece, uint32_t len,
-                   uint32_t at) {
+enum st bpe_encode(struct tok_ids *out, const struct bpe *b, struct bpe_scratch *s,
+                   const char *piece, uint32_t len, uint32_t at) {
     uint32_t id = vocabulary_find(b->vocab, piece, len, false);
     uint8_t whole = WHOLE_NO;
     if (id != NO_TOKEN) {
-        whole = b->whole_first ? WHOLE_YES : atomic_load_explicit(&b->whole[id], memory_order_relaxed);
+        whole =
+            b->whole_first ? WHOLE_YES : atomic_load_explicit(&b->whole[id], memory_order_relaxed);
         if (whole == WHOLE_YES) return tok_ids_append(out, id, at);
     }
     enum st st = reserve(s, len);
     size_t before = out->len;
-    if (!st) st = len <= SHORT_PIECE ? encode_short(out, b, s, piece, len, at) : encode_long(out, b, s, piece, len, at);
+    if (!st)
+        st = len <= SHORT_PIECE ? encode_short(out, b, s, piece, len, at)
+                                : encode_long(out, b, s, piece, len, at);
     if (!st && whole == WHOLE_UNKNOWN) {
         whole = out->len == before + 1 && out->v[before] == id ? WHOLE_YES : WHOLE_NO;
-        atomic_store_explicit(&b->whole[id], whole, memory_order_relaxed); /* every thread finds the same */
+        atomic_store_explicit(&b->whole[id], whole,
+                              memory_order_relaxed); /* every thread finds the same */
     }
     return st;
 }

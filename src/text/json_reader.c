@@ -7,9 +7,11 @@
 
 #include "text/utf8.h"
 
-/* --- cutting -------------------------------------------------------------------------------------------------- */
+/* --- cutting ------------------------------------------------------------------------------ */
 
-static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
+static bool is_space(char c) {
+    return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
 
 /* Past the string that begins at at; at the end if it has none. */
 static const char *skip_string(const char *at, const char *end) {
@@ -23,7 +25,8 @@ static const char *skip_string(const char *at, const char *end) {
     return end;
 }
 
-/* Past the value that begins at at, by counting brackets: whether they match is not our question. */
+/* Past the value that begins at at, by counting brackets: whether they match is not our question.
+ */
 static const char *skip_value(const char *at, const char *end) {
     size_t depth = 0;
     while (at < end) {
@@ -73,15 +76,16 @@ static const char *find_member(const char *at, const char *end, const char *key)
     return NULL;
 }
 
-enum st json_cut(struct buf *rest, struct json_span *vocab, struct json_span *merges, const char *json, size_t len,
-                 const char *name, struct err *err) {
+enum st json_cut(struct buf *rest, struct json_span *vocab, struct json_span *merges,
+                 const char *json, size_t len, const char *name, struct err *err) {
     const char *end = json + len;
     const char *model = find_member(skip_space(json, end), end, "model");
     const char *v = model ? find_member(model, end, "vocab") : NULL;
     const char *m = model ? find_member(model, end, "merges") : NULL;
     *vocab = (struct json_span){v, v ? (size_t)(skip_value(v, end) - v) : 0};
     *merges = (struct json_span){m, m ? (size_t)(skip_value(m, end) - m) : 0};
-    const struct json_span *first = v && (!m || v < m) ? vocab : merges, *second = first == vocab ? merges : vocab;
+    const struct json_span *first = v && (!m || v < m) ? vocab : merges,
+                           *second = first == vocab ? merges : vocab;
     const char *at = json;
     enum st st = ST_OK;
     for (const struct json_span *s = first; s && !st; s = s == first ? second : NULL) {
@@ -91,10 +95,11 @@ enum st json_cut(struct buf *rest, struct json_span *vocab, struct json_span *me
         at = s->text + s->len;
     }
     if (!st) st = buf_append(rest, at, (size_t)(end - at));
-    return st ? err_set(err, st, "%s: larger than %zu bytes, or out of memory", name, rest->max) : ST_OK;
+    return st ? err_set(err, st, "%s: larger than %zu bytes, or out of memory", name, rest->max)
+              : ST_OK;
 }
 
-/* --- reading -------------------------------------------------------------------------------------------------- */
+/* --- reading ------------------------------------------------------------------------------ */
 
 char json_peek(struct json_reader *r) {
     r->at = skip_space(r->at, r->end);
@@ -121,8 +126,8 @@ enum st json_expect(struct json_reader *r, const char *what, enum st code) {
         bool visible = c > ' ' && c < 0x7F;
         snprintf(found, sizeof found, visible ? "%c" : "byte %u", visible ? c : (uint8_t)c);
     }
-    return err_set(r->err, code, "%s: %s: line %u column %zu: found %s, expected %s", r->name, r->place, line,
-                   (size_t)(r->at - line_start) + 1, found, what);
+    return err_set(r->err, code, "%s: %s: line %u column %zu: found %s, expected %s", r->name,
+                   r->place, line, (size_t)(r->at - line_start) + 1, found, what);
 }
 
 static enum st put(struct json_reader *r, struct buf *scratch, const char *text, size_t len) {
@@ -134,9 +139,12 @@ static enum st read_hex4(struct json_reader *r, uint32_t *out) {
     uint32_t v = 0;
     for (int i = 0; i < 4; i++, r->at++) {
         uint32_t c = r->at < r->end ? (uint8_t)*r->at : 0, low = c | 32;
-        if (c - '0' < 10) v = v * 16 + (c - '0');
-        else if (low - 'a' < 6) v = v * 16 + (low - 'a' + 10);
-        else return json_expect(r, "four hexadecimal digits", ST_INVALID);
+        if (c - '0' < 10)
+            v = v * 16 + (c - '0');
+        else if (low - 'a' < 6)
+            v = v * 16 + (low - 'a' + 10);
+        else
+            return json_expect(r, "four hexadecimal digits", ST_INVALID);
     }
     *out = v;
     return ST_OK;
@@ -157,11 +165,13 @@ static enum st read_escape(struct json_reader *r, struct buf *scratch) {
     enum st st = read_hex4(r, &cp);
     if (st) return st;
     if (cp >= 0xD800 && cp < 0xDC00) {
-        if (r->end - r->at < 2 || r->at[0] != '\\' || r->at[1] != 'u') return json_expect(r, "the second half of a pair", ST_INVALID);
+        if (r->end - r->at < 2 || r->at[0] != '\\' || r->at[1] != 'u')
+            return json_expect(r, "the second half of a pair", ST_INVALID);
         r->at += 2;
         st = read_hex4(r, &low);
         if (st) return st;
-        if (low < 0xDC00 || low > 0xDFFF) return json_expect(r, "the second half of a pair", ST_INVALID);
+        if (low < 0xDC00 || low > 0xDFFF)
+            return json_expect(r, "the second half of a pair", ST_INVALID);
         cp = 0x10000 + ((cp - 0xD800) << 10) + (low - 0xDC00);
     } else if (cp >= 0xDC00 && cp < 0xE000) {
         return json_expect(r, "the first half of a pair", ST_INVALID);
@@ -169,7 +179,8 @@ static enum st read_escape(struct json_reader *r, struct buf *scratch) {
     return put(r, scratch, bytes, utf8_put(bytes, cp));
 }
 
-enum st json_read_string(struct json_reader *r, const char **text, size_t *len, struct buf *scratch) {
+enum st json_read_string(struct json_reader *r, const char **text, size_t *len,
+                         struct buf *scratch) {
     if (!json_accept(r, '"')) return json_expect(r, "a string", ST_INVALID);
     const char *start = r->at;
     bool copied = false;
@@ -208,7 +219,8 @@ enum st json_read_u32(struct json_reader *r, uint32_t *out, uint32_t max) {
     uint64_t v = 0;
     if (c < '0' || c > '9') return json_expect(r, "an integer from 0", ST_INVALID);
     const char *start = r->at;
-    while (r->at < r->end && *r->at >= '0' && *r->at <= '9' && r->at - start < 11) v = v * 10 + (uint64_t)(*r->at++ - '0');
+    while (r->at < r->end && *r->at >= '0' && *r->at <= '9' && r->at - start < 11)
+        v = v * 10 + (uint64_t)(*r->at++ - '0');
     next = r->at < r->end ? *r->at : '\0';
     if (v > max || (c == '0' && r->at - start > 1) || next == '.' || next == 'e' || next == 'E' ||
         (next >= '0' && next <= '9')) {

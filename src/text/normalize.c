@@ -29,12 +29,14 @@ struct normalizer {
     uint32_t len;
 };
 
-/* --- reading the file --------------------------------------------------------------------------------------- */
+/* --- reading the file --------------------------------------------------------------------- */
 
-static enum st read_content(struct step *s, const json_t *json, const char *member, const char *place, struct err *err) {
+static enum st read_content(struct step *s, const json_t *json, const char *member,
+                            const char *place, struct err *err) {
     const json_t *text = json_object_get(json, member);
     if (!json_is_string(text))
-        return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", place, member, json_kind(text));
+        return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", place, member,
+                       json_kind(text));
     s->content_len = json_string_length(text);
     s->content = malloc(s->content_len + 1);
     if (!s->content) return err_set(err, ST_NO_MEMORY, "%s: out of memory", place);
@@ -42,20 +44,25 @@ static enum st read_content(struct step *s, const json_t *json, const char *memb
     return ST_OK;
 }
 
-static enum st read_replace(struct step *s, const json_t *json, const char *place, struct err *err) {
-    const json_t *regex = json_at(json, "pattern.Regex"), *literal = json_at(json, "pattern.String");
+static enum st read_replace(struct step *s, const json_t *json, const char *place,
+                            struct err *err) {
+    const json_t *regex = json_at(json, "pattern.Regex"),
+                 *literal = json_at(json, "pattern.String");
     const json_t *pattern = regex ? regex : literal;
     if (!json_is_string(pattern))
-        return err_set(err, ST_INVALID, "%s: pattern: found %s, expected {\"Regex\": ...} or {\"String\": ...} with a string",
-                       place, json_kind(json_at(json, "pattern")));
+        return err_set(
+            err, ST_INVALID,
+            "%s: pattern: found %s, expected {\"Regex\": ...} or {\"String\": ...} with a string",
+            place, json_kind(json_at(json, "pattern")));
     enum st st = read_content(s, json, "content", place, err);
     if (!st)
-        st = pattern_new(&s->pattern, regex ? PATTERN_EXPRESSION : PATTERN_LITERAL, json_string_value(pattern),
-                         json_string_length(pattern), place, err);
+        st = pattern_new(&s->pattern, regex ? PATTERN_EXPRESSION : PATTERN_LITERAL,
+                         json_string_value(pattern), json_string_length(pattern), place, err);
     return st;
 }
 
-static enum st read_fields(struct step *s, const char *type, const json_t *json, const char *place, struct err *err) {
+static enum st read_fields(struct step *s, const char *type, const json_t *json, const char *place,
+                           struct err *err) {
     static const char *const forms[] = {"NFC", "NFD", "NFKC", "NFKD"};
     for (uint32_t i = 0; i < 4; i++) {
         if (strcmp(type, forms[i]) != 0) continue;
@@ -80,23 +87,27 @@ static enum st read_fields(struct step *s, const char *type, const json_t *json,
         return read_content(s, json, "prepend", place, err);
     }
     return err_set(err, ST_UNSUPPORTED,
-                   "%s: type: found '%.40s', expected Sequence, NFC, NFD, NFKC, NFKD, Lowercase, Strip, Replace or Prepend",
+                   "%s: type: found '%.40s', expected Sequence, NFC, NFD, NFKC, NFKD, Lowercase, "
+                   "Strip, Replace or Prepend",
                    place, type);
 }
 
-static enum st read_step(struct normalizer *n, const json_t *json, const char *place, uint32_t depth, struct err *err) {
+static enum st read_step(struct normalizer *n, const json_t *json, const char *place,
+                         uint32_t depth, struct err *err) {
     const char *type;
     enum st st = json_get_str(&type, json, "type", "nothing", place, err);
     if (st) return st;
     if (strcmp(type, "Sequence") != 0) {
         if (n->len == STEPS_MAX)
-            return err_set(err, ST_UNSUPPORTED, "%s: found more than %d normalisers", place, STEPS_MAX);
+            return err_set(err, ST_UNSUPPORTED, "%s: found more than %d normalisers", place,
+                           STEPS_MAX);
         return read_fields(&n->steps[n->len++], type, json, place, err);
     }
     const json_t *list = json_at(json, "normalizers");
     if (!json_is_array(list) || depth == DEPTH_MAX)
-        return err_set(err, ST_INVALID, "%s: normalizers: found %s, expected an array, nested at most %d deep", place,
-                       json_kind(list), DEPTH_MAX);
+        return err_set(err, ST_INVALID,
+                       "%s: normalizers: found %s, expected an array, nested at most %d deep",
+                       place, json_kind(list), DEPTH_MAX);
     for (size_t i = 0; i < json_array_size(list) && !st; i++) {
         char below[512];
         snprintf(below, sizeof below, "%s.normalizers[%zu]", place, i);
@@ -105,7 +116,8 @@ static enum st read_step(struct normalizer *n, const json_t *json, const char *p
     return st;
 }
 
-enum st normalizer_new(struct normalizer **out, const json_t *json, const char *name, struct err *err) {
+enum st normalizer_new(struct normalizer **out, const json_t *json, const char *name,
+                       struct err *err) {
     struct normalizer *n = calloc(1, sizeof *n);
     if (!n) return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
     char place[512];
@@ -128,9 +140,11 @@ void normalizer_free(struct normalizer *n) {
     free(n);
 }
 
-bool normalizer_is_empty(const struct normalizer *n) { return n->len == 0; }
+bool normalizer_is_empty(const struct normalizer *n) {
+    return n->len == 0;
+}
 
-/* --- the steps ------------------------------------------------------------------------------------------------ */
+/* --- the steps ---------------------------------------------------------------------------- */
 
 static bool is_ascii(const struct working *text) {
     for (size_t i = 0; i < text->len; i++)
@@ -143,9 +157,10 @@ static uint32_t lower(uint32_t cp) {
     static const struct {
         uint32_t lo, hi, to;
     } later[] = {
-        {0x1C89, 0x1C89, 0x1C8A}, {0xA7CB, 0xA7CB, 0x264},  {0xA7CC, 0xA7CC, 0xA7CD},    {0xA7CE, 0xA7CE, 0xA7CF},
-        {0xA7D2, 0xA7D2, 0xA7D3}, {0xA7D4, 0xA7D4, 0xA7D5}, {0xA7DA, 0xA7DA, 0xA7DB},    {0xA7DC, 0xA7DC, 0x19B},
-        {0x10D50, 0x10D65, 0x10D70},                        {0x16EA0, 0x16EB8, 0x16EBB},
+        {0x1C89, 0x1C89, 0x1C8A},    {0xA7CB, 0xA7CB, 0x264},  {0xA7CC, 0xA7CC, 0xA7CD},
+        {0xA7CE, 0xA7CE, 0xA7CF},    {0xA7D2, 0xA7D2, 0xA7D3}, {0xA7D4, 0xA7D4, 0xA7D5},
+        {0xA7DA, 0xA7DA, 0xA7DB},    {0xA7DC, 0xA7DC, 0x19B},  {0x10D50, 0x10D65, 0x10D70},
+        {0x16EA0, 0x16EB8, 0x16EBB},
     };
     for (size_t i = 0; i < sizeof later / sizeof *later && cp >= later[0].lo; i++)
         if (cp >= later[i].lo && cp <= later[i].hi) return later[i].to + (cp - later[i].lo);
@@ -216,7 +231,8 @@ static enum st run(struct working *out, const struct working *text, const struct
     return ST_OK;
 }
 
-enum st normalize(struct working *text, const struct normalizer *n, struct pattern_scratch *scratch, struct err *err) {
+enum st normalize(struct working *text, const struct normalizer *n, struct pattern_scratch *scratch,
+                  struct err *err) {
     for (uint32_t i = 0; i < n->len; i++) {
         if (n->steps[i].kind == FORM && is_ascii(text)) continue;
         struct working next = {.owner = WORKING_OWNS, .max = text->max, .allow = text->allow};

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements onig.h: a recursive descent over the expression that writes one PCRE2 atom for each atom. Literals come out as
- * letters, digits or \x{..}, so nothing in them can be read as syntax. A property is written with the characters that came after
- * PCRE2's Unicode version added. What was looked up: Oniguruma's doc/RE and regparse.c, and tries with `tokenizers`. */
+/* Implements onig.h: a recursive descent over the expression that writes one PCRE2 atom for each
+ * atom. Literals come out as letters, digits or \x{..}, so nothing in them can be read as syntax. A
+ * property is written with the characters that came after PCRE2's Unicode version added. What was
+ * looked up: Oniguruma's doc/RE and regparse.c, and tries with `tokenizers`. */
 #include "text/onig.h"
 
 #include <stdbool.h>
@@ -28,7 +29,8 @@ static enum st parse_alternatives(struct onig *o, struct buf *out, bool *several
 static enum st parse_class(struct onig *o, struct buf *out);
 
 static enum st refuse(struct onig *o, size_t at, const char *what) {
-    return err_set(o->err, ST_UNSUPPORTED, "%s: at byte %zu of the expression: found %s, which is not supported", o->name,
+    return err_set(o->err, ST_UNSUPPORTED,
+                   "%s: at byte %zu of the expression: found %s, which is not supported", o->name,
                    at, what);
 }
 
@@ -50,8 +52,12 @@ static enum st insert(struct onig *o, struct buf *out, size_t at, const char *te
     return ST_OK;
 }
 
-static bool is_digit(uint32_t c) { return c - '0' < 10; }
-static bool is_alnum(uint32_t c) { return is_digit(c) || (c | 32) - 'a' < 26; }
+static bool is_digit(uint32_t c) {
+    return c - '0' < 10;
+}
+static bool is_alnum(uint32_t c) {
+    return is_digit(c) || (c | 32) - 'a' < 26;
+}
 
 static enum st put_literal(struct buf *out, uint32_t cp) {
     return is_alnum(cp) ? buf_printf(out, "%c", (char)cp) : buf_printf(out, "\\x{%x}", cp);
@@ -67,7 +73,9 @@ enum st onig_quote(struct buf *out, const char *text, size_t len) {
     return st;
 }
 
-static bool at_end(const struct onig *o) { return o->pos == o->len; }
+static bool at_end(const struct onig *o) {
+    return o->pos == o->len;
+}
 static char peek(const struct onig *o, size_t ahead) {
     return o->pos + ahead < o->len ? o->source[o->pos + ahead] : '\0';
 }
@@ -78,23 +86,27 @@ static bool accept(struct onig *o, const char *text) {
     return true;
 }
 
-/* --- sets: what stands inside brackets ------------------------------------------------------------------- */
+/* --- sets: what stands inside brackets ---------------------------------------------------- */
 
+/* clang-format off */
 static const struct {
     const char *name, *property;
 } property_names[] = {
-    {"letter", "L"}, {"mark", "M"}, {"combiningmark", "M"}, {"number", "N"}, {"punctuation", "P"}, {"punct", "P"},
-    {"symbol", "S"}, {"separator", "Z"}, {"uppercaseletter", "Lu"}, {"lowercaseletter", "Ll"},
-    {"titlecaseletter", "Lt"}, {"modifierletter", "Lm"}, {"otherletter", "Lo"}, {"decimalnumber", "Nd"},
-    {"letternumber", "Nl"}, {"othernumber", "No"}, {"l", "L"}, {"lu", "Lu"}, {"ll", "Ll"}, {"lt", "Lt"},
-    {"lm", "Lm"}, {"lo", "Lo"}, {"m", "M"}, {"mn", "Mn"}, {"mc", "Mc"}, {"me", "Me"}, {"n", "N"}, {"nd", "Nd"},
-    {"nl", "Nl"}, {"no", "No"}, {"p", "P"}, {"pc", "Pc"}, {"pd", "Pd"}, {"ps", "Ps"}, {"pe", "Pe"}, {"pi", "Pi"},
-    {"pf", "Pf"}, {"po", "Po"}, {"s", "S"}, {"sm", "Sm"}, {"sc", "Sc"}, {"sk", "Sk"}, {"so", "So"}, {"z", "Z"},
-    {"zs", "Zs"}, {"zl", "Zl"}, {"zp", "Zp"}, {"cc", "Cc"}, {"cf", "Cf"}, {"co", "Co"}, {"han", "Han"},
-    {"hiragana", "Hiragana"}, {"katakana", "Katakana"}, {"hangul", "Hangul"}, {"latin", "Latin"},
-    {"cyrillic", "Cyrillic"}, {"greek", "Greek"}, {"arabic", "Arabic"}, {"hebrew", "Hebrew"}, {"thai", "Thai"},
+    {"letter", "L"}, {"mark", "M"}, {"combiningmark", "M"}, {"number", "N"}, {"punctuation", "P"},
+    {"punct", "P"}, {"symbol", "S"}, {"separator", "Z"}, {"uppercaseletter", "Lu"},
+    {"lowercaseletter", "Ll"}, {"titlecaseletter", "Lt"}, {"modifierletter", "Lm"},
+    {"otherletter", "Lo"}, {"decimalnumber", "Nd"}, {"letternumber", "Nl"}, {"othernumber", "No"},
+    {"l", "L"}, {"lu", "Lu"}, {"ll", "Ll"}, {"lt", "Lt"}, {"lm", "Lm"}, {"lo", "Lo"}, {"m", "M"},
+    {"mn", "Mn"}, {"mc", "Mc"}, {"me", "Me"}, {"n", "N"}, {"nd", "Nd"}, {"nl", "Nl"},
+    {"no", "No"}, {"p", "P"}, {"pc", "Pc"}, {"pd", "Pd"}, {"ps", "Ps"}, {"pe", "Pe"},
+    {"pi", "Pi"}, {"pf", "Pf"}, {"po", "Po"}, {"s", "S"}, {"sm", "Sm"}, {"sc", "Sc"},
+    {"sk", "Sk"}, {"so", "So"}, {"z", "Z"}, {"zs", "Zs"}, {"zl", "Zl"}, {"zp", "Zp"},
+    {"cc", "Cc"}, {"cf", "Cf"}, {"co", "Co"}, {"han", "Han"}, {"hiragana", "Hiragana"},
+    {"katakana", "Katakana"}, {"hangul", "Hangul"}, {"latin", "Latin"}, {"cyrillic", "Cyrillic"},
+    {"greek", "Greek"}, {"arabic", "Arabic"}, {"hebrew", "Hebrew"}, {"thai", "Thai"},
     {"devanagari", "Devanagari"},
 };
+/* clang-format on */
 
 static enum st put_property(struct onig *o, struct buf *set, const char *property) {
     /* sc: since PCRE2 reads a bare script name as Script_Extensions, and Oniguruma as Script. */
@@ -118,7 +130,8 @@ static enum st parse_property(struct onig *o, struct buf *set, bool *negated) {
     name[n] = '\0';
     if (accept(o, "}"))
         for (size_t i = 0; i < sizeof property_names / sizeof *property_names; i++)
-            if (strcmp(name, property_names[i].name) == 0) return put_property(o, set, property_names[i].property);
+            if (strcmp(name, property_names[i].name) == 0)
+                return put_property(o, set, property_names[i].property);
     char what[64];
     snprintf(what, sizeof what, "the property {%s}", name);
     return refuse(o, at, what);
@@ -129,13 +142,17 @@ enum place { ALONE, IN_CLASS };
 static enum st put_word(struct onig *o, struct buf *set, enum place place) {
     static const char *const parts[] = {"L", "M", "Nd", "Nl", "Pc"};
     enum st st = put(o, set, UNICODE_ALPHABETIC_SYMBOLS);
-    for (size_t i = 0; i < sizeof parts / sizeof *parts && !st; i++) st = put_property(o, set, parts[i]);
-    /* Oniguruma counts these superscripts and fractions of Latin-1 as word characters, no others, and not in a class. */
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && !st; i++)
+        st = put_property(o, set, parts[i]);
+    /* Oniguruma counts these superscripts and fractions of Latin-1 as word characters, no others,
+     * and not in a class. */
     return st || place == IN_CLASS ? st : put(o, set, "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}");
 }
 
-/* \s, \D, \p{..}, ...: the set of the escape whose letter is c (already read). *known tells whether it is such an escape. */
-static enum st parse_set_escape(struct onig *o, char c, enum place place, struct buf *set, bool *negated, bool *known) {
+/* \s, \D, \p{..}, ...: the set of the escape whose letter is c (already read). *known tells whether
+ * it is such an escape. */
+static enum st parse_set_escape(struct onig *o, char c, enum place place, struct buf *set,
+                                bool *negated, bool *known) {
     *known = true;
     *negated = c == 'D' || c == 'W' || c == 'H' || c == 'P';
     switch (c) {
@@ -158,12 +175,16 @@ static enum st parse_hex(struct onig *o, uint32_t digits_max, uint32_t *cp) {
     uint32_t v = 0, n = 0;
     for (; n < digits_max && !at_end(o); n++) {
         uint32_t c = (uint8_t)peek(o, 0), low = c | 32;
-        if (is_digit(c)) v = v * 16 + (c - '0');
-        else if (low - 'a' < 6) v = v * 16 + (low - 'a' + 10);
-        else break;
+        if (is_digit(c))
+            v = v * 16 + (c - '0');
+        else if (low - 'a' < 6)
+            v = v * 16 + (low - 'a' + 10);
+        else
+            break;
         o->pos++;
     }
-    if (n == 0 || v > 0x10FFFF || (v >= 0xD800 && v < 0xE000)) return refuse(o, at, "this code point");
+    if (n == 0 || v > 0x10FFFF || (v >= 0xD800 && v < 0xE000))
+        return refuse(o, at, "this code point");
     *cp = v;
     return ST_OK;
 }
@@ -203,8 +224,10 @@ static enum st parse_char_escape(struct onig *o, char c, enum place place, uint3
     return ST_OK;
 }
 
-/* One member of a class. *is_char: a single character, in *cp; else a set was written, to set, or negated ones to others. */
-static enum st parse_member(struct onig *o, struct buf *set, struct buf *others, bool *is_char, uint32_t *cp) {
+/* One member of a class. *is_char: a single character, in *cp; else a set was written, to set, or
+ * negated ones to others. */
+static enum st parse_member(struct onig *o, struct buf *set, struct buf *others, bool *is_char,
+                            uint32_t *cp) {
     *is_char = true;
     if (!accept(o, "\\")) {
         o->pos += utf8_next(cp, o->source + o->pos, o->len - o->pos);
@@ -230,13 +253,15 @@ static enum st parse_range(struct onig *o, struct buf *set, struct buf *others, 
     size_t at = o->pos;
     bool is_char, end_is_char = true;
     uint32_t lo, hi;
-    if (peek(o, 0) == '-' && !first && peek(o, 1) != ']') return refuse(o, at, "a - that is no range");
+    if (peek(o, 0) == '-' && !first && peek(o, 1) != ']')
+        return refuse(o, at, "a - that is no range");
     enum st st = parse_member(o, set, others, &is_char, &lo);
     if (st || !is_char) return o->caseless && !st ? refuse(o, at, "a set under (?i:") : st;
     hi = lo;
     if (peek(o, 0) == '-' && peek(o, 1) != ']' && peek(o, 1) != '\0') {
         o->pos++;
-        if (peek(o, 0) == '[' || (peek(o, 0) == '&' && peek(o, 1) == '&')) return refuse(o, o->pos, "this end of a range");
+        if (peek(o, 0) == '[' || (peek(o, 0) == '&' && peek(o, 1) == '&'))
+            return refuse(o, o->pos, "this end of a range");
         st = parse_member(o, set, others, &end_is_char, &hi);
         if (st) return st;
         if (!end_is_char || hi < lo) return refuse(o, at, "a range that is empty or ends in a set");
@@ -264,8 +289,10 @@ static enum st parse_operand(struct onig *o, struct buf *out, bool first, bool *
     *simple = others.len == 0;
     if (!st && set.len + others.len == 0) st = refuse(o, o->pos, "an empty character class");
     if (!st && *simple) st = buf_printf(out, "[%s]", set.data) ? overflow(o, ST_FULL) : ST_OK;
-    if (!st && !*simple && set.len) st = buf_printf(out, "(?:[%s]%s)", set.data, others.data) ? overflow(o, ST_FULL) : ST_OK;
-    if (!st && !set.len) st = buf_printf(out, "(?:%s)", others.data + 1) ? overflow(o, ST_FULL) : ST_OK;
+    if (!st && !*simple && set.len)
+        st = buf_printf(out, "(?:[%s]%s)", set.data, others.data) ? overflow(o, ST_FULL) : ST_OK;
+    if (!st && !set.len)
+        st = buf_printf(out, "(?:%s)", others.data + 1) ? overflow(o, ST_FULL) : ST_OK;
     buf_release(&set);
     buf_release(&others);
     return st;
@@ -298,7 +325,7 @@ static enum st parse_class(struct onig *o, struct buf *out) {
     return st ? st : put(o, out, negated ? ")[\\x{0}-\\x{10ffff}])" : ")");
 }
 
-/* --- atoms, repeats, groups ------------------------------------------------------------------------------- */
+/* --- atoms, repeats, groups --------------------------------------------------------------- */
 
 static bool folds_together(uint32_t a, uint32_t b) {
     static const char pairs[][2] = {{'s', 's'}, {'f', 'f'}, {'f', 'i'}, {'f', 'l'}, {'s', 't'}};
@@ -310,7 +337,8 @@ static bool folds_together(uint32_t a, uint32_t b) {
 static enum st put_char(struct onig *o, struct buf *out, size_t at, uint32_t cp) {
     if (o->caseless) {
         if (cp > 0x7F) return refuse(o, at, "a character that is not ASCII under (?i:");
-        if (folds_together(o->previous, cp)) return refuse(o, at, "a pair under (?i: that also matches a ligature");
+        if (folds_together(o->previous, cp))
+            return refuse(o, at, "a pair under (?i: that also matches a ligature");
         o->previous = cp;
     }
     enum st st = put_literal(out, cp);
@@ -325,14 +353,18 @@ static enum st parse_escape(struct onig *o, struct buf *out, bool *one_char) {
     struct buf set = {.max = TRANSLATION_MAX};
     bool negated, known;
     enum st st = parse_set_escape(o, c, ALONE, &set, &negated, &known);
-    if (!st && known) st = o->caseless ? refuse(o, at, "a set under (?i:")
-                           : buf_printf(out, "[%s%s]", negated ? "^" : "", set.data) ? overflow(o, ST_FULL)
-                                                                                     : ST_OK;
+    if (!st && known)
+        st = o->caseless ? refuse(o, at, "a set under (?i:")
+             : buf_printf(out, "[%s%s]", negated ? "^" : "", set.data) ? overflow(o, ST_FULL)
+                                                                       : ST_OK;
     if (!st && !known && (c == 'b' || c == 'B')) {
         st = put_word(o, &set, ALONE);
         if (!st)
-            st = buf_printf(out, "(?:(?<=[%s])(?%c[%s])|(?<![%s])(?%c[%s]))", set.data, c == 'b' ? '!' : '=', set.data,
-                            set.data, c == 'b' ? '=' : '!', set.data) ? overflow(o, ST_FULL) : ST_OK;
+            st =
+                buf_printf(out, "(?:(?<=[%s])(?%c[%s])|(?<![%s])(?%c[%s]))", set.data,
+                           c == 'b' ? '!' : '=', set.data, set.data, c == 'b' ? '=' : '!', set.data)
+                    ? overflow(o, ST_FULL)
+                    : ST_OK;
         known = true;
         *one_char = false;
     }
@@ -373,7 +405,8 @@ static enum st parse_group(struct onig *o, struct buf *out) {
 static bool parse_number(struct onig *o, uint32_t *n) {
     if (!is_digit((uint8_t)peek(o, 0))) return false;
     *n = 0;
-    while (is_digit((uint8_t)peek(o, 0)) && *n <= REPEAT_MAX) *n = *n * 10 + (uint32_t)(o->source[o->pos++] - '0');
+    while (is_digit((uint8_t)peek(o, 0)) && *n <= REPEAT_MAX)
+        *n = *n * 10 + (uint32_t)(o->source[o->pos++] - '0');
     return true;
 }
 
@@ -390,9 +423,11 @@ static enum st parse_interval(struct onig *o, struct buf *out, size_t atom, bool
         return ST_OK;
     }
     if (!comma) hi = lo;
-    if (lo > REPEAT_MAX || (hi > REPEAT_MAX && hi != UINT32_MAX) || hi < lo) return refuse(o, at, "this count of repeats");
+    if (lo > REPEAT_MAX || (hi > REPEAT_MAX && hi != UINT32_MAX) || hi < lo)
+        return refuse(o, at, "this count of repeats");
     *found = true;
-    enum st st = hi == UINT32_MAX ? buf_printf(out, "{%u,}", lo) : buf_printf(out, "{%u,%u}", lo, hi);
+    enum st st =
+        hi == UINT32_MAX ? buf_printf(out, "{%u,}", lo) : buf_printf(out, "{%u,%u}", lo, hi);
     if (st) return overflow(o, st);
     if (peek(o, 0) == '?' && !comma) return refuse(o, at, "{n}?");
     if (accept(o, "?")) return put(o, out, "?");
@@ -417,7 +452,8 @@ static enum st parse_repeat(struct onig *o, struct buf *out, size_t atom) {
     }
     if (found) o->previous = 0;
     c = peek(o, 0);
-    if (!st && found && (c == '?' || c == '*' || c == '+' || c == '{')) return refuse(o, at, "a repeat of a repeat");
+    if (!st && found && (c == '?' || c == '*' || c == '+' || c == '{'))
+        return refuse(o, at, "a repeat of a repeat");
     return st;
 }
 
@@ -461,20 +497,23 @@ static enum st parse_alternatives(struct onig *o, struct buf *out, bool *several
     return st;
 }
 
-/* X+Y with a single set X would be tried from every character of a long run of X, each time to its end. If it fails from the first it
- * fails from all, so it may begin only where no X stands before, or where the search begins. */
+/* X+Y with a single set X would be tried from every character of a long run of X, each time to its
+ * end. If it fails from the first it fails from all, so it may begin only where no X stands before,
+ * or where the search begins. */
 static enum st guard_leading_run(struct onig *o, struct buf *out, size_t start) {
     if (out->data[start] != '[') return ST_OK;
     const char *end = strchr(out->data + start, ']');
     if (!end || end[1] != '+' || end[2] == '\0') return ST_OK;
     struct buf guard = {.max = TRANSLATION_MAX};
-    enum st st = buf_printf(&guard, "(?:\\G|(?<!%.*s))", (int)(end + 1 - (out->data + start)), out->data + start);
+    enum st st = buf_printf(&guard, "(?:\\G|(?<!%.*s))", (int)(end + 1 - (out->data + start)),
+                            out->data + start);
     st = st ? overflow(o, st) : insert(o, out, start, guard.data);
     buf_release(&guard);
     return st;
 }
 
-enum st onig_translate(struct buf *out, const char *source, size_t len, const char *name, struct err *err) {
+enum st onig_translate(struct buf *out, const char *source, size_t len, const char *name,
+                       struct err *err) {
     struct onig o = {.source = source, .len = len, .name = name, .err = err};
     size_t start = out->len;
     bool several;

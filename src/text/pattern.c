@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements pattern.h on PCRE2 with its just-in-time compiler. Steps, depth and memory of a match are bounded, since a
- * checkpoint's expressions are a stranger's program. */
+/* Implements pattern.h on PCRE2 with its just-in-time compiler. Steps, depth and memory of a match
+ * are bounded, since a checkpoint's expressions are a stranger's program. */
 #include "text/pattern.h"
 
 #include <stdlib.h>
@@ -35,21 +35,24 @@ struct pattern_scratch {
 static enum st compile(struct pattern *p, const struct buf *source, struct err *err) {
     int code;
     PCRE2_SIZE at;
-    p->code = pcre2_compile((PCRE2_SPTR)source->data, source->len, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
-                            &code, &at, NULL);
+    p->code = pcre2_compile((PCRE2_SPTR)source->data, source->len,
+                            PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
     if (!p->code) {
         char text[160];
         pcre2_get_error_message(code, (PCRE2_UCHAR *)text, sizeof text);
-        return err_set(err, ST_UNSUPPORTED, "%s: the expression does not compile: %s", p->name, text);
+        return err_set(err, ST_UNSUPPORTED, "%s: the expression does not compile: %s", p->name,
+                       text);
     }
-    p->jit = pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE) == 0; /* no just-in-time compiler: slower, else the same */
+    p->jit = pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE) ==
+             0; /* no just-in-time compiler: slower, else the same */
     return ST_OK;
 }
 
-enum st pattern_new(struct pattern **out, enum pattern_kind kind, const char *source, size_t len, const char *name,
-                    struct err *err) {
+enum st pattern_new(struct pattern **out, enum pattern_kind kind, const char *source, size_t len,
+                    const char *name, struct err *err) {
     if (len == 0 || len > SOURCE_BYTES_MAX)
-        return err_set(err, ST_UNSUPPORTED, "%s: found an expression of %zu bytes, expected 1 to %d", name, len,
+        return err_set(err, ST_UNSUPPORTED,
+                       "%s: found an expression of %zu bytes, expected 1 to %d", name, len,
                        SOURCE_BYTES_MAX);
     struct pattern *p = calloc(1, sizeof *p);
     if (p) p->name = strdup(name);
@@ -106,7 +109,9 @@ void pattern_scratch_free(struct pattern_scratch *s) {
 
 static int run(const struct pattern *p, struct pattern_scratch *s, const struct pattern_walk *w) {
     PCRE2_SPTR text = (PCRE2_SPTR)w->text;
-    if (!p->jit) return pcre2_match(p->code, text, w->len, w->from, PCRE2_NO_UTF_CHECK, s->match, s->context);
+    if (!p->jit)
+        return pcre2_match(p->code, text, w->len, w->from, PCRE2_NO_UTF_CHECK, s->match,
+                           s->context);
     int rc = pcre2_jit_match(p->code, text, w->len, w->from, 0, s->match, s->context);
     if (rc != PCRE2_ERROR_JIT_STACKLIMIT || s->stack) return rc;
     s->stack = pcre2_jit_stack_create(JIT_STACK_FIRST, JIT_STACK_MAX, NULL);
@@ -115,8 +120,8 @@ static int run(const struct pattern *p, struct pattern_scratch *s, const struct 
     return pcre2_jit_match(p->code, text, w->len, w->from, 0, s->match, s->context);
 }
 
-enum st pattern_next(bool *found, size_t *start, size_t *end, struct pattern_walk *w, const struct pattern *p,
-                     struct pattern_scratch *s, struct err *err) {
+enum st pattern_next(bool *found, size_t *start, size_t *end, struct pattern_walk *w,
+                     const struct pattern *p, struct pattern_scratch *s, struct err *err) {
     *found = false;
     while (w->from <= w->len) {
         int rc = run(p, s, w);
@@ -125,7 +130,8 @@ enum st pattern_next(bool *found, size_t *start, size_t *end, struct pattern_wal
             char text[160];
             pcre2_get_error_message(rc, (PCRE2_UCHAR *)text, sizeof text);
             return err_set(err, rc == PCRE2_ERROR_NOMEMORY ? ST_NO_MEMORY : ST_FULL,
-                           "%s: the expression gave up on a text of %zu bytes: %s", p->name, w->len, text);
+                           "%s: the expression gave up on a text of %zu bytes: %s", p->name, w->len,
+                           text);
         }
         const PCRE2_SIZE *at = pcre2_get_ovector_pointer(s->match);
         /* An empty match right after the last match is none: go on one character later. */

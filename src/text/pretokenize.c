@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements pretokenize.h. Every known step is an expression and what becomes of its matches; ByteLevel is the expression of
- * GPT-2, or none, and must come last, since after it `tokenizers` would match bytes that look like characters. The rules for matches
- * are those of NormalizedString::split in the `tokenizers` crate. */
+/* Implements pretokenize.h. Every known step is an expression and what becomes of its matches;
+ * ByteLevel is the expression of GPT-2, or none, and must come last, since after it `tokenizers`
+ * would match bytes that look like characters. The rules for matches are those of
+ * NormalizedString::split in the `tokenizers` crate. */
 #include "text/pretokenize.h"
 
 #include <stdbool.h>
@@ -15,14 +16,15 @@
 enum { STEPS_MAX = 32 };
 
 enum behavior { ISOLATED, REMOVED, CONTIGUOUS, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT };
-static const char *const behavior_names[] = {"Isolated", "Removed", "Contiguous", "MergedWithPrevious",
-                                             "MergedWithNext"};
+static const char *const behavior_names[] = {"Isolated", "Removed", "Contiguous",
+                                             "MergedWithPrevious", "MergedWithNext"};
 
 struct step {
     struct pattern *pattern; /* NULL: no cut */
     enum behavior behavior;
     bool invert;
-    bool add_space; /* before each piece that does not begin with one; only of ByteLevel, before its cut */
+    bool add_space; /* before each piece that does not begin with one; only of ByteLevel, before its
+                       cut */
 };
 
 struct pretokenizer {
@@ -31,14 +33,16 @@ struct pretokenizer {
     bool ended; /* by a ByteLevel */
 };
 
-/* --- reading the file --------------------------------------------------------------------------------------- */
+/* --- reading the file --------------------------------------------------------------------- */
 
 static const char gpt2_expression[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-/* \w of the regex crate, which is Oniguruma's without its Latin-1 numbers and with the join controls. */
+/* \w of the regex crate, which is Oniguruma's without its Latin-1 numbers and with the join
+ * controls. */
 #define REGEX_WORD "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}" UNICODE_ALPHABETIC_SYMBOLS
 static const char whitespace_expression[] = "[" REGEX_WORD "]+|[^" REGEX_WORD "\\s]+";
-/* Punctuation by tables of Unicode 8, as the unicode_categories crate has them, and the symbols of ASCII. */
+/* Punctuation by tables of Unicode 8, as the unicode_categories crate has them, and the symbols of
+ * ASCII. */
 static const char punctuation_expression[] =
     "[!-\\/:-@\\[-`{-~\\x{166d}\\x{111c9}]|[\\p{P}&&[^"
     "\\x{61d}\\x{9fd}\\x{a76}\\x{c77}\\x{c84}\\x{1b4e}-\\x{1b4f}\\x{1b7d}-\\x{1b7f}"
@@ -54,13 +58,13 @@ static const char punctuation_expression[] =
 /* Rust's char::is_numeric, which knows Unicode 17. */
 static const char digits_expression[] = "[\\p{N}\\x{11de0}-\\x{11de9}\\x{16ff4}-\\x{16ff6}]";
 
-static enum st add_pattern(struct step *s, enum pattern_kind kind, const char *source, size_t len, const char *place,
-                           struct err *err) {
+static enum st add_pattern(struct step *s, enum pattern_kind kind, const char *source, size_t len,
+                           const char *place, struct err *err) {
     return pattern_new(&s->pattern, kind, source, len, place, err);
 }
 
-static enum st read_behavior(struct step *s, const json_t *json, enum behavior fallback, const char *place,
-                             struct err *err) {
+static enum st read_behavior(struct step *s, const json_t *json, enum behavior fallback,
+                             const char *place, struct err *err) {
     const char *text;
     enum st st = json_get_str(&text, json, "behavior", behavior_names[fallback], place, err);
     if (st) return st;
@@ -70,30 +74,37 @@ static enum st read_behavior(struct step *s, const json_t *json, enum behavior f
         return ST_OK;
     }
     return err_set(err, ST_INVALID,
-                   "%s: behavior: found '%.40s', expected Isolated, Removed, Contiguous, MergedWithPrevious or "
+                   "%s: behavior: found '%.40s', expected Isolated, Removed, Contiguous, "
+                   "MergedWithPrevious or "
                    "MergedWithNext",
                    place, text);
 }
 
 static enum st read_split(struct step *s, const json_t *json, const char *place, struct err *err) {
-    const json_t *regex = json_at(json, "pattern.Regex"), *literal = json_at(json, "pattern.String");
+    const json_t *regex = json_at(json, "pattern.Regex"),
+                 *literal = json_at(json, "pattern.String");
     const json_t *pattern = regex ? regex : literal;
     if (!json_is_string(pattern))
-        return err_set(err, ST_INVALID, "%s: pattern: found %s, expected {\"Regex\": ...} or {\"String\": ...} with a string",
-                       place, json_kind(json_at(json, "pattern")));
+        return err_set(
+            err, ST_INVALID,
+            "%s: pattern: found %s, expected {\"Regex\": ...} or {\"String\": ...} with a string",
+            place, json_kind(json_at(json, "pattern")));
     enum st st = read_behavior(s, json, ISOLATED, place, err);
     if (!st) st = json_get_bool(&s->invert, json, "invert", false, place, err);
     if (!st)
-        st = add_pattern(s, regex ? PATTERN_EXPRESSION : PATTERN_LITERAL, json_string_value(pattern),
-                         json_string_length(pattern), place, err);
+        st = add_pattern(s, regex ? PATTERN_EXPRESSION : PATTERN_LITERAL,
+                         json_string_value(pattern), json_string_length(pattern), place, err);
     return st;
 }
 
-static enum st read_byte_level(struct step *s, const json_t *json, const char *place, struct err *err) {
+static enum st read_byte_level(struct step *s, const json_t *json, const char *place,
+                               struct err *err) {
     bool cut;
     enum st st = json_get_bool(&s->add_space, json, "add_prefix_space", true, place, err);
     if (!st) st = json_get_bool(&cut, json, "use_regex", true, place, err);
-    if (!st && cut) st = add_pattern(s, PATTERN_EXPRESSION, gpt2_expression, strlen(gpt2_expression), place, err);
+    if (!st && cut)
+        st = add_pattern(s, PATTERN_EXPRESSION, gpt2_expression, strlen(gpt2_expression), place,
+                         err);
     return st;
 }
 
@@ -101,23 +112,30 @@ static enum st read_digits(struct step *s, const json_t *json, const char *place
     bool individual;
     enum st st = json_get_bool(&individual, json, "individual_digits", false, place, err);
     s->behavior = individual ? ISOLATED : CONTIGUOUS;
-    return st ? st : add_pattern(s, PATTERN_EXPRESSION, digits_expression, strlen(digits_expression), place, err);
+    return st ? st
+              : add_pattern(s, PATTERN_EXPRESSION, digits_expression, strlen(digits_expression),
+                            place, err);
 }
 
-static enum st read_punctuation(struct step *s, const json_t *json, const char *place, struct err *err) {
+static enum st read_punctuation(struct step *s, const json_t *json, const char *place,
+                                struct err *err) {
     enum st st = read_behavior(s, json, ISOLATED, place, err);
     return st ? st
-              : add_pattern(s, PATTERN_EXPRESSION, punctuation_expression, strlen(punctuation_expression), place, err);
+              : add_pattern(s, PATTERN_EXPRESSION, punctuation_expression,
+                            strlen(punctuation_expression), place, err);
 }
 
-static enum st read_whitespace(struct step *s, const json_t *json, const char *place, struct err *err) {
+static enum st read_whitespace(struct step *s, const json_t *json, const char *place,
+                               struct err *err) {
     (void)json;
     s->behavior = REMOVED;
     s->invert = true;
-    return add_pattern(s, PATTERN_EXPRESSION, whitespace_expression, strlen(whitespace_expression), place, err);
+    return add_pattern(s, PATTERN_EXPRESSION, whitespace_expression, strlen(whitespace_expression),
+                       place, err);
 }
 
-static enum st read_whitespace_split(struct step *s, const json_t *json, const char *place, struct err *err) {
+static enum st read_whitespace_split(struct step *s, const json_t *json, const char *place,
+                                     struct err *err) {
     (void)json;
     s->behavior = REMOVED;
     return add_pattern(s, PATTERN_EXPRESSION, "\\s", 2, place, err);
@@ -127,25 +145,31 @@ static const struct {
     const char *type;
     enum st (*read)(struct step *s, const json_t *json, const char *place, struct err *err);
 } readers[] = {
-    {"Split", read_split},           {"ByteLevel", read_byte_level},   {"Digits", read_digits},
-    {"Punctuation", read_punctuation}, {"Whitespace", read_whitespace}, {"WhitespaceSplit", read_whitespace_split},
+    {"Split", read_split},           {"ByteLevel", read_byte_level},
+    {"Digits", read_digits},         {"Punctuation", read_punctuation},
+    {"Whitespace", read_whitespace}, {"WhitespaceSplit", read_whitespace_split},
 };
 
-static enum st read_step(struct pretokenizer *p, const json_t *json, const char *place, struct err *err) {
+static enum st read_step(struct pretokenizer *p, const json_t *json, const char *place,
+                         struct err *err) {
     const char *type;
     enum st st = json_get_str(&type, json, "type", "nothing", place, err);
     if (st) return st;
     if (p->ended)
-        return err_set(err, ST_UNSUPPORTED, "%s: found %.40s after ByteLevel, expected ByteLevel to be the last", place, type);
+        return err_set(err, ST_UNSUPPORTED,
+                       "%s: found %.40s after ByteLevel, expected ByteLevel to be the last", place,
+                       type);
     if (p->len == STEPS_MAX)
-        return err_set(err, ST_UNSUPPORTED, "%s: found more than %d pre-tokenisers", place, STEPS_MAX);
+        return err_set(err, ST_UNSUPPORTED, "%s: found more than %d pre-tokenisers", place,
+                       STEPS_MAX);
     for (size_t i = 0; i < sizeof readers / sizeof *readers; i++) {
         if (strcmp(type, readers[i].type) != 0) continue;
         p->ended = readers[i].read == read_byte_level;
         return readers[i].read(&p->steps[p->len++], json, place, err);
     }
     return err_set(err, ST_UNSUPPORTED,
-                   "%s: type: found '%.40s', expected Sequence, Split, ByteLevel, Digits, Punctuation, Whitespace or "
+                   "%s: type: found '%.40s', expected Sequence, Split, ByteLevel, Digits, "
+                   "Punctuation, Whitespace or "
                    "WhitespaceSplit",
                    place, type);
 }
@@ -155,17 +179,21 @@ static bool is_sequence(const json_t *json) {
     return json_is_string(type) && strcmp(json_string_value(type), "Sequence") == 0;
 }
 
-static enum st read_all(struct pretokenizer *p, const json_t *json, const char *name, struct err *err) {
+static enum st read_all(struct pretokenizer *p, const json_t *json, const char *name,
+                        struct err *err) {
     char place[512];
     if (!is_sequence(json)) {
         snprintf(place, sizeof place, "%s: pre_tokenizer", name);
         if (!json_is_object(json))
-            return err_set(err, ST_UNSUPPORTED, "%s: found %s, expected a byte-level pre-tokeniser", place, json_kind(json));
+            return err_set(err, ST_UNSUPPORTED, "%s: found %s, expected a byte-level pre-tokeniser",
+                           place, json_kind(json));
         return read_step(p, json, place, err);
     }
     const json_t *list = json_at(json, "pretokenizers");
     if (!json_is_array(list))
-        return err_set(err, ST_INVALID, "%s: pre_tokenizer.pretokenizers: found %s, expected an array", name, json_kind(list));
+        return err_set(err, ST_INVALID,
+                       "%s: pre_tokenizer.pretokenizers: found %s, expected an array", name,
+                       json_kind(list));
     enum st st = ST_OK;
     for (size_t i = 0; i < json_array_size(list) && !st; i++) {
         snprintf(place, sizeof place, "%s: pre_tokenizer.pretokenizers[%zu]", name, i);
@@ -174,12 +202,15 @@ static enum st read_all(struct pretokenizer *p, const json_t *json, const char *
     return st;
 }
 
-enum st pretokenizer_new(struct pretokenizer **out, const json_t *json, const char *name, struct err *err) {
+enum st pretokenizer_new(struct pretokenizer **out, const json_t *json, const char *name,
+                         struct err *err) {
     struct pretokenizer *p = calloc(1, sizeof *p);
     if (!p) return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
     enum st st = read_all(p, json, name, err);
     if (!st && !p->ended)
-        st = err_set(err, ST_UNSUPPORTED, "%s: pre_tokenizer: found none of type ByteLevel, expected byte-level BPE", name);
+        st = err_set(err, ST_UNSUPPORTED,
+                     "%s: pre_tokenizer: found none of type ByteLevel, expected byte-level BPE",
+                     name);
     if (st) {
         pretokenizer_free(p);
         return st;
@@ -194,7 +225,7 @@ void pretokenizer_free(struct pretokenizer *p) {
     free(p);
 }
 
-/* --- cutting ------------------------------------------------------------------------------------------------ */
+/* --- cutting ------------------------------------------------------------------------------ */
 
 void pieces_release(struct pieces *p) {
     free(p->v);
@@ -251,8 +282,8 @@ static enum st take(struct cutter *c, size_t start, size_t end, bool match) {
     return st;
 }
 
-static enum st cut_piece(struct pieces *out, const struct step *s, const char *text, struct piece piece,
-                         struct pattern_scratch *scratch, struct err *err) {
+static enum st cut_piece(struct pieces *out, const struct step *s, const char *text,
+                         struct piece piece, struct pattern_scratch *scratch, struct err *err) {
     struct cutter c = {.out = out, .behavior = s->behavior, .err = err};
     struct pattern_walk w = {.text = text + piece.start, .len = piece.len};
     size_t done = 0, start, end;
@@ -264,7 +295,8 @@ static enum st cut_piece(struct pieces *out, const struct step *s, const char *t
         if (st) return st;
         done = end;
     }
-    if (!st && done != piece.len) st = take(&c, piece.start + done, piece.start + piece.len, s->invert);
+    if (!st && done != piece.len)
+        st = take(&c, piece.start + done, piece.start + piece.len, s->invert);
     return st ? st : let_go(&c);
 }
 
@@ -275,7 +307,8 @@ static enum st add_spaces(struct working *text, struct pieces *pieces, struct er
     for (size_t i = 0; i < pieces->len && !st; i++) {
         struct piece *p = &pieces->v[i];
         size_t start = spaced.len;
-        if (text->data[p->start] != ' ') st = working_append(&spaced, " ", 1, working_from(text, p->start));
+        if (text->data[p->start] != ' ')
+            st = working_append(&spaced, " ", 1, working_from(text, p->start));
         struct working part = working_part(text, p->start, p->len);
         if (!st) st = working_append_part(&spaced, &part);
         *p = (struct piece){(uint32_t)start, (uint32_t)(spaced.len - start)};
@@ -285,8 +318,9 @@ static enum st add_spaces(struct working *text, struct pieces *pieces, struct er
     return st ? err_set(err, st, "tokenizer: out of memory") : ST_OK;
 }
 
-enum st pretokenize(struct pieces *out, const struct pretokenizer *p, struct working *text, uint32_t start,
-                    uint32_t len, struct pattern_scratch *scratch, struct err *err) {
+enum st pretokenize(struct pieces *out, const struct pretokenizer *p, struct working *text,
+                    uint32_t start, uint32_t len, struct pattern_scratch *scratch,
+                    struct err *err) {
     struct pieces next = {0};
     out->len = 0;
     enum st st = push(out, start, start + len, err);
@@ -295,7 +329,8 @@ enum st pretokenize(struct pieces *out, const struct pretokenizer *p, struct wor
         if (s->add_space) st = add_spaces(text, out, err);
         if (!s->pattern || st) continue;
         next.len = 0;
-        for (size_t j = 0; j < out->len && !st; j++) st = cut_piece(&next, s, text->data, out->v[j], scratch, err);
+        for (size_t j = 0; j < out->len && !st; j++)
+            st = cut_piece(&next, s, text->data, out->v[j], scratch, err);
         struct pieces swap = *out;
         *out = next;
         next = swap;

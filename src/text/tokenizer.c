@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Encoding and decoding (tokenizer.h). A text is made well-formed, parted at added tokens of the first kind, each stretch between is
- * normalised and parted at those of the second kind, and what remains is pre-tokenised and merged. The order and its corners are
- * those of TokenizerImpl::encode in the `tokenizers` crate. */
+/* Encoding and decoding (tokenizer.h). A text is made well-formed, parted at added tokens of the
+ * first kind, each stretch between is normalised and parted at those of the second kind, and what
+ * remains is pre-tokenised and merged. The order and its corners are those of TokenizerImpl::encode
+ * in the `tokenizers` crate. */
 #include "text/tokenizer.h"
 
 #include <assert.h>
@@ -13,7 +14,7 @@
 
 enum {
     TEXT_BYTES_MAX = 256 << 20,
-    GROWTH_MAX = 64, /* how many times longer normalisers may make a text, and */
+    GROWTH_MAX = 64,       /* how many times longer normalisers may make a text, and */
     GROWTH_FREE = 1 << 16, /* so much in any case */
 };
 
@@ -29,30 +30,37 @@ struct encoder {
     struct err *err;
 };
 
-static enum st no_memory(struct err *err, enum st st) { return err_set(err, st, "tokenizer: out of memory"); }
+static enum st no_memory(struct err *err, enum st st) {
+    return err_set(err, st, "tokenizer: out of memory");
+}
 
 /* Normalised text without added tokens. */
-static enum st encode_plain(struct encoder *e, const struct working *text, size_t start, size_t end) {
+static enum st encode_plain(struct encoder *e, const struct working *text, size_t start,
+                            size_t end) {
     struct working part = working_part(text, start, end - start);
-    enum st st = pretokenize(&e->pieces, e->t->pretokenizer, &part, 0, (uint32_t)part.len, e->pattern, e->err);
+    enum st st = pretokenize(&e->pieces, e->t->pretokenizer, &part, 0, (uint32_t)part.len,
+                             e->pattern, e->err);
     size_t first = e->out->len;
     for (size_t i = 0; i < e->pieces.len && !st; i++) {
         struct piece p = e->pieces.v[i];
         st = bpe_encode(e->out, &e->t->bpe, &e->bpe, part.data + p.start, p.len, p.start);
         if (st) no_memory(e->err, st);
     }
-    for (size_t i = first; i < e->out->len; i++) e->out->byte[i] = working_from(&part, e->out->byte[i]);
+    for (size_t i = first; i < e->out->len; i++)
+        e->out->byte[i] = working_from(&part, e->out->byte[i]);
     working_release(&part);
     return st;
 }
 
-static enum st append_token(struct encoder *e, const struct working *text, const struct stretch *s) {
+static enum st append_token(struct encoder *e, const struct working *text,
+                            const struct stretch *s) {
     enum st st = tok_ids_append(e->out, s->token->id, working_from(text, s->start));
     return st ? no_memory(e->err, st) : ST_OK;
 }
 
 /* Text between added tokens of the first kind. */
-static enum st encode_stretch(struct encoder *e, const struct working *text, size_t start, size_t end) {
+static enum st encode_stretch(struct encoder *e, const struct working *text, size_t start,
+                              size_t end) {
     struct working part = working_part(text, start, end - start);
     struct stretch s;
     enum st st = normalize(&part, e->t->normalizer, e->pattern, e->err);
@@ -73,7 +81,8 @@ static enum st encode_well_formed(struct encoder *e, const struct working *text)
     struct added_walk w = {.text = text, .trie = &e->t->in_text, .tokens = e->t->added};
     struct stretch s;
     enum st st = ST_OK;
-    while (!st && added_next(&s, &w)) st = s.token ? append_token(e, text, &s) : encode_stretch(e, text, s.start, s.end);
+    while (!st && added_next(&s, &w))
+        st = s.token ? append_token(e, text, &s) : encode_stretch(e, text, s.start, s.end);
     return st;
 }
 
@@ -84,8 +93,9 @@ static enum st make_well_formed(struct working *out, const struct working *text,
     for (size_t i = from; i < text->len && !st;) {
         uint32_t cp, n = utf8_next(&cp, text->data + i, text->len - i);
         struct working part = working_part(text, i, n);
-        st = cp < UTF8_BAD ? working_append_part(out, &part)
-                           : working_append(out, replacement, 3, working_from_range(text, i, i + n));
+        st = cp < UTF8_BAD
+                 ? working_append_part(out, &part)
+                 : working_append(out, replacement, 3, working_from_range(text, i, i + n));
         i += n;
     }
     return st;
@@ -94,12 +104,16 @@ static enum st make_well_formed(struct working *out, const struct working *text,
 static enum st encode(struct tok_ids *out, const struct tokenizer *t, const char *text, size_t len,
                       const uint8_t *allow, enum tok_added added, struct err *err) {
     if (len > TEXT_BYTES_MAX)
-        return err_set(err, ST_FULL, "tokenizer: found a text of %zu bytes, expected at most %d", len, TEXT_BYTES_MAX);
+        return err_set(err, ST_FULL, "tokenizer: found a text of %zu bytes, expected at most %d",
+                       len, TEXT_BYTES_MAX);
     struct encoder e = {.t = t, .out = out, .added = added, .err = err};
     enum st st = pattern_scratch_new(&e.pattern, err);
     if (st) return st;
     /* Borrowed bytes are never written to. */
-    struct working raw = {.data = (char *)(uintptr_t)text, .len = len, .max = len * GROWTH_MAX + GROWTH_FREE, .allow = allow};
+    struct working raw = {.data = (char *)(uintptr_t)text,
+                          .len = len,
+                          .max = len * GROWTH_MAX + GROWTH_FREE,
+                          .allow = allow};
     if (raw.max > UINT32_MAX) raw.max = UINT32_MAX;
     size_t good = utf8_valid_prefix(text, len), before = out->len;
     if (good < len) {
@@ -117,17 +131,17 @@ static enum st encode(struct tok_ids *out, const struct tokenizer *t, const char
     return st;
 }
 
-enum st tok_encode(struct tok_ids *out, const struct tokenizer *t, const char *text, size_t len, enum tok_added added,
-                   struct err *err) {
+enum st tok_encode(struct tok_ids *out, const struct tokenizer *t, const char *text, size_t len,
+                   enum tok_added added, struct err *err) {
     return encode(out, t, text, len, NULL, added, err);
 }
 
-enum st tok_encode_masked(struct tok_ids *out, const struct tokenizer *t, const char *text, size_t len,
-                          const uint8_t *allow, struct err *err) {
+enum st tok_encode_masked(struct tok_ids *out, const struct tokenizer *t, const char *text,
+                          size_t len, const uint8_t *allow, struct err *err) {
     return encode(out, t, text, len, allow, TOK_ADDED_MATCH, err);
 }
 
-/* --- ids and tokens ------------------------------------------------------------------------------------------------- */
+/* --- ids and tokens ----------------------------------------------------------------------- */
 
 static const struct added_token *find_added(const struct tokenizer *t, uint32_t id) {
     uint32_t lo = 0, hi = t->n_added;
@@ -135,8 +149,10 @@ static const struct added_token *find_added(const struct tokenizer *t, uint32_t 
         uint32_t mid = lo + (hi - lo) / 2;
         const struct added_token *a = &t->added[t->added_by_id[mid]];
         if (a->id == id) return a;
-        if (a->id < id) lo = mid + 1;
-        else hi = mid;
+        if (a->id < id)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return NULL;
 }
@@ -167,13 +183,20 @@ bool tok_id(const struct tokenizer *t, const char *token, uint32_t *id) {
     return found != NO_TOKEN;
 }
 
-int64_t tok_bos(const struct tokenizer *t) { return t->bos; }
-int64_t tok_eos(const struct tokenizer *t) { return t->eos; }
-bool tok_adds_bos(const struct tokenizer *t) { return t->adds_bos; }
+int64_t tok_bos(const struct tokenizer *t) {
+    return t->bos;
+}
+int64_t tok_eos(const struct tokenizer *t) {
+    return t->eos;
+}
+bool tok_adds_bos(const struct tokenizer *t) {
+    return t->adds_bos;
+}
 
-/* --- decoding ------------------------------------------------------------------------------------------------------- */
+/* --- decoding ----------------------------------------------------------------------------- */
 
-static void token_bytes(const char **bytes, size_t *len, const struct tokenizer *t, uint32_t id, enum tok_special special) {
+static void token_bytes(const char **bytes, size_t *len, const struct tokenizer *t, uint32_t id,
+                        enum tok_special special) {
     *bytes = "";
     *len = 0;
     const struct added_token *a = find_added(t, id);
@@ -186,7 +209,8 @@ static void token_bytes(const char **bytes, size_t *len, const struct tokenizer 
     }
 }
 
-enum st tok_decode_token(struct buf *out, const struct tokenizer *t, uint32_t id, enum tok_special special) {
+enum st tok_decode_token(struct buf *out, const struct tokenizer *t, uint32_t id,
+                         enum tok_special special) {
     const char *bytes;
     size_t len;
     token_bytes(&bytes, &len, t, id, special);
@@ -232,8 +256,8 @@ static enum st push_bytes(struct tok_stream *s, struct buf *out, const char *byt
     return st;
 }
 
-enum st tok_stream_push(struct tok_stream *s, struct buf *out, const struct tokenizer *t, uint32_t id,
-                        enum tok_special special) {
+enum st tok_stream_push(struct tok_stream *s, struct buf *out, const struct tokenizer *t,
+                        uint32_t id, enum tok_special special) {
     const char *bytes;
     size_t len;
     token_bytes(&bytes, &len, t, id, special);

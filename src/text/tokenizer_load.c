@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reads tokenizer.json and tokenizer_config.json. Members of the file that change ids are followed or refused by name; truncation and
- * padding, which every server turns off, are passed over. The ids of added tokens must be those that `tokenizers` would give:
- * of the vocabulary's token with that content, else counted on from its size. */
+/* Reads tokenizer.json and tokenizer_config.json. Members of the file that change ids are followed
+ * or refused by name; truncation and padding, which every server turns off, are passed over. The
+ * ids of added tokens must be those that `tokenizers` would give: of the vocabulary's token with
+ * that content, else counted on from its size. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,9 @@ static const char *quote(struct quoted *q, const char *text, size_t len) {
     size_t n = 0;
     for (size_t i = 0; i < len; i++) {
         if (n == 40 || (uint8_t)text[i] < 0x20 || text[i] == 0x7F) {
-            while (n > 0 && ((uint8_t)q->text[n - 1] & 0xC0) == 0x80 && utf8_valid_prefix(q->text, n) < n) n--;
+            while (n > 0 && ((uint8_t)q->text[n - 1] & 0xC0) == 0x80 &&
+                   utf8_valid_prefix(q->text, n) < n)
+                n--;
             memcpy(q->text + utf8_valid_prefix(q->text, n), "...", 4);
             return q->text;
         }
@@ -33,7 +36,7 @@ static const char *quote(struct quoted *q, const char *text, size_t len) {
     return q->text;
 }
 
-/* --- model ---------------------------------------------------------------------------------------------------------- */
+/* --- model -------------------------------------------------------------------------------- */
 
 static enum st read_vocab(struct tokenizer *t, struct json_reader *r, struct buf *scratch) {
     if (!json_accept(r, '{')) return json_expect(r, "an object", ST_INVALID);
@@ -49,12 +52,14 @@ static enum st read_vocab(struct tokenizer *t, struct json_reader *r, struct buf
         if (st) return st;
         switch (vocabulary_add(&t->vocab, key, len, id)) {
         case VOCABULARY_ADDED: break;
-        case VOCABULARY_NO_MEMORY: return err_set(r->err, ST_NO_MEMORY, "%s: %s: out of memory", r->name, r->place);
+        case VOCABULARY_NO_MEMORY:
+            return err_set(r->err, ST_NO_MEMORY, "%s: %s: out of memory", r->name, r->place);
         case VOCABULARY_SAME_KEY:
-            return err_set(r->err, ST_INVALID, "%s: %s: found '%s' twice", r->name, r->place, quote(&q, key, len));
+            return err_set(r->err, ST_INVALID, "%s: %s: found '%s' twice", r->name, r->place,
+                           quote(&q, key, len));
         case VOCABULARY_SAME_ID:
-            return err_set(r->err, ST_INVALID, "%s: %s: '%s': found id %u, which another token has", r->name, r->place,
-                           quote(&q, key, len), id);
+            return err_set(r->err, ST_INVALID, "%s: %s: '%s': found id %u, which another token has",
+                           r->name, r->place, quote(&q, key, len), id);
         }
     }
     return json_peek(r) == '\0' ? ST_OK : json_expect(r, "the end", ST_INVALID);
@@ -66,21 +71,24 @@ struct merge {
     size_t left_len;
 };
 
-static enum st find_part(uint32_t *id, const struct tokenizer *t, struct merge *m, size_t start, size_t len,
-                         struct json_reader *r) {
+static enum st find_part(uint32_t *id, const struct tokenizer *t, struct merge *m, size_t start,
+                         size_t len, struct json_reader *r) {
     bool literal;
     size_t n = alphabet_decode(m->bytes.data, &literal, m->text.data + start, len);
     *id = vocabulary_find(&t->vocab, m->bytes.data, n, literal);
     struct quoted q;
-    return *id != NO_TOKEN ? ST_OK
-                           : err_set(r->err, ST_INVALID, "%s: %s[%u]: found '%s', expected a token of model.vocab", r->name,
-                                     r->place, t->bpe.n_merges, quote(&q, m->text.data + start, len));
+    return *id != NO_TOKEN
+               ? ST_OK
+               : err_set(r->err, ST_INVALID,
+                         "%s: %s[%u]: found '%s', expected a token of model.vocab", r->name,
+                         r->place, t->bpe.n_merges, quote(&q, m->text.data + start, len));
 }
 
 static enum st add_merge(struct tokenizer *t, struct merge *m, struct json_reader *r) {
     uint32_t left, right, merged;
     if (t->bpe.n_merges == BPE_MERGES_MAX)
-        return err_set(r->err, ST_FULL, "%s: %s: found more than %d merges", r->name, r->place, BPE_MERGES_MAX);
+        return err_set(r->err, ST_FULL, "%s: %s: found more than %d merges", r->name, r->place,
+                       BPE_MERGES_MAX);
     m->bytes.len = 0;
     enum st st = buf_append(&m->bytes, m->text.data, m->text.len); /* room for any decoded part */
     if (st) return err_set(r->err, st, "%s: %s: out of memory", r->name, r->place);
@@ -107,12 +115,14 @@ static enum st read_merge(struct merge *m, struct json_reader *r, struct buf *sc
         if (st) return st;
         const char *space = memchr(text, ' ', len);
         if (!space || memchr(space + 1, ' ', len - (size_t)(space + 1 - text)))
-            return json_expect(r, "a merge of two tokens with one space between before this", ST_INVALID);
+            return json_expect(r, "a merge of two tokens with one space between before this",
+                               ST_INVALID);
         m->left_len = (size_t)(space - text);
         st = put_part(m, r, text, m->left_len);
         return st ? st : put_part(m, r, space + 1, len - m->left_len - 1);
     }
-    if (!json_accept(r, '[')) return json_expect(r, "a merge, \"a b\" or [\"a\", \"b\"]", ST_INVALID);
+    if (!json_accept(r, '['))
+        return json_expect(r, "a merge, \"a b\" or [\"a\", \"b\"]", ST_INVALID);
     enum st st = json_read_string(r, &text, &len, scratch);
     if (!st) st = put_part(m, r, text, len);
     m->left_len = m->text.len;
@@ -138,8 +148,10 @@ static enum st read_merges(struct tokenizer *t, struct json_reader *r, struct bu
     return json_peek(r) == '\0' ? ST_OK : json_expect(r, "the end", ST_INVALID);
 }
 
-/* The options of a BPE model that we do not do must be off, or without effect, which those about unknown bytes are if there are none. */
-static enum st check_model_options(const struct tokenizer *t, const json_t *model, const char *place, struct err *err) {
+/* The options of a BPE model that we do not do must be off, or without effect, which those about
+ * unknown bytes are if there are none. */
+static enum st check_model_options(const struct tokenizer *t, const json_t *model,
+                                   const char *place, struct err *err) {
     static const char *const texts[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     const char *text;
     double dropout;
@@ -149,33 +161,44 @@ static enum st check_model_options(const struct tokenizer *t, const json_t *mode
         enum st st = json_get_str(&text, model, texts[i], "", place, err);
         if (st) return st;
         if (*text)
-            return err_set(err, ST_UNSUPPORTED, "%s: %s: found '%.40s', expected null", place, texts[i], text);
+            return err_set(err, ST_UNSUPPORTED, "%s: %s: found '%.40s', expected null", place,
+                           texts[i], text);
     }
     enum st st = json_get_f64(&dropout, model, "dropout", 0, 0, 0, place, err);
     if (!st) st = json_get_bool(&fallback, model, "byte_fallback", false, place, err);
     if (!st) st = json_get_str(&text, model, "unk_token", NULL, place, err);
     if (st || complete || !(fallback || text)) return st;
-    return err_set(err, ST_UNSUPPORTED, "%s: %s: found %s, expected null or false where vocab lacks some of the 256 bytes",
-                   place, text ? "unk_token" : "byte_fallback", text ? "a string" : "true");
+    return err_set(
+        err, ST_UNSUPPORTED,
+        "%s: %s: found %s, expected null or false where vocab lacks some of the 256 bytes", place,
+        text ? "unk_token" : "byte_fallback", text ? "a string" : "true");
 }
 
-static enum st read_model(struct tokenizer *t, const json_t *root, struct json_span vocab, struct json_span merges,
-                          const char *file, const char *name, struct err *err) {
+static enum st read_model(struct tokenizer *t, const json_t *root, struct json_span vocab,
+                          struct json_span merges, const char *file, const char *name,
+                          struct err *err) {
     const json_t *model = json_object_get(root, "model");
     char place[PLACE_MAX];
     const char *type;
     snprintf(place, sizeof place, "%s: model", name);
-    if (!json_is_object(model)) return err_set(err, ST_INVALID, "%s: found %s, expected an object", place, json_kind(model));
+    if (!json_is_object(model))
+        return err_set(err, ST_INVALID, "%s: found %s, expected an object", place,
+                       json_kind(model));
     enum st st = json_get_str(&type, model, "type", "BPE", place, err);
     if (st) return st;
     if (strcmp(type, "BPE") != 0)
         return err_set(err, ST_UNSUPPORTED, "%s: type: found '%.40s', expected BPE", place, type);
     if (!vocab.text || !merges.text)
-        return err_set(err, ST_INVALID, "%s: %s: found nothing, expected %s", place, vocab.text ? "merges" : "vocab",
-                       vocab.text ? "an array" : "an object");
+        return err_set(err, ST_INVALID, "%s: %s: found nothing, expected %s", place,
+                       vocab.text ? "merges" : "vocab", vocab.text ? "an array" : "an object");
     struct buf scratch = {.max = FILE_BYTES_MAX};
-    struct json_reader r = {.start = vocab.text, .at = vocab.text, .end = vocab.text + vocab.len, .file = file,
-                            .name = name, .place = "model.vocab", .err = err};
+    struct json_reader r = {.start = vocab.text,
+                            .at = vocab.text,
+                            .end = vocab.text + vocab.len,
+                            .file = file,
+                            .name = name,
+                            .place = "model.vocab",
+                            .err = err};
     st = vocabulary_init(&t->vocab, vocab.len, name, err);
     if (!st) st = read_vocab(t, &r, &scratch);
     if (!st) st = bpe_init(&t->bpe, &t->vocab, name, err);
@@ -189,7 +212,7 @@ static enum st read_model(struct tokenizer *t, const json_t *root, struct json_s
     return st;
 }
 
-/* --- added tokens ----------------------------------------------------------------------------------------------------- */
+/* --- added tokens ------------------------------------------------------------------------- */
 
 static char *copy(const char *text, size_t len) {
     char *p = malloc(len + 1);
@@ -212,7 +235,8 @@ static struct added_token *new_added(struct tokenizer *t) {
     return a;
 }
 
-static enum st read_flags(struct added_token *a, const json_t *json, const char *place, struct err *err) {
+static enum st read_flags(struct added_token *a, const json_t *json, const char *place,
+                          struct err *err) {
     enum st st = json_get_bool(&a->single_word, json, "single_word", false, place, err);
     if (!st) st = json_get_bool(&a->lstrip, json, "lstrip", false, place, err);
     if (!st) st = json_get_bool(&a->rstrip, json, "rstrip", false, place, err);
@@ -232,16 +256,18 @@ static uint32_t id_in_vocab(const struct tokenizer *t, const char *content, size
 enum id_rule { ID_MUST_AGREE, ID_IS_NATURAL };
 
 /* One added token. *next is the id of the next one that the vocabulary lacks. */
-static enum st add_token(struct tokenizer *t, const json_t *json, uint32_t declared, enum id_rule rule, uint32_t *next,
-                         const char *place, struct err *err) {
+static enum st add_token(struct tokenizer *t, const json_t *json, uint32_t declared,
+                         enum id_rule rule, uint32_t *next, const char *place, struct err *err) {
     const json_t *content = json_object_get(json, "content");
     if (!json_is_string(content))
-        return err_set(err, ST_INVALID, "%s: content: found %s, expected a string", place, json_kind(content));
+        return err_set(err, ST_INVALID, "%s: content: found %s, expected a string", place,
+                       json_kind(content));
     const char *text = json_string_value(content);
     size_t len = json_string_length(content);
     if (len == 0) return ST_OK;
     if (len > ADDED_BYTES_MAX)
-        return err_set(err, ST_UNSUPPORTED, "%s: content: found %zu bytes, expected at most %d", place, len, ADDED_BYTES_MAX);
+        return err_set(err, ST_UNSUPPORTED, "%s: content: found %zu bytes, expected at most %d",
+                       place, len, ADDED_BYTES_MAX);
     uint32_t old = trie_find(&t->by_content, text, len);
     struct added_token flags = {0};
     enum st st = read_flags(&flags, json, place, err);
@@ -251,10 +277,12 @@ static enum st add_token(struct tokenizer *t, const json_t *json, uint32_t decla
     uint32_t id = old != NO_VALUE ? t->added[old].id : in_vocab != NO_TOKEN ? in_vocab : *next;
     bool fresh = old == NO_VALUE && in_vocab == NO_TOKEN;
     if (rule == ID_MUST_AGREE && id != declared)
-        return err_set(err, ST_INVALID, "%s: '%s': found id %u, expected %u, %s", place, quote(&q, text, len), declared, id,
+        return err_set(err, ST_INVALID, "%s: '%s': found id %u, expected %u, %s", place,
+                       quote(&q, text, len), declared, id,
                        fresh ? "the next free one" : "which it has already");
     if (fresh && id < t->vocab.ids && t->vocab.tokens[id].start != NO_TOKEN)
-        return err_set(err, ST_INVALID, "%s: '%s': found id %u, which a token of the vocabulary has", place,
+        return err_set(err, ST_INVALID,
+                       "%s: '%s': found id %u, which a token of the vocabulary has", place,
                        quote(&q, text, len), id);
     struct added_token *a = old != NO_VALUE ? &t->added[old] : new_added(t);
     if (!a) return err_set(err, ST_NO_MEMORY, "%s: out of memory", place);
@@ -271,10 +299,12 @@ static enum st add_token(struct tokenizer *t, const json_t *json, uint32_t decla
     return ST_OK;
 }
 
-static enum st read_added(struct tokenizer *t, const json_t *root, uint32_t *next, const char *name, struct err *err) {
+static enum st read_added(struct tokenizer *t, const json_t *root, uint32_t *next, const char *name,
+                          struct err *err) {
     const json_t *list = json_at(root, "added_tokens");
     if (list && !json_is_array(list))
-        return err_set(err, ST_INVALID, "%s: added_tokens: found %s, expected an array", name, json_kind(list));
+        return err_set(err, ST_INVALID, "%s: added_tokens: found %s, expected an array", name,
+                       json_kind(list));
     if (json_array_size(list) > ADDED_MAX)
         return err_set(err, ST_FULL, "%s: added_tokens: found more than %d", name, ADDED_MAX);
     enum st st = ST_OK;
@@ -284,7 +314,8 @@ static enum st read_added(struct tokenizer *t, const json_t *root, uint32_t *nex
         uint32_t id;
         snprintf(place, sizeof place, "%s: added_tokens[%zu]", name, i);
         st = json_get_u32(&id, json, "id", 0, VOCABULARY_IDS_MAX - 1, UINT32_MAX, place, err);
-        if (!st && id == UINT32_MAX) st = err_set(err, ST_INVALID, "%s: id: found nothing, expected an integer", place);
+        if (!st && id == UINT32_MAX)
+            st = err_set(err, ST_INVALID, "%s: id: found nothing, expected an integer", place);
         if (!st) st = add_token(t, json, id, ID_MUST_AGREE, next, place, err);
     }
     return st;
@@ -296,34 +327,40 @@ static int by_number(const void *a, const void *b) {
     return nx != ny ? (nx > ny) - (nx < ny) : strcmp(x, y);
 }
 
-/* Tokens that only tokenizer_config.json has are added as transformers adds them: in the order of the ids it declares, but with ids of
- * their own. Where it agrees with tokenizer.json, as it should, there are none. */
-static enum st read_added_decoder(struct tokenizer *t, const json_t *config, uint32_t *next, const char *name,
-                                  struct err *err) {
+/* Tokens that only tokenizer_config.json has are added as transformers adds them: in the order of
+ * the ids it declares, but with ids of their own. Where it agrees with tokenizer.json, as it
+ * should, there are none. */
+static enum st read_added_decoder(struct tokenizer *t, const json_t *config, uint32_t *next,
+                                  const char *name, struct err *err) {
     json_t *decoder = json_at(config, "added_tokens_decoder");
     if (decoder && !json_is_object(decoder))
-        return err_set(err, ST_INVALID, "%s: added_tokens_decoder: found %s, expected an object", name, json_kind(decoder));
+        return err_set(err, ST_INVALID, "%s: added_tokens_decoder: found %s, expected an object",
+                       name, json_kind(decoder));
     size_t n = json_object_size(decoder), i = 0;
     const char **ids = calloc(n + 1, sizeof *ids);
     if (!ids) return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
-    for (void *it = json_object_iter(decoder); it; it = json_object_iter_next(decoder, it)) ids[i++] = json_object_iter_key(it);
+    for (void *it = json_object_iter(decoder); it; it = json_object_iter_next(decoder, it))
+        ids[i++] = json_object_iter_key(it);
     qsort(ids, n, sizeof *ids, by_number);
     enum st st = ST_OK;
     for (i = 0; i < n && !st; i++) {
-        const json_t *json = json_object_get(decoder, ids[i]), *content = json_object_get(json, "content");
+        const json_t *json = json_object_get(decoder, ids[i]),
+                     *content = json_object_get(json, "content");
         char place[PLACE_MAX];
         snprintf(place, sizeof place, "%s: added_tokens_decoder.%.16s", name, ids[i]);
-        bool known = json_is_string(content) && trie_find(&t->by_content, json_string_value(content),
-                                                          json_string_length(content)) != NO_VALUE;
-        if (!known && t->n_added < ADDED_MAX) st = add_token(t, json, 0, ID_IS_NATURAL, next, place, err);
+        bool known =
+            json_is_string(content) && trie_find(&t->by_content, json_string_value(content),
+                                                 json_string_length(content)) != NO_VALUE;
+        if (!known && t->n_added < ADDED_MAX)
+            st = add_token(t, json, 0, ID_IS_NATURAL, next, place, err);
     }
     free(ids);
     return st;
 }
 
 /* What a token matches and decodes to, and its place in the two tries. */
-static enum st finish_token(struct tokenizer *t, uint32_t index, struct pattern_scratch *scratch, const char *name,
-                            struct err *err) {
+static enum st finish_token(struct tokenizer *t, uint32_t index, struct pattern_scratch *scratch,
+                            const char *name, struct err *err) {
     struct added_token *a = &t->added[index];
     struct working text = {.data = a->content, .len = a->len, .max = ADDED_BYTES_MAX * 16};
     enum st st = a->normalized ? normalize(&text, t->normalizer, scratch, err) : ST_OK;
@@ -339,8 +376,10 @@ static enum st finish_token(struct tokenizer *t, uint32_t index, struct pattern_
         case TRIE_ADDED: break;
         case TRIE_NO_MEMORY: st = err_set(err, ST_NO_MEMORY, "%s: out of memory", name); break;
         case TRIE_DUPLICATE:
-            st = err_set(err, ST_INVALID, "%s: added_tokens: '%s' is the same as another, or nothing, when normalised", name,
-                         quote(&q, a->content, a->len));
+            st = err_set(
+                err, ST_INVALID,
+                "%s: added_tokens: '%s' is the same as another, or nothing, when normalised", name,
+                quote(&q, a->content, a->len));
         }
     }
     working_release(&text);
@@ -375,7 +414,7 @@ static enum st finish_added(struct tokenizer *t, const char *name, struct err *e
     return ST_OK;
 }
 
-/* --- decoder, post-processor, configuration --------------------------------------------------------------------------- */
+/* --- decoder, post-processor, configuration ----------------------------------------------- */
 
 static bool has_type(const json_t *json, const char *type) {
     const json_t *found = json_object_get(json, "type");
@@ -384,7 +423,8 @@ static bool has_type(const json_t *json, const char *type) {
 
 static enum st check_decoder(const json_t *root, const char *name, struct err *err) {
     const json_t *decoder = json_at(root, "decoder");
-    const json_t *list = has_type(decoder, "Sequence") ? json_object_get(decoder, "decoders") : NULL;
+    const json_t *list =
+        has_type(decoder, "Sequence") ? json_object_get(decoder, "decoders") : NULL;
     if (json_array_size(list) == 1) decoder = json_array_get(list, 0);
     if (has_type(decoder, "ByteLevel")) return ST_OK;
     const json_t *type = json_object_get(decoder, "type");
@@ -399,9 +439,11 @@ static const char *leading_token(const json_t *processor) {
     return json_is_string(id) ? json_string_value(id) : NULL;
 }
 
-static enum st read_post_processor(const char **bos, const json_t *root, const char *name, struct err *err) {
+static enum st read_post_processor(const char **bos, const json_t *root, const char *name,
+                                   struct err *err) {
     const json_t *processor = json_at(root, "post_processor");
-    const json_t *list = has_type(processor, "Sequence") ? json_object_get(processor, "processors") : NULL;
+    const json_t *list =
+        has_type(processor, "Sequence") ? json_object_get(processor, "processors") : NULL;
     size_t n = list ? json_array_size(list) : processor ? 1 : 0;
     *bos = NULL;
     for (size_t i = 0; i < n; i++) {
@@ -410,32 +452,36 @@ static enum st read_post_processor(const char **bos, const json_t *root, const c
             if (!*bos) *bos = leading_token(one);
         } else if (!has_type(one, "ByteLevel")) {
             const json_t *type = json_object_get(one, "type");
-            return err_set(err, ST_UNSUPPORTED, "%s: post_processor: found %.40s, expected TemplateProcessing or ByteLevel", name,
-                           json_is_string(type) ? json_string_value(type) : json_kind(one));
+            return err_set(
+                err, ST_UNSUPPORTED,
+                "%s: post_processor: found %.40s, expected TemplateProcessing or ByteLevel", name,
+                json_is_string(type) ? json_string_value(type) : json_kind(one));
         }
     }
     return ST_OK;
 }
 
 /* bos_token and the like: a string, or an object with content. */
-static enum st read_named_token(int64_t *id, const struct tokenizer *t, const json_t *config, const char *member,
-                                const char *name, struct err *err) {
+static enum st read_named_token(int64_t *id, const struct tokenizer *t, const json_t *config,
+                                const char *member, const char *name, struct err *err) {
     const json_t *token = json_at(config, member);
     if (json_is_object(token)) token = json_object_get(token, "content");
     if (!token) return ST_OK;
     if (!json_is_string(token))
-        return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", name, member, json_kind(token));
+        return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", name, member,
+                       json_kind(token));
     uint32_t found;
     struct quoted q;
     if (!tok_id(t, json_string_value(token), &found))
-        return err_set(err, ST_INVALID, "%s: %s: found '%s', expected a token of the vocabulary", name, member,
+        return err_set(err, ST_INVALID, "%s: %s: found '%s', expected a token of the vocabulary",
+                       name, member,
                        quote(&q, json_string_value(token), json_string_length(token)));
     *id = found;
     return ST_OK;
 }
 
-static enum st read_rest(struct tokenizer *t, const json_t *root, const json_t *config, const char *name,
-                         const char *config_name, struct err *err) {
+static enum st read_rest(struct tokenizer *t, const json_t *root, const json_t *config,
+                         const char *name, const char *config_name, struct err *err) {
     uint32_t next = t->vocab.count;
     const char *bos;
     enum st st = normalizer_new(&t->normalizer, json_at(root, "normalizer"), name, err);
@@ -455,21 +501,23 @@ static enum st read_rest(struct tokenizer *t, const json_t *root, const json_t *
     }
     st = read_named_token(&t->bos, t, config, "bos_token", config_name, err);
     if (!st) st = read_named_token(&t->eos, t, config, "eos_token", config_name, err);
-    if (!st) st = json_get_bool(&t->adds_bos, config, "add_bos_token", bos != NULL, config_name, err);
+    if (!st)
+        st = json_get_bool(&t->adds_bos, config, "add_bos_token", bos != NULL, config_name, err);
     t->adds_bos = t->adds_bos && t->bos >= 0;
     return st;
 }
 
 static enum st check_version(const json_t *root, const char *name, struct err *err) {
     const char *version;
-    if (!json_is_object(root)) return err_set(err, ST_INVALID, "%s: found %s, expected an object", name, json_kind(root));
+    if (!json_is_object(root))
+        return err_set(err, ST_INVALID, "%s: found %s, expected an object", name, json_kind(root));
     enum st st = json_get_str(&version, root, "version", "1.0", name, err);
     if (st || strcmp(version, "1.0") == 0) return st;
     return err_set(err, ST_UNSUPPORTED, "%s: version: found '%.40s', expected 1.0", name, version);
 }
 
-static enum st load(struct tokenizer *t, const char *json, size_t len, const char *config, size_t config_len,
-                    const char *name, const char *config_name, struct err *err) {
+static enum st load(struct tokenizer *t, const char *json, size_t len, const char *config,
+                    size_t config_len, const char *name, const char *config_name, struct err *err) {
     struct json_span vocab, merges;
     struct buf rest = {.max = FILE_BYTES_MAX};
     json_t *root = NULL, *config_root = NULL;
@@ -477,7 +525,8 @@ static enum st load(struct tokenizer *t, const char *json, size_t len, const cha
     if (!st) st = json_parse(&root, rest.data, rest.len, name, err);
     if (!st && config) st = json_parse(&config_root, config, config_len, config_name, err);
     if (!st && config && !json_is_object(config_root))
-        st = err_set(err, ST_INVALID, "%s: found %s, expected an object", config_name, json_kind(config_root));
+        st = err_set(err, ST_INVALID, "%s: found %s, expected an object", config_name,
+                     json_kind(config_root));
     if (!st) st = check_version(root, name, err);
     if (!st) st = read_model(t, root, vocab, merges, json, name, err);
     if (!st) st = read_rest(t, root, config_root, name, config_name, err);
@@ -487,20 +536,24 @@ static enum st load(struct tokenizer *t, const char *json, size_t len, const cha
     return st;
 }
 
-static enum st new_named(struct tokenizer **out, const char *json, size_t len, const char *config, size_t config_len,
-                         const char *name, const char *config_name, struct err *err) {
+static enum st new_named(struct tokenizer **out, const char *json, size_t len, const char *config,
+                         size_t config_len, const char *name, const char *config_name,
+                         struct err *err) {
     if (len > FILE_BYTES_MAX)
-        return err_set(err, ST_FULL, "%s: found %zu bytes, expected at most %d", name, len, FILE_BYTES_MAX);
+        return err_set(err, ST_FULL, "%s: found %zu bytes, expected at most %d", name, len,
+                       FILE_BYTES_MAX);
     struct tokenizer *t = calloc(1, sizeof *t);
     if (!t) return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
     enum st st = load(t, json, len, config, config_len, name, config_name, err);
-    if (st) tok_free(t);
-    else *out = t;
+    if (st)
+        tok_free(t);
+    else
+        *out = t;
     return st;
 }
 
-enum st tok_new(struct tokenizer **out, const char *json, size_t len, const char *config, size_t config_len,
-                const char *name, struct err *err) {
+enum st tok_new(struct tokenizer **out, const char *json, size_t len, const char *config,
+                size_t config_len, const char *name, struct err *err) {
     return new_named(out, json, len, config, config_len, name, "tokenizer_config.json", err);
 }
 
@@ -515,7 +568,8 @@ enum st tok_open(struct tokenizer **out, const char *dir, struct err *err) {
     enum st st = file_read(&text, path, err);
     if (!st && stat(config_path, &sb) == 0) st = file_read(&config, config_path, err);
     if (!st)
-        st = new_named(out, text.data ? text.data : "", text.len, config.data, config.len, path, config_path, err);
+        st = new_named(out, text.data ? text.data : "", text.len, config.data, config.len, path,
+                       config_path, err);
     buf_release(&text);
     buf_release(&config);
     return st;

@@ -18,10 +18,10 @@ struct tokenizer {
 
     struct added_token *added;
     uint32_t n_added, added_cap;
-    uint32_t *added_by_id;   /* indices into added, by ascending id */
-    struct trie by_content;  /* values of all three: indices into added */
-    struct trie in_text;     /* those matched in the text as it came */
-    struct trie in_normal;   /* those matched in the normalised text */
+    uint32_t *added_by_id;  /* indices into added, by ascending id */
+    struct trie by_content; /* values of all three: indices into added */
+    struct trie in_text;    /* those matched in the text as it came */
+    struct trie in_normal;  /* those matched in the normalised text */
 
     int64_t bos, eos;
     bool adds_bos;

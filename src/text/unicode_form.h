@@ -9,6 +9,7 @@
 enum unicode_form { UNICODE_NFC, UNICODE_NFD, UNICODE_NFKC, UNICODE_NFKD };
 
 /* Appends the form of text to out, which owns its bytes. ST_NO_MEMORY, ST_FULL. */
-enum st ST_CHECKED unicode_form(struct working *out, const struct working *text, enum unicode_form form);
+enum st ST_CHECKED unicode_form(struct working *out, const struct working *text,
+                                enum unicode_form form);
 
 #endif

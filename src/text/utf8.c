@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements utf8.h by the table of well-formed sequences: the first byte decides the length and the range of the second. */
+/* Implements utf8.h by the table of well-formed sequences: the first byte decides the length and
+ * the range of the second. */
 #include "text/utf8.h"
 
 #include <string.h>

@@ -9,7 +9,8 @@
 
 #include "text/utf8.h"
 
-/* GPT-2's alphabet: a printable Latin-1 byte is its own character; the 68 others are U+0100 and on, in order. */
+/* GPT-2's alphabet: a printable Latin-1 byte is its own character; the 68 others are U+0100 and on,
+ * in order. */
 static bool is_printable(uint32_t c) {
     return (c >= 0x21 && c <= 0x7E) || (c >= 0xA1 && c <= 0xAC) || (c >= 0xAE && c <= 0xFF);
 }
@@ -20,9 +21,12 @@ static bool alphabet_byte(uint8_t *byte, uint32_t cp) {
         return is_printable(cp);
     }
     uint32_t n = cp - 0x100;
-    if (n <= 0x20) *byte = (uint8_t)n;            /* U+0100..U+0120: 0..0x20 */
-    else if (n <= 0x42) *byte = (uint8_t)(n - 0x21 + 0x7F); /* 0x7F..0xA0 */
-    else *byte = 0xAD;
+    if (n <= 0x20)
+        *byte = (uint8_t)n; /* U+0100..U+0120: 0..0x20 */
+    else if (n <= 0x42)
+        *byte = (uint8_t)(n - 0x21 + 0x7F); /* 0x7F..0xA0 */
+    else
+        *byte = 0xAD;
     return n <= 0x43;
 }
 
@@ -32,8 +36,10 @@ size_t alphabet_decode(char *out, bool *literal, const char *key, size_t len) {
     for (size_t i = 0; i < len;) {
         uint32_t cp = (uint8_t)key[i];
         uint8_t byte;
-        if (cp < 0x80) i++;
-        else i += utf8_next(&cp, key + i, len - i);
+        if (cp < 0x80)
+            i++;
+        else
+            i += utf8_next(&cp, key + i, len - i);
         if (!alphabet_byte(&byte, cp)) {
             memcpy(out, key, len);
             *literal = true;
@@ -50,7 +56,8 @@ static uint32_t hash_bytes(uint64_t seed, const char *bytes, size_t len, bool li
     while (len > 0) {
         uint64_t word = 0;
         size_t n = len < 8 ? len : 8;
-        if (n == 8) memcpy(&word, bytes, 8);
+        if (n == 8)
+            memcpy(&word, bytes, 8);
         else
             for (size_t i = 0; i < n; i++) word |= (uint64_t)(uint8_t)bytes[i] << (8 * i);
         unsigned __int128 product = (unsigned __int128)(h ^ word) * 0xA0761D6478BD642Fu;
@@ -82,7 +89,8 @@ static bool grow_slots(struct vocabulary *v) {
 
 enum st vocabulary_init(struct vocabulary *v, size_t bytes_max, const char *name, struct err *err) {
     *v = (struct vocabulary){.bytes_cap = bytes_max};
-    if (getrandom(&v->seed, sizeof v->seed, GRND_NONBLOCK) != sizeof v->seed) v->seed = 0x2545F4914F6CDD1Du;
+    if (getrandom(&v->seed, sizeof v->seed, GRND_NONBLOCK) != sizeof v->seed)
+        v->seed = 0x2545F4914F6CDD1Du;
     v->seed |= 1;
     v->bytes = malloc(bytes_max + 1);
     if (v->bytes && grow_slots(v)) return ST_OK;
@@ -98,14 +106,15 @@ void vocabulary_release(struct vocabulary *v) {
 }
 
 /* The slot of the key, or the free one where it belongs. At least half of them are free. */
-static struct vocabulary_slot *find_slot(const struct vocabulary *v, uint32_t hash, const char *bytes, size_t len,
-                                         bool literal) {
+static struct vocabulary_slot *find_slot(const struct vocabulary *v, uint32_t hash,
+                                         const char *bytes, size_t len, bool literal) {
     for (uint32_t i = hash & v->slot_mask;; i = (i + 1) & v->slot_mask) {
         struct vocabulary_slot *s = &v->slots[i];
         if (s->id == NO_TOKEN) return s;
         if (s->hash != hash) continue;
         const struct token *t = &v->tokens[s->id];
-        if (t->len == len && t->literal == literal && memcmp(v->bytes + t->start, bytes, len) == 0) return s;
+        if (t->len == len && t->literal == literal && memcmp(v->bytes + t->start, bytes, len) == 0)
+            return s;
     }
 }
 
@@ -125,7 +134,8 @@ static bool reserve_ids(struct vocabulary *v, uint32_t ids) {
     return true;
 }
 
-enum vocabulary_added vocabulary_add(struct vocabulary *v, const char *key, size_t len, uint32_t id) {
+enum vocabulary_added vocabulary_add(struct vocabulary *v, const char *key, size_t len,
+                                     uint32_t id) {
     assert(id < VOCABULARY_IDS_MAX && len <= v->bytes_cap - v->bytes_len);
     if (!reserve_ids(v, id + 1)) return VOCABULARY_NO_MEMORY;
     if (v->count * 2 > v->slot_mask && !grow_slots(v)) return VOCABULARY_NO_MEMORY;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* libFuzzer: the input is a tokenizer.json, then a NUL and a text (a file without NUL is tried on a fixed text). What loads must encode or say
- * why not, give ids that exist at offsets that ascend, and give the same ids whether a text is masked by ones or not masked. */
+/* libFuzzer: the input is a tokenizer.json, then a NUL and a text (a file without NUL is tried on a
+ * fixed text). What loads must encode or say why not, give ids that exist at offsets that ascend,
+ * and give the same ids whether a text is masked by ones or not masked. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,8 @@ static void try_text(const struct tokenizer *t, const char *text, size_t len) {
     memset(allow, 1, len);
     enum st st = tok_encode(&ids, t, text, len, TOK_ADDED_MATCH, &err);
     require(st == tok_encode_masked(&masked, t, text, len, allow, &err));
-    require(ids.len == masked.len && (ids.len == 0 || memcmp(ids.v, masked.v, ids.len * sizeof *ids.v) == 0));
+    require(ids.len == masked.len &&
+            (ids.len == 0 || memcmp(ids.v, masked.v, ids.len * sizeof *ids.v) == 0));
     for (size_t i = 0; i < ids.len; i++) {
         require(ids.v[i] < tok_vocab(t) && ids.byte[i] <= len);
         require(tok_stream_push(&stream, &out, t, ids.v[i], TOK_SPECIAL_SHOW) == ST_OK);
@@ -33,7 +35,8 @@ static void try_text(const struct tokenizer *t, const char *text, size_t len) {
     masked.len = ids.len = 0;
     st = tok_encode(&ids, t, text, len, TOK_ADDED_PLAIN, &err);
     require(st == tok_encode_masked(&masked, t, text, len, allow, &err));
-    require(ids.len == masked.len && (ids.len == 0 || memcmp(ids.v, masked.v, ids.len * sizeof *ids.v) == 0));
+    require(ids.len == masked.len &&
+            (ids.len == 0 || memcmp(ids.v, masked.v, ids.len * sizeof *ids.v) == 0));
     free(allow);
     buf_release(&out);
     tok_ids_release(&ids);

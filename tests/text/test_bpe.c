@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Merging against the plainest form of the rule, over random vocabularies: short pieces and long ones (a heap), whose border the lengths
- * cross, with bytes that the vocabulary lacks; and threads that share a tokenizer. */
+/* Merging against the plainest form of the rule, over random vocabularies: short pieces and long
+ * ones (a heap), whose border the lengths cross, with bytes that the vocabulary lacks; and threads
+ * that share a tokenizer. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,8 +26,10 @@ static uint32_t next_random(uint32_t *seed) {
     return *seed >> 8;
 }
 
-/* Letters a to d, and tokens that merges of earlier ones make. Returns how many merges there are. */
-static uint32_t make_model(struct vocabulary *v, struct bpe *b, struct rule *rules, uint32_t *seed) {
+/* Letters a to d, and tokens that merges of earlier ones make. Returns how many merges there are.
+ */
+static uint32_t make_model(struct vocabulary *v, struct bpe *b, struct rule *rules,
+                           uint32_t *seed) {
     static char texts[IDS][4096];
     static size_t lens[IDS];
     struct err err;
@@ -48,12 +51,14 @@ static uint32_t make_model(struct vocabulary *v, struct bpe *b, struct rule *rul
         id++;
     }
     assert_int_equal(bpe_init(b, v, "test", &err), ST_OK);
-    for (uint32_t i = 0; i < n; i++) assert_int_equal(bpe_add_merge(b, rules[i].left, rules[i].right, LETTERS + i), ST_OK);
+    for (uint32_t i = 0; i < n; i++)
+        assert_int_equal(bpe_add_merge(b, rules[i].left, rules[i].right, LETTERS + i), ST_OK);
     return n;
 }
 
 /* One merge at a time: the first rule that fits anywhere, at its first place. */
-static uint32_t merge_plainly(uint32_t *ids, uint32_t n, const struct rule *rules, uint32_t n_rules) {
+static uint32_t merge_plainly(uint32_t *ids, uint32_t n, const struct rule *rules,
+                              uint32_t n_rules) {
     for (uint32_t r = 0; r < n_rules; r++)
         for (uint32_t i = 0; i + 1 < n; i++) {
             if (ids[i] != rules[r].left || ids[i + 1] != rules[r].right) continue;
@@ -75,9 +80,12 @@ static void merges_are_those_of_the_plain_rule(void **state) {
         uint32_t n_rules = make_model(&v, &b, rules, &seed);
         for (int try = 0; try < 60; try++) {
             char piece[PIECE_MAX];
-            uint32_t expected[PIECE_MAX], offsets[PIECE_MAX], len = 1 + next_random(&seed) % (try % 2 ? 60 : PIECE_MAX), n = 0;
+            uint32_t expected[PIECE_MAX], offsets[PIECE_MAX],
+                len = 1 + next_random(&seed) % (try % 2 ? 60 : PIECE_MAX), n = 0;
             for (uint32_t i = 0; i < len; i++) {
-                piece[i] = (char)('a' + next_random(&seed) % (try % 3 ? LETTERS : LETTERS + 1)); /* there is no token e */
+                piece[i] =
+                    (char)('a' + next_random(&seed) %
+                                     (try % 3 ? LETTERS : LETTERS + 1)); /* there is no token e */
                 if (piece[i] == 'a' + LETTERS) continue;
                 offsets[n] = i;
                 expected[n++] = (uint32_t)(piece[i] - 'a');
@@ -101,7 +109,7 @@ static void merges_are_those_of_the_plain_rule(void **state) {
     bpe_scratch_release(&scratch);
 }
 
-/* --- threads ----------------------------------------------------------------------------------------------------------- */
+/* --- threads ------------------------------------------------------------------------------ */
 
 struct reader {
     pthread_t thread;
@@ -127,7 +135,8 @@ static void threads_share_a_tokenizer(void **state) {
     char dir[4096];
     struct tokenizer *t;
     struct err err;
-    snprintf(dir, sizeof dir, "%s/tests/golden/tokenizer-small", getenv("SUPERNODE_ROOT") ? getenv("SUPERNODE_ROOT") : ".");
+    snprintf(dir, sizeof dir, "%s/tests/golden/tokenizer-small",
+             getenv("SUPERNODE_ROOT") ? getenv("SUPERNODE_ROOT") : ".");
     if (tok_open(&t, dir, &err)) fail_msg("%s", err.text);
     struct reader readers[4] = {0};
     for (int i = 0; i < 4; i++) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tokenizer by itself: forged added tokens, streaming, hostile files and their sentences, long texts. That ids are those of
- * `tokenizers` is test_tokenizer_parity.c's matter. */
+/* The tokenizer by itself: forged added tokens, streaming, hostile files and their sentences, long
+ * texts. That ids are those of `tokenizers` is test_tokenizer_parity.c's matter. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -54,11 +54,12 @@ static uint32_t id_of(const char *token) {
 
 static void decode_all(struct buf *out, const struct tok_ids *ids, enum tok_special special) {
     struct tok_stream s = {0};
-    for (size_t i = 0; i < ids->len; i++) assert_int_equal(tok_stream_push(&s, out, small, ids->v[i], special), ST_OK);
+    for (size_t i = 0; i < ids->len; i++)
+        assert_int_equal(tok_stream_push(&s, out, small, ids->v[i], special), ST_OK);
     assert_int_equal(tok_stream_end(&s, out), ST_OK);
 }
 
-/* --- what a file says -------------------------------------------------------------------------------------------- */
+/* --- what a file says --------------------------------------------------------------------- */
 
 static void named_tokens_come_from_the_configuration(void **state) {
     (void)state;
@@ -71,7 +72,7 @@ static void named_tokens_come_from_the_configuration(void **state) {
     assert_int_equal(tok_vocab(small), 2504);
 }
 
-/* --- masks ------------------------------------------------------------------------------------------------------- */
+/* --- masks -------------------------------------------------------------------------------- */
 
 static void a_masked_user_cannot_forge_a_turn(void **state) {
     (void)state;
@@ -79,7 +80,7 @@ static void a_masked_user_cannot_forge_a_turn(void **state) {
     size_t len = strlen(text);
     uint8_t allow[sizeof text];
     memset(allow, 0, sizeof allow);
-    memset(allow, 1, 8);                /* the first and the last token are the template's */
+    memset(allow, 1, 8); /* the first and the last token are the template's */
     memset(allow + len - 13, 1, 13);
     struct tok_ids ids = {0};
     struct err err;
@@ -130,7 +131,7 @@ static void the_longest_allowed_token_counts(void **state) {
     tok_ids_release(&some);
 }
 
-/* --- streaming ----------------------------------------------------------------------------------------------------- */
+/* --- streaming ---------------------------------------------------------------------------- */
 
 static void a_stream_never_emits_half_a_character(void **state) {
     (void)state;
@@ -153,7 +154,8 @@ static void a_stream_never_emits_half_a_character(void **state) {
 
 static void an_unfinished_character_becomes_one_replacement(void **state) {
     (void)state;
-    struct tok_ids ids = encode("\xF0\x90\x8D\x88", 4, TOK_ADDED_PLAIN); /* some tokens, the last ends the character */
+    struct tok_ids ids = encode("\xF0\x90\x8D\x88", 4,
+                                TOK_ADDED_PLAIN); /* some tokens, the last ends the character */
     assert_true(ids.len > 1);
     ids.len--;
     struct buf out = {.max = 1 << 16};
@@ -171,7 +173,8 @@ static void special_tokens_are_skipped_on_request(void **state) {
     decode_all(&shown, &ids, TOK_SPECIAL_SHOW);
     decode_all(&skipped, &ids, TOK_SPECIAL_SKIP);
     assert_string_equal(shown.data, text);
-    assert_string_equal(skipped.data, "hi<think> there</think>"); /* these are added, but not special */
+    assert_string_equal(skipped.data,
+                        "hi<think> there</think>"); /* these are added, but not special */
     struct buf nothing = {.max = 16};
     assert_int_equal(tok_decode_token(&nothing, small, UINT32_MAX, TOK_SPECIAL_SHOW), ST_OK);
     assert_int_equal(nothing.len, 0);
@@ -180,13 +183,16 @@ static void special_tokens_are_skipped_on_request(void **state) {
     tok_ids_release(&ids);
 }
 
-/* --- long texts ------------------------------------------------------------------------------------------------------ */
+/* --- long texts --------------------------------------------------------------------------- */
 
-/* Every kind of megabyte: the time must grow by little more than the length. Bounds are loose, for sanitizers and busy machines; a square
- * would be ten times over them. */
+/* Every kind of megabyte: the time must grow by little more than the length. Bounds are loose, for
+ * sanitizers and busy machines; a square would be ten times over them. */
 static void a_megabyte_of_anything_takes_linear_time(void **state) {
     (void)state;
-    static const char *const units[] = {"a", " ", "\n", "漢", "é", "1", ".", "ab", " a", "\xFF", "a\xCC\x81", "<|end|>", "<|en", "\r\n \t", "e\xCC\x81\xCC\xA3"};
+    static const char *const units[] = {
+        "a",         " ",       "\n",   "漢",      "é",
+        "1",         ".",       "ab",   " a",      "\xFF",
+        "a\xCC\x81", "<|end|>", "<|en", "\r\n \t", "e\xCC\x81\xCC\xA3"};
     enum { SHORT = 1 << 16, LONG = 1 << 20 };
     char *text = malloc(LONG);
     assert_non_null(text);
@@ -194,7 +200,8 @@ static void a_megabyte_of_anything_takes_linear_time(void **state) {
         uint32_t noise = 1;
         for (size_t i = 0; i < LONG; i++) {
             noise = noise * 1664525 + 1013904223;
-            text[i] = u < sizeof units / sizeof *units ? units[u][i % strlen(units[u])] : (char)(noise >> 24);
+            text[i] = u < sizeof units / sizeof *units ? units[u][i % strlen(units[u])]
+                                                       : (char)(noise >> 24);
         }
         uint64_t took[2];
         for (int i = 0; i < 2; i++) {
@@ -205,20 +212,25 @@ static void a_megabyte_of_anything_takes_linear_time(void **state) {
             tok_ids_release(&ids);
         }
         if (took[1] > took[0] * (LONG / SHORT) * 5 + 200000000)
-            fail_msg("unit %zu: %.1f ms for 64 KiB, %.1f ms for 1 MiB", u, (double)took[0] / 1e6, (double)took[1] / 1e6);
+            fail_msg("unit %zu: %.1f ms for 64 KiB, %.1f ms for 1 MiB", u, (double)took[0] / 1e6,
+                     (double)took[1] / 1e6);
     }
     free(text);
 }
 
-/* --- hostile files --------------------------------------------------------------------------------------------------- */
+/* --- hostile files ------------------------------------------------------------------------ */
 
+/* clang-format off */
 #define MODEL(vocab, merges) "\"model\":{\"type\":\"BPE\",\"vocab\":" vocab ",\"merges\":" merges "}"
 #define BYTES "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"use_regex\":false,\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}"
 #define SPLIT(regex) "{" MODEL("{\"a\":0}", "[]") ",\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex "\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\"}]}}"
 #define ADDED(tokens) "{" MODEL("{\"a\":0,\"b\":1}", "[]") "," BYTES ",\"added_tokens\":[" tokens "]}"
 
+/* clang-format on */
+
 static void a_bad_file_gets_a_sentence(void **state) {
     (void)state;
+    /* clang-format off */
     static const struct {
         const char *json, *sentence;
     } cases[] = {
@@ -272,13 +284,15 @@ static void a_bad_file_gets_a_sentence(void **state) {
         {SPLIT("(?<=a+)b"), "does not compile"},
         {SPLIT(""), "found an expression of 0 bytes"},
     };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct tokenizer *t = NULL;
         struct err err = {.text = "no error"};
         enum st st = tok_new(&t, cases[i].json, strlen(cases[i].json), NULL, 0, "f", &err);
         tok_free(t);
         if (!st || !strstr(err.text, cases[i].sentence))
-            fail_msg("%s\n  found    %s\n  expected %s", cases[i].json, st ? err.text : "no error", cases[i].sentence);
+            fail_msg("%s\n  found    %s\n  expected %s", cases[i].json, st ? err.text : "no error",
+                     cases[i].sentence);
     }
 }
 
@@ -292,7 +306,9 @@ static void an_expression_that_explodes_is_given_up(void **state) {
     memset(text, 'a', sizeof text);
     struct tok_ids ids = {0};
     assert_int_equal(tok_encode(&ids, t, text, sizeof text, TOK_ADDED_PLAIN, &err), ST_FULL);
-    assert_non_null(strstr(err.text, "f: pre_tokenizer.pretokenizers[0]: the expression gave up on a text of 64 bytes"));
+    assert_non_null(
+        strstr(err.text,
+               "f: pre_tokenizer.pretokenizers[0]: the expression gave up on a text of 64 bytes"));
     tok_ids_release(&ids);
     tok_free(t);
 }
@@ -314,9 +330,15 @@ static void deep_nesting_is_refused(void **state) {
 static void a_normaliser_cannot_explode(void **state) {
     (void)state;
     char json[4096];
-    int n = snprintf(json, sizeof json, "{" MODEL("{\"a\":0}", "[]") "," BYTES ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[");
+    int n = snprintf(
+        json, sizeof json,
+        "{" MODEL("{\"a\":0}", "[]") "," BYTES
+                                     ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[");
     for (int i = 0; i < 20; i++)
-        n += snprintf(json + n, sizeof json - (size_t)n, "%s{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aaaaaaaa\"}", i ? "," : "");
+        n += snprintf(
+            json + n, sizeof json - (size_t)n,
+            "%s{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"aaaaaaaa\"}",
+            i ? "," : "");
     n += snprintf(json + n, sizeof json - (size_t)n, "]}}");
     struct tokenizer *t;
     struct err err;
@@ -331,13 +353,15 @@ static void a_normaliser_cannot_explode(void **state) {
 static void a_configuration_may_add_tokens(void **state) {
     (void)state;
     static const char json[] = "{" MODEL("{\"a\":0,\"b\":1}", "[]") "," BYTES "}";
-    static const char config[] = "{\"added_tokens_decoder\":{\"11\":{\"content\":\"<y>\"},\"7\":{\"content\":\"<x>\",\"special\":true}},"
+    static const char config[] = "{\"added_tokens_decoder\":{\"11\":{\"content\":\"<y>\"},\"7\":{"
+                                 "\"content\":\"<x>\",\"special\":true}},"
                                  "\"bos_token\":\"<x>\"}";
     static const char unknown[] = "{\"bos_token\":\"<z>\"}";
     struct tokenizer *t;
     struct err err;
     uint32_t id;
-    if (tok_new(&t, json, strlen(json), config, strlen(config), "f", &err)) fail_msg("%s", err.text);
+    if (tok_new(&t, json, strlen(json), config, strlen(config), "f", &err))
+        fail_msg("%s", err.text);
     assert_true(tok_id(t, "<x>", &id));
     assert_int_equal(id, 2);
     assert_true(tok_id(t, "<y>", &id));
@@ -346,8 +370,11 @@ static void a_configuration_may_add_tokens(void **state) {
     assert_int_equal(tok_eos(t), -1);
     assert_false(tok_adds_bos(t));
     tok_free(t);
-    assert_int_equal(tok_new(&t, json, strlen(json), unknown, strlen(unknown), "f", &err), ST_INVALID);
-    assert_string_equal(err.text, "tokenizer_config.json: bos_token: found '<z>', expected a token of the vocabulary");
+    assert_int_equal(tok_new(&t, json, strlen(json), unknown, strlen(unknown), "f", &err),
+                     ST_INVALID);
+    assert_string_equal(
+        err.text,
+        "tokenizer_config.json: bos_token: found '<z>', expected a token of the vocabulary");
 }
 
 int main(void) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ids, offsets and decoded text equal those of Hugging Face's `tokenizers`, which tokenizer_strings.py asks: 10,000 random strings each on
- * the small tokenizer of tests/golden and on DeepSeek-V3's (when ../shared is there), and some on about fifty variants of the small one.
+/* Ids, offsets and decoded text equal those of Hugging Face's `tokenizers`, which
+ * tokenizer_strings.py asks: 10,000 random strings each on the small tokenizer of tests/golden and
+ * on DeepSeek-V3's (when ../shared is there), and some on about fifty variants of the small one.
  * SUPERNODE_SEED repeats or varies a run, SUPERNODE_STRINGS its length. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,7 +25,8 @@ struct parity {
 
 static size_t unhex(uint8_t **out, const char *hex) {
     size_t n = strlen(hex) / 2;
-    *out = malloc(n + 1); /* exactly as long, so that the address sanitizer sees reads past the end */
+    *out =
+        malloc(n + 1); /* exactly as long, so that the address sanitizer sees reads past the end */
     for (size_t i = 0; i < n; i++) {
         unsigned byte;
         assert_int_equal(sscanf(hex + 2 * i, "%2x", &byte), 1);
@@ -35,15 +37,17 @@ static size_t unhex(uint8_t **out, const char *hex) {
 
 static bool equal_ids(const json_t *expected, const uint32_t *ids, size_t n) {
     bool same = json_array_size(expected) == n;
-    for (size_t i = 0; i < n && same; i++) same = json_integer_value(json_array_get(expected, i)) == (json_int_t)ids[i];
+    for (size_t i = 0; i < n && same; i++)
+        same = json_integer_value(json_array_get(expected, i)) == (json_int_t)ids[i];
     return same;
 }
 
-static void report(struct parity *p, const char *what, const json_t *line, const struct tok_ids *got) {
+static void report(struct parity *p, const char *what, const json_t *line,
+                   const struct tok_ids *got) {
     if (p->failures++ > 5) return;
     char *ids = json_dumps(json_object_get(line, what), JSON_COMPACT | JSON_ENCODE_ANY);
-    print_error("%s: %s differ for %s\n  expected %s\n  found   ", p->name, what, json_string_value(json_object_get(line, "bytes")),
-                ids ? ids : "?");
+    print_error("%s: %s differ for %s\n  expected %s\n  found   ", p->name, what,
+                json_string_value(json_object_get(line, "bytes")), ids ? ids : "?");
     for (size_t i = 0; got && i < got->len; i++) print_error(" %u", got->v[i]);
     print_error("\n");
     free(ids);
@@ -59,11 +63,15 @@ static bool equal_starts(const json_t *at, const uint8_t *text, const struct tok
     return true;
 }
 
-static bool decodes_to(const struct parity *p, const json_t *ids, const json_t *expected, enum tok_special special) {
+static bool decodes_to(const struct parity *p, const json_t *ids, const json_t *expected,
+                       enum tok_special special) {
     struct tok_stream s = {0};
     struct buf out = {.max = 1 << 24};
     for (size_t i = 0; i < json_array_size(ids); i++) {
-        assert_int_equal(tok_stream_push(&s, &out, p->tok, (uint32_t)json_integer_value(json_array_get(ids, i)), special), ST_OK);
+        assert_int_equal(tok_stream_push(&s, &out, p->tok,
+                                         (uint32_t)json_integer_value(json_array_get(ids, i)),
+                                         special),
+                         ST_OK);
         assert_true(s.n_held < 4);
     }
     assert_int_equal(tok_stream_end(&s, &out), ST_OK);
@@ -86,7 +94,8 @@ static void check_string(struct parity *p, const json_t *line) {
         struct tok_ids ids = {0};
         enum st st = tok_encode(&ids, p->tok, (const char *)text, len, modes[i], &err);
         if (st) print_error("%s: %s\n", p->name, err.text);
-        if (st || !equal_ids(json_object_get(line, members[i]), ids.v, ids.len)) report(p, members[i], line, &ids);
+        if (st || !equal_ids(json_object_get(line, members[i]), ids.v, ids.len))
+            report(p, members[i], line, &ids);
         const json_t *at = json_object_get(line, "at");
         if (!st && i == 0 && json_is_array(at)) {
             p->with_offsets++;
@@ -97,7 +106,8 @@ static void check_string(struct parity *p, const json_t *line) {
     const json_t *decode = json_object_get(line, "decode");
     for (size_t i = 0; i < json_array_size(decode); i++) {
         const json_t *d = json_array_get(decode, i), *ids = json_array_get(d, 0);
-        if (!decodes_to(p, ids, json_array_get(d, 1), TOK_SPECIAL_SHOW) || !decodes_to(p, ids, json_array_get(d, 2), TOK_SPECIAL_SKIP))
+        if (!decodes_to(p, ids, json_array_get(d, 1), TOK_SPECIAL_SHOW) ||
+            !decodes_to(p, ids, json_array_get(d, 2), TOK_SPECIAL_SKIP))
             report(p, "decode", line, NULL);
     }
     free(text);
@@ -113,16 +123,21 @@ static void check_line(struct parity *p, const json_t *line) {
     tok_free(p->tok);
     p->tok = NULL;
     snprintf(p->name, sizeof p->name, "%s", json_string_value(json_object_get(line, "name")));
-    if (tok_new(&p->tok, json_string_value(tokenizer), json_string_length(tokenizer), NULL, 0, p->name, &err)) fail_msg("%s", err.text);
+    if (tok_new(&p->tok, json_string_value(tokenizer), json_string_length(tokenizer), NULL, 0,
+                p->name, &err))
+        fail_msg("%s", err.text);
 }
 
 static void compare(const char *where, unsigned long count) {
-    const char *root = getenv("SUPERNODE_ROOT"), *seed = getenv("SUPERNODE_SEED"), *strings = getenv("SUPERNODE_STRINGS");
+    const char *root = getenv("SUPERNODE_ROOT"), *seed = getenv("SUPERNODE_SEED"),
+               *strings = getenv("SUPERNODE_STRINGS");
     char command[4096];
     if (!root) root = ".";
     if (!seed) seed = "20261124";
     if (strings) count = strtoul(strings, NULL, 10);
-    snprintf(command, sizeof command, "%s/build/venv/bin/python %s/tests/text/tokenizer_strings.py %s %s %lu", root, root, where, seed, count);
+    snprintf(command, sizeof command,
+             "%s/build/venv/bin/python %s/tests/text/tokenizer_strings.py %s %s %lu", root, root,
+             where, seed, count);
     FILE *oracle = popen(command, "r");
     assert_non_null(oracle);
     struct parity p = {0};
@@ -132,14 +147,16 @@ static void compare(const char *where, unsigned long count) {
     while ((len = getline(&text, &cap, oracle)) > 0) {
         json_t *line;
         struct err err;
-        if (json_parse(&line, text, (size_t)len, "tokenizer_strings.py", &err)) fail_msg("%s", err.text);
+        if (json_parse(&line, text, (size_t)len, "tokenizer_strings.py", &err))
+            fail_msg("%s", err.text);
         check_line(&p, line);
         json_decref(line);
     }
     free(text);
     assert_int_equal(pclose(oracle), 0);
     tok_free(p.tok);
-    print_message("# %s: seed %s: %lu strings, %lu with offsets, %lu differ\n", where, seed, p.strings, p.with_offsets, p.failures);
+    print_message("# %s: seed %s: %lu strings, %lu with offsets, %lu differ\n", where, seed,
+                  p.strings, p.with_offsets, p.failures);
     assert_true(p.strings >= count && p.with_offsets > 0);
     assert_int_equal(p.failures, 0);
 }
@@ -157,7 +174,8 @@ static void ids_equal_on_the_small_tokenizer(void **state) {
     (void)state;
     char folder[4096];
     need_oracle();
-    snprintf(folder, sizeof folder, "%s/tests/golden/tokenizer-small", getenv("SUPERNODE_ROOT") ? getenv("SUPERNODE_ROOT") : ".");
+    snprintf(folder, sizeof folder, "%s/tests/golden/tokenizer-small",
+             getenv("SUPERNODE_ROOT") ? getenv("SUPERNODE_ROOT") : ".");
     compare(folder, 10000);
 }
 
@@ -171,7 +189,8 @@ static void ids_equal_on_deepseek_v3(void **state) {
     (void)state;
     char folder[4096], file[4200];
     need_oracle();
-    snprintf(folder, sizeof folder, "%s/../shared/data/tokenizers/deepseek-v3", getenv("SUPERNODE_ROOT") ? getenv("SUPERNODE_ROOT") : ".");
+    snprintf(folder, sizeof folder, "%s/../shared/data/tokenizers/deepseek-v3",
+             getenv("SUPERNODE_ROOT") ? getenv("SUPERNODE_ROOT") : ".");
     snprintf(file, sizeof file, "%s/tokenizer.json", folder);
     if (access(file, R_OK) != 0) {
         print_message("# SKIP ../shared/data/tokenizers/deepseek-v3 is not there\n");
