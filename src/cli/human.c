@@ -8,7 +8,11 @@ const char *human_count(char *out, size_t size, double v) {
     static const char units[] = " KMBT";
     int u = 0;
     while (v >= 999.5 && u < 4) v /= 1000, u++;
-    snprintf(out, size, v < 100 && u >= 3 ? "%.2f %c" : v < 100 ? "%.1f %c" : "%.0f %c", v, units[u]);
+    snprintf(out, size,
+             v < 100 && u >= 3 ? "%.2f %c"
+             : v < 100         ? "%.1f %c"
+                               : "%.0f %c",
+             v, units[u]);
     return out;
 }
 

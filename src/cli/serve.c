@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* supernode serve: opens a model, says what it is, and answers OpenAI clients until it is told to stop. */
+/* supernode serve: opens a model, says what it is, and answers OpenAI clients until it is told to
+ * stop. */
 #include <stdio.h>
 #include <string.h>
 
@@ -28,37 +29,48 @@ struct serving {
     struct generator *generator;
 };
 
-static void print_log(const char *line) { fprintf(stderr, "%s\n", line); }
+static void print_log(const char *line) {
+    fprintf(stderr, "%s\n", line);
+}
 
 /* 0.0.0.0 is no address to go to. */
 static void reachable(char *out, size_t size, const char *host) {
-    const char *to = strcmp(host, "0.0.0.0") == 0 ? "127.0.0.1" : strcmp(host, "::") == 0 ? "::1" : host;
+    const char *to = strcmp(host, "0.0.0.0") == 0 ? "127.0.0.1"
+                     : strcmp(host, "::") == 0    ? "::1"
+                                                  : host;
     snprintf(out, size, strchr(to, ':') ? "[%s]" : "%s", to);
 }
 
-static void print_ready(const struct serving *s, const char *model, const char *host, uint64_t begun_ns) {
+static void print_ready(const struct serving *s, const char *model, const char *host,
+                        uint64_t begun_ns) {
     char params[32], active[32], bytes[32], address[256];
     struct ckpt_stats stats;
     ckpt_stats(s->in.ckpt, &stats);
-    printf("model      %s  %s  %s parameters, %s active, %s, %s\n", model, ckpt_facts(s->in.ckpt)->architecture,
+    printf("model      %s  %s  %s parameters, %s active, %s, %s\n", model,
+           ckpt_facts(s->in.ckpt)->architecture,
            human_count(params, sizeof params, (double)stats.params),
            human_count(active, sizeof active, (double)stats.params_active), stats.dtype,
            human_bytes(bytes, sizeof bytes, (double)stats.bytes));
     uint32_t threads = team_size(s->in.team);
-    printf("kernels    %s  (%u thread%s, profile f32)\n", s->in.kernels->isa, threads, threads == 1 ? "" : "s");
+    printf("kernels    %s  (%u thread%s, profile f32)\n", s->in.kernels->isa, threads,
+           threads == 1 ? "" : "s");
     snprintf(address, sizeof address, strchr(host, ':') ? "[%s]" : "%s", host);
     printf("serving    http://%s:%u   ready in %.2f s\n\n", address, server_port(s->server),
            (double)(clock_now_ns() - begun_ns) / 1e9);
     reachable(address, sizeof address, host);
     const char *path = s->front.chat ? "chat/completions" : "completions";
-    const char *body = s->front.chat ? "\"messages\":[{\"role\":\"user\",\"content\":\"Tell me a story about a fox.\"}]"
-                                     : "\"prompt\":\"Once upon a time\",\"max_tokens\":100";
-    printf("try:\n  curl -N http://%s:%u/v1/%s -H 'content-type: application/json' \\\n    -d '{%s,\"stream\":true}'\n", address,
-           server_port(s->server), path, body);
+    const char *body =
+        s->front.chat
+            ? "\"messages\":[{\"role\":\"user\",\"content\":\"Tell me a story about a fox.\"}]"
+            : "\"prompt\":\"Once upon a time\",\"max_tokens\":100";
+    printf("try:\n  curl -N http://%s:%u/v1/%s -H 'content-type: application/json' \\\n    -d "
+           "'{%s,\"stream\":true}'\n",
+           address, server_port(s->server), path, body);
     fflush(stdout);
 }
 
-static enum st open_all(struct serving *s, struct serve_args *a, const char *model, struct err *err) {
+static enum st open_all(struct serving *s, struct serve_args *a, const char *model,
+                        struct err *err) {
     struct instance_options o;
     enum st st = model_args_options(&o, &a->model, model, err);
     if (!st) st = server_new(&s->server, a->host, (uint16_t)a->port, print_log, err);
@@ -95,11 +107,17 @@ int cli_serve(int argc, char **argv) {
     struct serve_args a = {.model = model_args_default(), .host = "127.0.0.1", .port = 8000};
     const char *args[1];
     const struct flag flags[] = {
-        {"host", "ADDR", FLAG_STR, &a.host, 0, 0, "address to listen on (default 127.0.0.1; 0.0.0.0: every one)", false},
-        {"port", "N", FLAG_U32, &a.port, 0, 65535, "TCP port (default 8000; 0: any free one)", false},
-        {"max-model-len", "N", FLAG_U32, &a.max_model_len, 1, 1 << 24, "longest prompt and answer together, tokens (default: max_position_embeddings)", false},
-        {"served-model-name", "NAME", FLAG_STR, &a.served_name, 0, 0, "what requests call the model (default: MODEL as given)", false},
-        {"trust-message-tokens", NULL, FLAG_BOOL, &a.trust_message_tokens, 0, 0, "let added tokens in users' messages count, as other servers do (default: they are text)", true},
+        {"host", "ADDR", FLAG_STR, &a.host, 0, 0,
+         "address to listen on (default 127.0.0.1; 0.0.0.0: every one)", false},
+        {"port", "N", FLAG_U32, &a.port, 0, 65535, "TCP port (default 8000; 0: any free one)",
+         false},
+        {"max-model-len", "N", FLAG_U32, &a.max_model_len, 1, 1 << 24,
+         "longest prompt and answer together, tokens (default: max_position_embeddings)", false},
+        {"served-model-name", "NAME", FLAG_STR, &a.served_name, 0, 0,
+         "what requests call the model (default: MODEL as given)", false},
+        {"trust-message-tokens", NULL, FLAG_BOOL, &a.trust_message_tokens, 0, 0,
+         "let added tokens in users' messages count, as other servers do (default: they are text)",
+         true},
         MODEL_ARGS_FLAGS(a.model),
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
     };

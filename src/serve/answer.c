@@ -1,21 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements answer.h. The shapes are those of OpenAI's API reference (chat.completion, chat.completion.chunk, text_completion);
- * counting and logprobs of end tokens as in vLLM: the EOS token counts and has its entry, its text is empty. */
+/* Implements answer.h. The shapes are those of OpenAI's API reference (chat.completion,
+ * chat.completion.chunk, text_completion); counting and logprobs of end tokens as in vLLM: the EOS
+ * token counts and has its entry, its text is empty. */
 #include "serve/answer.h"
 
 #include <assert.h>
 #include <string.h>
 
 #include "serve/json_out.h"
+#include "text/utf8.h"
 
 enum { TEXT_MAX = 256 << 20, LIST_MAX = 256 << 20, TOKEN_MAX = 1 << 20 };
 
-void answer_init(struct answer *a, const struct answer_head *head, const struct api_request *api, const struct request *record,
-                 const struct tokenizer *tok) {
-    *a = (struct answer){.head = *head, .api = api, .record = record, .tok = tok, .text = {.max = TEXT_MAX}, .token = {.max = TOKEN_MAX}};
+void answer_init(struct answer *a, const struct answer_head *head, const struct api_request *api,
+                 const struct request *record, const struct tokenizer *tok) {
+    *a = (struct answer){.head = *head,
+                         .api = api,
+                         .record = record,
+                         .tok = tok,
+                         .text = {.max = TEXT_MAX},
+                         .token = {.max = TOKEN_MAX}};
     for (int i = 0; i < ANSWER_LISTS; i++) a->lists[i].max = LIST_MAX;
     text_output_init(&a->output, tok, api->skip_special ? TOK_SPECIAL_SKIP : TOK_SPECIAL_SHOW);
-    for (uint32_t i = 0; i < api->n_stops; i++) a->output.stops[a->output.n_stops++] = api->stops[i];
+    for (uint32_t i = 0; i < api->n_stops; i++)
+        a->output.stops[a->output.n_stops++] = api->stops[i];
 }
 
 void answer_release(struct answer *a) {
@@ -25,7 +33,8 @@ void answer_release(struct answer *a) {
     for (int i = 0; i < ANSWER_LISTS; i++) buf_release(&a->lists[i]);
 }
 
-/* --- log-probabilities -------------------------------------------------------------------------------------- */
+/* --- log-probabilities
+ * -------------------------------------------------------------------------------------- */
 
 static enum st decode(struct answer *a, uint32_t id) {
     a->token.len = 0;
@@ -67,8 +76,9 @@ static enum st add_chat_logprobs(struct answer *a, const struct token_out *t) {
     return o.st;
 }
 
-/* Writes the token's text as an object's key unless it is there already: half characters all read U+FFFD, and an object must not
- * have a key twice. keys holds those that are there, each between newlines, which escaped text never has. */
+/* Writes the token's text as an object's key unless it is there already: half characters all read
+ * U+FFFD, and an object must not have a key twice. keys holds those that are there, each between
+ * newlines, which escaped text never has. */
 static bool add_key(struct buf *keys, struct json_out *o, const struct answer *a) {
     struct json_out k = {keys, o->st};
     if (keys->len == 0) json_out_raw(&k, "\n");
@@ -113,12 +123,8 @@ static enum st add_top_object(struct answer *a, const struct token_out *t) {
 }
 
 static uint32_t count_chars(const struct buf *text) {
-    uint32_t n = 0;
-    size_t bad = 0;
-    for (size_t i = 0; i < text->len; n++) {
-        size_t c = utf8_char_len(text->data + i, text->len - i, &bad);
-        i += c ? c : bad;
-    }
+    uint32_t n = 0, cp;
+    for (size_t i = 0; i < text->len; n++) i += utf8_next(&cp, text->data + i, text->len - i);
     return n;
 }
 
@@ -138,7 +144,8 @@ static enum st add_completion_logprobs(struct answer *a, const struct token_out 
     return o.st;
 }
 
-static void write_list(struct json_out *o, const struct answer *a, const char *name, enum answer_list list) {
+static void write_list(struct json_out *o, const struct answer *a, const char *name,
+                       enum answer_list list) {
     json_out_raw(o, name);
     json_out_bytes(o, a->lists[list].data, a->lists[list].len);
     json_out_raw(o, "]");
@@ -160,7 +167,9 @@ static void write_logprobs(struct json_out *o, const struct answer *a) {
     }
 }
 
-/* --- objects ------------------------------------------------------------------------------------------------ */
+/* --- objects
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static void write_head(struct json_out *o, const struct answer *a, const char *object) {
     json_out_raw(o, "{\"id\":\"");
@@ -199,19 +208,23 @@ static void write_finish(struct json_out *o, const char *finish) {
 }
 
 /* One SSE event with one choice. role: the first of a chat; text NULL: an empty delta. */
-static enum st write_chunk(const struct answer *a, struct buf *out, bool role, const struct buf *text, const char *finish) {
+static enum st write_chunk(const struct answer *a, struct buf *out, bool role,
+                           const struct buf *text, const char *finish) {
     bool chat = a->api->kind == API_CHAT;
     struct json_out o = {out, ST_OK};
     json_out_raw(&o, "data: ");
     write_head(&o, a, chat ? "chat.completion.chunk" : "text_completion");
     if (finish) write_seed(&o, a);
-    json_out_raw(&o, chat ? ",\"choices\":[{\"index\":0,\"delta\":{" : ",\"choices\":[{\"index\":0,\"text\":");
+    json_out_raw(&o, chat ? ",\"choices\":[{\"index\":0,\"delta\":{"
+                          : ",\"choices\":[{\"index\":0,\"text\":");
     if (role) json_out_raw(&o, "\"role\":\"assistant\",\"content\":\"\"");
     if (chat && text) json_out_raw(&o, "\"content\":");
     if (text || !chat) json_out_text(&o, text ? text->data : "", text ? text->len : 0);
     json_out_raw(&o, chat ? "},\"logprobs\":" : ",\"logprobs\":");
-    if (text) write_logprobs(&o, a);
-    else json_out_raw(&o, "null");
+    if (text)
+        write_logprobs(&o, a);
+    else
+        json_out_raw(&o, "null");
     write_finish(&o, finish);
     json_out_raw(&o, a->api->include_usage ? "}],\"usage\":null}\n\n" : "}]}\n\n");
     return o.st;
@@ -222,7 +235,9 @@ static enum st write_whole(const struct answer *a, struct buf *out) {
     struct json_out o = {out, ST_OK};
     write_head(&o, a, chat ? "chat.completion" : "text_completion");
     write_seed(&o, a);
-    json_out_raw(&o, chat ? ",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":" : ",\"choices\":[{\"index\":0,\"text\":");
+    json_out_raw(
+        &o, chat ? ",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":"
+                 : ",\"choices\":[{\"index\":0,\"text\":");
     json_out_text(&o, a->text.data ? a->text.data : "", a->text.len);
     json_out_raw(&o, chat ? ",\"refusal\":null},\"logprobs\":" : ",\"logprobs\":");
     write_logprobs(&o, a);
@@ -233,7 +248,8 @@ static enum st write_whole(const struct answer *a, struct buf *out) {
     return o.st;
 }
 
-/* --- the stream --------------------------------------------------------------------------------------------- */
+/* --- the stream
+ * --------------------------------------------------------------------------------------------- */
 
 /* Text and logprobs since the last chunk, if there are any. */
 static enum st flush_chunk(struct answer *a, struct buf *out) {
@@ -262,11 +278,14 @@ static enum st finish_stream(struct answer *a, struct buf *out) {
 static enum st take(struct answer *a, const struct token_out *t) {
     enum st st = ST_OK;
     a->n_tokens++;
-    if (t->finish != FINISH_STOP) st = text_output_push(&a->output, &a->text, t->id, a->n_tokens > a->record->min_tokens);
+    if (t->finish != FINISH_STOP)
+        st = text_output_push(&a->output, &a->text, t->id, a->n_tokens > a->record->min_tokens);
     if (!st && a->record->logprobs >= 0)
         st = a->api->kind == API_CHAT ? add_chat_logprobs(a, t) : add_completion_logprobs(a, t);
-    if (a->output.stopped_by >= 0 || t->finish == FINISH_STOP) a->finish = "stop";
-    else if (t->finish == FINISH_LENGTH) a->finish = "length";
+    if (a->output.stopped_by >= 0 || t->finish == FINISH_STOP)
+        a->finish = "stop";
+    else if (t->finish == FINISH_LENGTH)
+        a->finish = "length";
     if (!st && a->finish && a->output.stopped_by < 0) st = text_output_end(&a->output, &a->text);
     return st;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One answer on its way out: token ids become text, stop strings are found, and OpenAI's JSON is written, as SSE events while it goes or
- * whole at its end. It knows nothing of sockets: bytes go to a buffer. */
+/* One answer on its way out: token ids become text, stop strings are found, and OpenAI's JSON is
+ * written, as SSE events while it goes or whole at its end. It knows nothing of sockets: bytes go
+ * to a buffer. */
 #ifndef SUPERNODE_SERVE_ANSWER_H
 #define SUPERNODE_SERVE_ANSWER_H
 
@@ -19,9 +20,16 @@ struct answer_head {
     int64_t created;         /* seconds since 1970 */
 };
 
-/* Log-probabilities of the tokens since the last chunk, as JSON list items with commas between. Chat has one list of objects,
- * completions four lists. */
-enum answer_list { ANSWER_CONTENT = 0, ANSWER_TOKENS = 0, ANSWER_TOKEN_LOGPROBS, ANSWER_TOP_LOGPROBS, ANSWER_TEXT_OFFSET, ANSWER_LISTS };
+/* Log-probabilities of the tokens since the last chunk, as JSON list items with commas between.
+ * Chat has one list of objects, completions four lists. */
+enum answer_list {
+    ANSWER_CONTENT = 0,
+    ANSWER_TOKENS = 0,
+    ANSWER_TOKEN_LOGPROBS,
+    ANSWER_TOP_LOGPROBS,
+    ANSWER_TEXT_OFFSET,
+    ANSWER_LISTS
+};
 
 struct answer {
     struct answer_head head;
@@ -31,7 +39,7 @@ struct answer {
     struct text_output output;
     struct buf text; /* since the last chunk (streamed), or all of it */
     struct buf lists[ANSWER_LISTS];
-    struct buf token; /* bytes of one token */
+    struct buf token;     /* bytes of one token */
     uint32_t n_tokens;    /* that count: those after a stop string do not */
     uint32_t text_offset; /* characters before the next token, for completions' logprobs */
     bool begun;           /* something was written */
@@ -39,13 +47,13 @@ struct answer {
 };
 
 /* api and record are borrowed until answer_release. */
-void answer_init(struct answer *a, const struct answer_head *head, const struct api_request *api, const struct request *record,
-                 const struct tokenizer *tok);
+void answer_init(struct answer *a, const struct answer_head *head, const struct api_request *api,
+                 const struct request *record, const struct tokenizer *tok);
 void answer_release(struct answer *a);
 
-/* Takes the next token; what can be sent is appended to out. When a->finish is set the answer is complete and everything is in
- * out (the last chunk, usage and [DONE], or the whole object): take no more tokens. ST_FULL, ST_NO_MEMORY: the answer cannot
- * go on. */
+/* Takes the next token; what can be sent is appended to out. When a->finish is set the answer is
+ * complete and everything is in out (the last chunk, usage and [DONE], or the whole object): take
+ * no more tokens. ST_FULL, ST_NO_MEMORY: the answer cannot go on. */
 enum st ST_CHECKED answer_token(struct answer *a, const struct token_out *t, struct buf *out);
 
 /* An error after streaming began: an event with the error object, then [DONE]. */

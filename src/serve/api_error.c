@@ -8,7 +8,8 @@
 
 #include "serve/json_out.h"
 
-bool api_fail(struct api_error *e, int status, const char *param, const char *code, const char *fmt, ...) {
+bool api_fail(struct api_error *e, int status, const char *param, const char *code, const char *fmt,
+              ...) {
     assert(status >= 400 && status < 600);
     e->status = status;
     e->code = code;
@@ -27,11 +28,15 @@ enum st api_error_write(struct buf *out, const struct api_error *e) {
     json_out_raw(&o, ",\"type\":");
     json_out_raw(&o, e->status < 500 ? "\"invalid_request_error\"" : "\"server_error\"");
     json_out_raw(&o, ",\"param\":");
-    if (e->param[0]) json_out_text(&o, e->param, strlen(e->param));
-    else json_out_raw(&o, "null");
+    if (e->param[0])
+        json_out_text(&o, e->param, strlen(e->param));
+    else
+        json_out_raw(&o, "null");
     json_out_raw(&o, ",\"code\":");
-    if (e->code) json_out_text(&o, e->code, strlen(e->code));
-    else json_out_raw(&o, "null");
+    if (e->code)
+        json_out_text(&o, e->code, strlen(e->code));
+    else
+        json_out_raw(&o, "null");
     json_out_raw(&o, "}}");
     return o.st;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* OpenAI's error object: {"error":{"message","type","param","code"}} and the HTTP status that goes with it. */
+/* OpenAI's error object: {"error":{"message","type","param","code"}} and the HTTP status that goes
+ * with it. */
 #ifndef SUPERNODE_SERVE_API_ERROR_H
 #define SUPERNODE_SERVE_API_ERROR_H
 
@@ -15,9 +16,10 @@ struct api_error {
     char message[512];
 };
 
-/* Writes the error and returns false, so that a parser can `return api_fail(...)`. param and code may be NULL. */
-bool api_fail(struct api_error *e, int status, const char *param, const char *code, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));
+/* Writes the error and returns false, so that a parser can `return api_fail(...)`. param and code
+ * may be NULL. */
+bool api_fail(struct api_error *e, int status, const char *param, const char *code, const char *fmt,
+              ...) __attribute__((format(printf, 5, 6)));
 /* A field of the wrong type, range or meaning: 400. */
 #define api_invalid(e, param, ...) api_fail(e, 400, param, NULL, __VA_ARGS__)
 

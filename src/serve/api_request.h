@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The body of /v1/chat/completions and /v1/completions, read and checked field by field: everything that can be said about it
- * without a tokenizer. What is wrong gets OpenAI's error object with the field's name; what is unknown is ignored and named. */
+/* The body of /v1/chat/completions and /v1/completions, read and checked field by field: everything
+ * that can be said about it without a tokenizer. What is wrong gets OpenAI's error object with the
+ * field's name; what is unknown is ignored and named. */
 #ifndef SUPERNODE_SERVE_API_REQUEST_H
 #define SUPERNODE_SERVE_API_REQUEST_H
 
@@ -18,8 +19,9 @@
 enum api_kind { API_CHAT, API_COMPLETION };
 
 enum {
-    API_STOP_IDS_MAX = REQUEST_STOP_IDS_MAX - CONFIG_EOS_MAX, /* of the client; EOS ids come beside them */
-    API_COMPLETION_TOKENS = 16,                               /* OpenAI's default */
+    API_STOP_IDS_MAX =
+        REQUEST_STOP_IDS_MAX - CONFIG_EOS_MAX, /* of the client; EOS ids come beside them */
+    API_COMPLETION_TOKENS = 16,                /* OpenAI's default */
 };
 
 /* What a body is checked against and takes its defaults from. Borrowed. */
@@ -33,7 +35,8 @@ struct api_request {
     enum api_kind kind;
     json_t *body; /* owned; whatever is borrowed below points into it */
 
-    json_t *messages, *tools, *template_kwargs; /* chat: borrowed; tools and template_kwargs may be NULL */
+    json_t *messages, *tools,
+        *template_kwargs; /* chat: borrowed; tools and template_kwargs may be NULL */
     bool add_generation_prompt, continue_final_message;
 
     const char *prompt; /* completions: text, borrowed, or NULL: prompt_ids */
@@ -50,7 +53,7 @@ struct api_request {
     uint32_t stop_ids[API_STOP_IDS_MAX];
     uint32_t n_stop_ids;
     bool ignore_eos;
-    uint32_t max_tokens; /* 0: not given */
+    uint32_t max_tokens;         /* 0: not given */
     const char *max_tokens_name; /* which field said so */
     uint32_t min_tokens;
     int32_t logprobs; /* as in struct request */

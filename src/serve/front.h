@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The front's knowledge of the model's text: tokenizer, chat template, sampling defaults and limits, and the way from a request body to
- * the record a worker computes from (contracts 6). Read-only after front_open: any thread may prepare. */
+/* The front's knowledge of the model's text: tokenizer, chat template, sampling defaults and
+ * limits, and the way from a request body to the record a worker computes from (contracts 6).
+ * Read-only after front_open: any thread may prepare. */
 #ifndef SUPERNODE_SERVE_FRONT_H
 #define SUPERNODE_SERVE_FRONT_H
 
@@ -26,12 +27,12 @@ struct front {
 };
 
 /* Opens tokenizer and template of the instance's checkpoint. On failure nothing is held. */
-enum st ST_CHECKED front_open(struct front *f, const struct instance *in, const char *served_name, enum prompt_trust trust,
-                              struct err *err);
+enum st ST_CHECKED front_open(struct front *f, const struct instance *in, const char *served_name,
+                              enum prompt_trust trust, struct err *err);
 void front_close(struct front *f);
 
-/* The body becomes j->api, j->id and j->record; the body's memory is given back. False: *e says why. Takes as long as parsing, the
- * template and the tokenizer take. */
+/* The body becomes j->api, j->id and j->record; the body's memory is given back. False: *e says
+ * why. Takes as long as parsing, the template and the tokenizer take. */
 bool front_prepare(const struct front *f, struct job *j, struct api_error *e);
 
 #endif

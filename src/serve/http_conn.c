@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements http_conn.h. A connection's struct is made with its bufferevent, before evhttp has made its own; a callback in the same
- * turn of the loop then finds evhttp's (it is the argument of the bufferevent's callbacks) and ties the two by its close callback. */
+/* Implements http_conn.h. A connection's struct is made with its bufferevent, before evhttp has
+ * made its own; a callback in the same turn of the loop then finds evhttp's (it is the argument of
+ * the bufferevent's callbacks) and ties the two by its close callback. */
 #include "serve/http_conn.h"
 
 #include <assert.h>
@@ -29,7 +30,8 @@ struct http_conn {
     void *closed_arg;
 };
 
-/* --- lingering ---------------------------------------------------------------------------------------------- */
+/* --- lingering
+ * ---------------------------------------------------------------------------------------------- */
 
 static void linger_end(struct http_linger *l) {
     event_free(l->ev);
@@ -51,7 +53,8 @@ static void linger_read(evutil_socket_t fd, short what, void *arg) {
     }
 }
 
-/* A second descriptor holds the socket open past evhttp's close, which then only says that we send no more. */
+/* A second descriptor holds the socket open past evhttp's close, which then only says that we send
+ * no more. */
 static void linger_begin(struct http_conns *c, int fd) {
     struct http_linger *l = c->lingers;
     while (l < c->lingers + HTTP_LINGER_MAX && l->ev) l++;
@@ -67,15 +70,19 @@ static void linger_begin(struct http_conns *c, int fd) {
     *l = (struct http_linger){0};
 }
 
-/* --- evhttp's own error pages ------------------------------------------------------------------------------- */
+/* --- evhttp's own error pages
+ * ------------------------------------------------------------------------------- */
 
 static void describe(const struct http_conns *c, int status, struct api_error *e) {
     switch (status) {
     case 413:
-        (void)api_fail(e, status, NULL, NULL, "request body: larger than %llu bytes, or malformed chunks",
+        (void)api_fail(e, status, NULL, NULL,
+                       "request body: larger than %llu bytes, or malformed chunks",
                        (unsigned long long)c->body_bytes_max);
         break;
-    case 417: (void)api_fail(e, status, NULL, NULL, "header Expect: only 100-continue is known"); break;
+    case 417:
+        (void)api_fail(e, status, NULL, NULL, "header Expect: only 100-continue is known");
+        break;
     case 501: (void)api_fail(e, status, NULL, NULL, "unknown HTTP method"); break;
     default: (void)api_fail(e, status, NULL, NULL, "malformed HTTP request"); break;
     }
@@ -90,7 +97,9 @@ static void replace_page(const struct http_conns *c, struct evbuffer *out, int s
         evbuffer_unfreeze(out, 1); /* a bufferevent keeps the front of its output to itself */
         evbuffer_drain(out, evbuffer_get_length(out));
         evbuffer_freeze(out, 1);
-        evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
+        evbuffer_add_printf(out,
+                            "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: "
+                            "%zu\r\nConnection: close\r\n\r\n%s",
                             status, api_reason(status), body.len, body.data);
     }
     buf_release(&body);
@@ -102,7 +111,8 @@ static void output_changed(struct evbuffer *out, const struct evbuffer_cb_info *
     struct evbuffer_ptr at;
     int status;
     if (info->n_added < sizeof head || info->orig_size <= info->n_deleted) return;
-    if (evbuffer_ptr_set(out, &at, info->orig_size - info->n_deleted, EVBUFFER_PTR_SET) != 0) return;
+    if (evbuffer_ptr_set(out, &at, info->orig_size - info->n_deleted, EVBUFFER_PTR_SET) != 0)
+        return;
     if (evbuffer_copyout_from(out, &at, head, sizeof head) != (ev_ssize_t)sizeof head) return;
     if (memcmp(head, page_begin, sizeof head) != 0) return;
     ev_ssize_t n = evbuffer_copyout(out, line, sizeof line - 1);
@@ -113,7 +123,9 @@ static void output_changed(struct evbuffer *out, const struct evbuffer_cb_info *
     replace_page(conn->all, out, status);
 }
 
-/* --- life --------------------------------------------------------------------------------------------------- */
+/* --- life
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 static void conn_free(struct http_conn *c) {
     *c->link = c->next;
@@ -122,8 +134,8 @@ static void conn_free(struct http_conn *c) {
     free(c);
 }
 
-/* evhttp's close callback. Where it found the close itself it has cut the request off from the connection and leaves it to us;
- * where it was told to close it frees the request. */
+/* evhttp's close callback. Where it found the close itself it has cut the request off from the
+ * connection and leaves it to us; where it was told to close it frees the request. */
 static void conn_closed(struct evhttp_connection *evcon, void *arg) {
     struct http_conn *c = arg;
     assert(c->evcon == evcon);
@@ -188,7 +200,8 @@ free_conn:
     return bev;
 }
 
-void http_conns_init(struct http_conns *c, struct event_base *base, struct evhttp *http, uint64_t body_bytes_max) {
+void http_conns_init(struct http_conns *c, struct event_base *base, struct evhttp *http,
+                     uint64_t body_bytes_max) {
     *c = (struct http_conns){.base = base, .body_bytes_max = body_bytes_max};
     evhttp_set_bevcb(http, conn_new, c);
 }
@@ -205,7 +218,9 @@ void http_conns_release(struct http_conns *c) {
     *c = (struct http_conns){0};
 }
 
-/* --- watching ----------------------------------------------------------------------------------------------- */
+/* --- watching
+ * -----------------------------------------------------------------------------------------------
+ */
 
 struct http_conn *http_conn_of(const struct http_conns *c, struct evhttp_request *req) {
     struct evhttp_connection *evcon = evhttp_request_get_connection(req);
@@ -215,7 +230,8 @@ struct http_conn *http_conn_of(const struct http_conns *c, struct evhttp_request
     return conn;
 }
 
-void http_conn_watch(struct http_conn *c, struct evhttp_request *req, http_closed_fn *closed, void *arg) {
+void http_conn_watch(struct http_conn *c, struct evhttp_request *req, http_closed_fn *closed,
+                     void *arg) {
     assert(!c->closed);
     struct timeval idle = {HTTP_IDLE_S, 0};
     bufferevent_data_cb write_cb;
@@ -225,13 +241,17 @@ void http_conn_watch(struct http_conn *c, struct evhttp_request *req, http_close
     c->closed = closed;
     c->closed_arg = arg;
     bufferevent_getcb(c->bev, NULL, &write_cb, &event_cb, &cb_arg);
-    bufferevent_setcb(c->bev, NULL, write_cb, event_cb, cb_arg); /* evhttp's read callback aborts when data comes now */
+    bufferevent_setcb(c->bev, NULL, write_cb, event_cb,
+                      cb_arg); /* evhttp's read callback aborts when data comes now */
     bufferevent_setwatermark(c->bev, EV_READ, 0, HTTP_PIPELINED_MAX);
-    bufferevent_set_timeouts(c->bev, NULL, &idle); /* the client has nothing to say while it waits */
+    bufferevent_set_timeouts(c->bev, NULL,
+                             &idle); /* the client has nothing to say while it waits */
     bufferevent_enable(c->bev, EV_READ);
 }
 
-void http_conn_replied(struct http_conn *c) { c->req = NULL; }
+void http_conn_replied(struct http_conn *c) {
+    c->req = NULL;
+}
 
 void http_conn_unwatch(struct http_conn *c) {
     struct timeval idle = {HTTP_IDLE_S, 0};
@@ -241,6 +261,10 @@ void http_conn_unwatch(struct http_conn *c) {
     bufferevent_setwatermark(c->bev, EV_READ, 0, 0);
 }
 
-size_t http_conn_unread(const struct http_conn *c) { return evbuffer_get_length(bufferevent_get_output(c->bev)); }
+size_t http_conn_unread(const struct http_conn *c) {
+    return evbuffer_get_length(bufferevent_get_output(c->bev));
+}
 
-void http_conn_drop(struct http_conn *c) { evhttp_connection_free(c->evcon); }
+void http_conn_drop(struct http_conn *c) {
+    evhttp_connection_free(c->evcon);
+}

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One request between three threads. The HTTP thread makes a job from a body and owns it; the text thread turns the body into a
- * record; the engine thread computes tokens from the record. Queues hand the job on, so each part has one user at a time; what
- * comes back (tokens, the end) goes through the mailbox. A job ends by exactly one "done", and only the HTTP thread frees it:
- * whoever loses interest sets cancel and waits for done. */
+/* One request between three threads. The HTTP thread makes a job from a body and owns it; the text
+ * thread turns the body into a record; the engine thread computes tokens from the record. Queues
+ * hand the job on, so each part has one user at a time; what comes back (tokens, the end) goes
+ * through the mailbox. A job ends by exactly one "done", and only the HTTP thread frees it: whoever
+ * loses interest sets cancel and waits for done. */
 #ifndef SUPERNODE_SERVE_JOB_H
 #define SUPERNODE_SERVE_JOB_H
 
@@ -29,7 +30,8 @@ struct job {
     struct api_request api;
     struct request record;
 
-    /* In the mailbox, under its lock: tokens not yet taken (struct job_token, each followed by its n_top alternatives). */
+    /* In the mailbox, under its lock: tokens not yet taken (struct job_token, each followed by its
+     * n_top alternatives). */
     struct job *ready_next;
     bool ready, done;
     struct buf inbox;

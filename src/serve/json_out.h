@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Writes JSON straight into a buffer: what is sent for every token should not build a tree first. Failures stick in st, so that a
- * writer is read once at its end. */
+/* Writes JSON straight into a buffer: what is sent for every token should not build a tree first.
+ * Failures stick in st, so that a writer is read once at its end. */
 #ifndef SUPERNODE_SERVE_JSON_OUT_H
 #define SUPERNODE_SERVE_JSON_OUT_H
 
@@ -18,13 +18,11 @@ struct json_out {
 void json_out_raw(struct json_out *o, const char *s); /* JSON as it stands */
 void json_out_bytes(struct json_out *o, const void *data, size_t len);
 void json_out_int(struct json_out *o, int64_t v);
-/* Shortest decimal that reads back as the same float; what JSON cannot say (-inf, NaN) becomes -9999, as vLLM has it. */
+/* Shortest decimal that reads back as the same float; what JSON cannot say (-inf, NaN) becomes
+ * -9999, as vLLM has it. */
 void json_out_float(struct json_out *o, float v);
-/* A string with its quotes. Bytes that are not UTF-8 become U+FFFD, one for each maximal ill-formed part. */
+/* A string with its quotes. Bytes that are not UTF-8 become U+FFFD, one for each maximal ill-formed
+ * part. */
 void json_out_text(struct json_out *o, const char *s, size_t len);
-
-/* Length of the well-formed UTF-8 character at s (1 to 4), or 0 where there is none; then *bad is how many bytes the
- * ill-formed part has. len >= 1. */
-size_t utf8_char_len(const char *s, size_t len, size_t *bad);
 
 #endif

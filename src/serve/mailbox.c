@@ -55,22 +55,28 @@ static void announce(struct mailbox *m, struct job *j) {
     j->ready = true;
     j->ready_next = NULL;
     bool was_empty = !m->first;
-    if (was_empty) m->first = j;
-    else m->last->ready_next = j;
+    if (was_empty)
+        m->first = j;
+    else
+        m->last->ready_next = j;
     m->last = j;
     uint64_t one = 1;
-    if (was_empty && write(m->fd, &one, sizeof one) < 0) assert(errno == EAGAIN); /* the counter is full: awake anyway */
+    if (was_empty && write(m->fd, &one, sizeof one) < 0)
+        assert(errno == EAGAIN); /* the counter is full: awake anyway */
 }
 
 bool mailbox_token(struct mailbox *m, struct job *j, const struct token_out *t) {
-    struct job_token row = {t->attempt, t->choice, t->position, t->id, t->n_top, t->logprob, t->finish};
+    struct job_token row = {t->attempt, t->choice,  t->position, t->id,
+                            t->n_top,   t->logprob, t->finish};
     pthread_mutex_lock(&m->lock);
     assert(!j->done);
     size_t len = j->inbox.len;
     bool ok = buf_append(&j->inbox, &row, sizeof row) == ST_OK &&
               buf_append(&j->inbox, t->top, t->n_top * sizeof *t->top) == ST_OK;
-    if (ok) announce(m, j);
-    else j->inbox.len = len;
+    if (ok)
+        announce(m, j);
+    else
+        j->inbox.len = len;
     pthread_mutex_unlock(&m->lock);
     return ok;
 }
@@ -102,7 +108,8 @@ struct job *mailbox_take(struct mailbox *m, bool *done) {
     return j;
 }
 
-bool job_token_next(const struct job *j, size_t *at, struct token_out *t, struct token_logprob *top) {
+bool job_token_next(const struct job *j, size_t *at, struct token_out *t,
+                    struct token_logprob *top) {
     struct job_token row;
     if (*at == j->taken.len) return false;
     assert(j->taken.len - *at >= sizeof row);
@@ -111,6 +118,7 @@ bool job_token_next(const struct job *j, size_t *at, struct token_out *t, struct
     assert(row.n_top <= REQUEST_LOGPROBS_MAX);
     if (row.n_top) memcpy(top, j->taken.data + *at, row.n_top * sizeof *top);
     *at += row.n_top * sizeof *top;
-    *t = (struct token_out){row.attempt, row.choice, row.position, row.id, row.logprob, top, row.n_top, row.finish};
+    *t = (struct token_out){row.attempt, row.choice, row.position, row.id,
+                            row.logprob, top,        row.n_top,    row.finish};
     return true;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From the computing threads to the HTTP thread: tokens and ends of jobs, and one eventfd that wakes the event loop. Tokens wait
- * in their job's inbox, which is swapped whole, so nothing is allocated per token. */
+/* From the computing threads to the HTTP thread: tokens and ends of jobs, and one eventfd that
+ * wakes the event loop. Tokens wait in their job's inbox, which is swapped whole, so nothing is
+ * allocated per token. */
 #ifndef SUPERNODE_SERVE_MAILBOX_H
 #define SUPERNODE_SERVE_MAILBOX_H
 
@@ -22,10 +23,13 @@ bool mailbox_token(struct mailbox *m, struct job *j, const struct token_out *t);
 /* The job's end; error may be NULL. The job must not be touched afterwards. */
 void mailbox_done(struct mailbox *m, struct job *j, const struct api_error *error);
 
-/* HTTP thread. The next job with news, or NULL: its tokens are in j->taken (overwritten), *done says whether it ended. */
+/* HTTP thread. The next job with news, or NULL: its tokens are in j->taken (overwritten), *done
+ * says whether it ended. */
 struct job *mailbox_take(struct mailbox *m, bool *done);
 
-/* Reads the next token of j->taken at *at; top gets room for REQUEST_LOGPROBS_MAX alternatives. False: that was the last. */
-bool job_token_next(const struct job *j, size_t *at, struct token_out *t, struct token_logprob *top);
+/* Reads the next token of j->taken at *at; top gets room for REQUEST_LOGPROBS_MAX alternatives.
+ * False: that was the last. */
+bool job_token_next(const struct job *j, size_t *at, struct token_out *t,
+                    struct token_logprob *top);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One request's way through the HTTP thread: body in, job out, tokens in, bytes out. A reply lives until its job is done and its client
- * has everything (or left); whichever comes last frees it. */
+/* One request's way through the HTTP thread: body in, job out, tokens in, bytes out. A reply lives
+ * until its job is done and its client has everything (or left); whichever comes last frees it. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,9 +14,13 @@
 
 enum { OUT_MAX = 1 << 30 };
 
-static void cancel(struct reply *r) { atomic_store_explicit(&r->job->cancel, true, memory_order_relaxed); }
+static void cancel(struct reply *r) {
+    atomic_store_explicit(&r->job->cancel, true, memory_order_relaxed);
+}
 
-/* --- sending ------------------------------------------------------------------------------------------------ */
+/* --- sending
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* evhttp wrote the last byte. */
 static void reply_written(struct evhttp_request *req, void *arg) {
@@ -58,7 +62,8 @@ static void stream_begin(struct reply *r) {
 static void stream_send(struct reply *r) {
     struct evbuffer *chunk = evbuffer_new();
     if (!r->streaming) stream_begin(r);
-    if (chunk && evbuffer_add(chunk, r->out.data, r->out.len) == 0) evhttp_send_reply_chunk(r->req, chunk);
+    if (chunk && evbuffer_add(chunk, r->out.data, r->out.len) == 0)
+        evhttp_send_reply_chunk(r->req, chunk);
     if (chunk) evbuffer_free(chunk);
     r->out.len = 0;
 }
@@ -95,19 +100,27 @@ static void send_what_is_there(struct reply *r) {
     if (r->answer.finish) {
         stream_end(r);
     } else if (http_conn_unread(r->conn) > SERVER_UNREAD_BYTES_MAX) {
-        server_log(r->server, "serve: client does not read: %s dropped with %zu bytes unread", r->job->id, http_conn_unread(r->conn));
+        server_log(r->server, "serve: client does not read: %s dropped with %zu bytes unread",
+                   r->job->id, http_conn_unread(r->conn));
         http_conn_drop(r->conn);
     }
 }
 
-/* --- tokens ------------------------------------------------------------------------------------------------- */
+/* --- tokens
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static void answer_begin(struct reply *r) {
     const struct front *f = r->server->front;
-    struct answer_head head = {.id = r->job->id, .model = f->model, .fingerprint = f->fingerprint, .created = (int64_t)time(NULL)};
+    struct answer_head head = {.id = r->job->id,
+                               .model = f->model,
+                               .fingerprint = f->fingerprint,
+                               .created = (int64_t)time(NULL)};
     answer_init(&r->answer, &head, &r->job->api, &r->job->record, f->tok);
     r->answering = true;
-    if (r->job->api.unknown[0]) server_log(r->server, "serve: ignored unknown fields: %s: %s", r->job->id, r->job->api.unknown);
+    if (r->job->api.unknown[0])
+        server_log(r->server, "serve: ignored unknown fields: %s: %s", r->job->id,
+                   r->job->api.unknown);
 }
 
 static void take_tokens(struct reply *r) {
@@ -118,7 +131,8 @@ static void take_tokens(struct reply *r) {
     while (r->state == REPLY_OPEN && !st && job_token_next(r->job, &at, &t, top)) {
         if (!r->answering) answer_begin(r);
         const struct request *record = &r->job->record;
-        if (t.attempt != record->attempt || t.position != record->n_prompt + r->answer.n_tokens) continue; /* late, or a repeat */
+        if (t.attempt != record->attempt || t.position != record->n_prompt + r->answer.n_tokens)
+            continue; /* late, or a repeat */
         st = answer_token(&r->answer, &t, &r->out);
         if (r->answer.finish) break;
     }
@@ -136,11 +150,14 @@ static void take_done(struct reply *r) {
     struct api_error e = r->job->error;
     r->done = true;
     if (r->state != REPLY_OPEN) return;
-    if (e.status == 0) (void)api_fail(&e, 503, NULL, "shutting_down", "the server is shutting down");
+    if (e.status == 0)
+        (void)api_fail(&e, 503, NULL, "shutting_down", "the server is shutting down");
     fail(r, &e);
 }
 
-/* --- life --------------------------------------------------------------------------------------------------- */
+/* --- life
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 static void reply_free(struct server *s, uint32_t slot) {
     struct reply *r = s->replies[slot];
@@ -161,7 +178,8 @@ void replies_mail(struct server *s) {
         if (done) take_done(j->reply);
     }
     for (uint32_t i = 0; i < SERVER_JOBS_MAX; i++)
-        if (s->replies[i] && s->replies[i]->done && s->replies[i]->state == REPLY_OVER) reply_free(s, i);
+        if (s->replies[i] && s->replies[i]->done && s->replies[i]->state == REPLY_OVER)
+            reply_free(s, i);
 }
 
 void replies_cancel(struct server *s) {
@@ -173,9 +191,11 @@ void replies_cancel(struct server *s) {
 static bool check_room(const struct server *s, size_t body_len, struct api_error *e) {
     if (s->stopping) return api_fail(e, 503, NULL, "shutting_down", "the server is shutting down");
     if (s->n_replies == SERVER_JOBS_MAX)
-        return api_fail(e, 503, NULL, "overloaded", "%u requests are waiting already; try again later", s->n_replies);
+        return api_fail(e, 503, NULL, "overloaded",
+                        "%u requests are waiting already; try again later", s->n_replies);
     if (body_len > SERVER_BODIES_BYTES_MAX - s->body_bytes)
-        return api_fail(e, 503, NULL, "overloaded", "waiting requests hold %llu bytes already; try again later",
+        return api_fail(e, 503, NULL, "overloaded",
+                        "waiting requests hold %llu bytes already; try again later",
                         (unsigned long long)s->body_bytes);
     return true;
 }
@@ -191,7 +211,8 @@ static char *copy_body(struct evhttp_request *req, size_t *len) {
     return body;
 }
 
-static struct reply *reply_new(struct server *s, struct http_conn *conn, struct evhttp_request *req, enum api_kind kind) {
+static struct reply *reply_new(struct server *s, struct http_conn *conn, struct evhttp_request *req,
+                               enum api_kind kind) {
     size_t len;
     char *body = copy_body(req, &len);
     struct job *job = body ? job_new(kind, body, len) : NULL;
@@ -200,7 +221,12 @@ static struct reply *reply_new(struct server *s, struct http_conn *conn, struct 
         job_free(job);
         return NULL;
     }
-    *r = (struct reply){.server = s, .job = job, .conn = conn, .req = req, .state = REPLY_OPEN, .out = {.max = OUT_MAX}};
+    *r = (struct reply){.server = s,
+                        .job = job,
+                        .conn = conn,
+                        .req = req,
+                        .state = REPLY_OPEN,
+                        .out = {.max = OUT_MAX}};
     job->reply = r;
     uint32_t slot = 0;
     while (s->replies[slot]) slot++;

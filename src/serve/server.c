@@ -26,7 +26,8 @@
 
 enum { HEADERS_BYTES_MAX = 65536, BACKLOG = 512, SMALL_BODY_MAX = 65536, RETRY_AFTER_S = 1 };
 
-/* --- small answers ------------------------------------------------------------------------------------------ */
+/* --- small answers
+ * ------------------------------------------------------------------------------------------ */
 
 void server_log(struct server *s, const char *fmt, ...) {
     char line[512];
@@ -49,7 +50,8 @@ void server_log(struct server *s, const char *fmt, ...) {
 void server_send(struct evhttp_request *req, int status, const struct buf *body) {
     struct evbuffer *b = evbuffer_new();
     struct evkeyvalq *h = evhttp_request_get_output_headers(req);
-    if (b && body && evhttp_request_get_command(req) != EVHTTP_REQ_HEAD) (void)evbuffer_add(b, body->data, body->len);
+    if (b && body && evhttp_request_get_command(req) != EVHTTP_REQ_HEAD)
+        (void)evbuffer_add(b, body->data, body->len);
     if (body) evhttp_add_header(h, "Content-Type", "application/json");
     evhttp_send_reply(req, status, api_reason(status), b);
     if (b) evbuffer_free(b);
@@ -61,7 +63,8 @@ void server_send_error(struct evhttp_request *req, const struct api_error *e) {
     char seconds[16];
     snprintf(seconds, sizeof seconds, "%d", RETRY_AFTER_S);
     if (e->status == 503) evhttp_add_header(h, "Retry-After", seconds);
-    if (e->code && strcmp(e->code, "shutting_down") == 0) evhttp_add_header(h, "Connection", "close");
+    if (e->code && strcmp(e->code, "shutting_down") == 0)
+        evhttp_add_header(h, "Connection", "close");
     bool ok = api_error_write(&body, e) == ST_OK;
     server_send(req, e->status, ok ? &body : NULL);
     buf_release(&body);
@@ -78,8 +81,10 @@ static void send_model(struct json_out *o, const struct server *s) {
 }
 
 static void send_built(struct evhttp_request *req, struct json_out *o) {
-    if (!o->st) server_send(req, 200, o->buf);
-    else server_send(req, 500, NULL);
+    if (!o->st)
+        server_send(req, 200, o->buf);
+    else
+        server_send(req, 500, NULL);
     buf_release(o->buf);
 }
 
@@ -101,7 +106,8 @@ static void get_model(struct server *s, struct evhttp_request *req, const char *
         send_built(req, &o);
         return;
     }
-    (void)api_fail(&e, 404, "model", "model_not_found", "model: '%.100s' is not served here; '%.100s' is", id, s->front->model);
+    (void)api_fail(&e, 404, "model", "model_not_found",
+                   "model: '%.100s' is not served here; '%.100s' is", id, s->front->model);
     server_send_error(req, &e);
 }
 
@@ -126,10 +132,16 @@ static void get_version(struct server *s, struct evhttp_request *req) {
     send_built(req, &o);
 }
 
-static void post_chat(struct server *s, struct evhttp_request *req) { reply_begin(s, req, API_CHAT); }
-static void post_completion(struct server *s, struct evhttp_request *req) { reply_begin(s, req, API_COMPLETION); }
+static void post_chat(struct server *s, struct evhttp_request *req) {
+    reply_begin(s, req, API_CHAT);
+}
+static void post_completion(struct server *s, struct evhttp_request *req) {
+    reply_begin(s, req, API_COMPLETION);
+}
 
-/* --- routes ------------------------------------------------------------------------------------------------- */
+/* --- routes
+ * -------------------------------------------------------------------------------------------------
+ */
 
 struct route {
     const char *path;
@@ -156,7 +168,8 @@ static bool check_method(struct evhttp_request *req, enum evhttp_cmd_type method
         server_send(req, 204, NULL);
         return false;
     }
-    (void)api_fail(&e, 405, NULL, NULL, "%.100s: method not allowed, expected %s", evhttp_request_get_uri(req), allow);
+    (void)api_fail(&e, 405, NULL, NULL, "%.100s: method not allowed, expected %s",
+                   evhttp_request_get_uri(req), allow);
     server_send_error(req, &e);
     return false;
 }
@@ -173,7 +186,9 @@ static void route_path(struct server *s, struct evhttp_request *req, const char 
         return;
     }
     (void)api_fail(&e, 404, NULL, NULL,
-                   "%.100s: unknown path; there are /v1/chat/completions, /v1/completions, /v1/models, /health, /version", path);
+                   "%.100s: unknown path; there are /v1/chat/completions, /v1/completions, "
+                   "/v1/models, /health, /version",
+                   path);
     server_send_error(req, &e);
 }
 
@@ -182,16 +197,20 @@ static void on_request(struct evhttp_request *req, void *arg) {
     const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
     const char *raw = uri ? evhttp_uri_get_path(uri) : NULL;
     char *path = evhttp_uridecode(raw ? raw : "", 0, NULL);
-    /* the body of a method that evhttp does not know was not read and would be taken for the next request */
-    bool unread_body = evhttp_request_get_command(req) & ~(EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_PUT | EVHTTP_REQ_PATCH |
-                                                           EVHTTP_REQ_DELETE | EVHTTP_REQ_OPTIONS);
+    /* the body of a method that evhttp does not know was not read and would be taken for the next
+     * request */
+    bool unread_body = evhttp_request_get_command(req) &
+                       ~(EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_PUT | EVHTTP_REQ_PATCH |
+                         EVHTTP_REQ_DELETE | EVHTTP_REQ_OPTIONS);
     if (unread_body && evhttp_request_get_command(req) != EVHTTP_REQ_HEAD)
         evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close");
     route_path(s, req, path ? path : "");
     free(path);
 }
 
-/* --- stopping ----------------------------------------------------------------------------------------------- */
+/* --- stopping
+ * -----------------------------------------------------------------------------------------------
+ */
 
 static void stop_if_drained(struct server *s) {
     if (s->stopping && s->n_replies == 0) event_base_loopexit(s->base, NULL);
@@ -237,7 +256,8 @@ static void on_signal(evutil_socket_t fd, short what, void *arg) {
     stop_if_drained(s);
 }
 
-/* Accepting failed (no descriptor left): it would fail again at once, so it pauses until the next tick. */
+/* Accepting failed (no descriptor left): it would fail again at once, so it pauses until the next
+ * tick. */
 static void on_accept_error(struct evconnlistener *listener, void *arg) {
     (void)arg;
     evconnlistener_disable(listener);
@@ -250,7 +270,9 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
     if (s->bound) evconnlistener_enable(evhttp_bound_socket_get_listener(s->bound));
 }
 
-/* --- life --------------------------------------------------------------------------------------------------- */
+/* --- life
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 /* libevent's own warnings concern single connections; what matters comes back as a status. */
 static void no_log(int severity, const char *message) {
@@ -266,7 +288,8 @@ static uint16_t bound_port(int fd, uint16_t asked) {
     return ntohs(((struct sockaddr_in *)&a)->sin_port);
 }
 
-/* Accepted sockets inherit the options: tokens go out as they come, and a peer that vanished is found in the end. */
+/* Accepted sockets inherit the options: tokens go out as they come, and a peer that vanished is
+ * found in the end. */
 static void set_options(int fd) {
     int on = 1;
     (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -275,14 +298,16 @@ static void set_options(int fd) {
 }
 
 static enum st bind_address(struct server *s, const char *host, uint16_t port, struct err *err) {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list, *a;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
+                    *list, *a;
     char service[8];
     int error = 0;
     snprintf(service, sizeof service, "%u", port);
     int bad = getaddrinfo(host, service, &hints, &list);
     if (bad) return err_set(err, ST_INVALID, "serve: --host %s: %s", host, gai_strerror(bad));
     for (a = list; a && s->fd < 0; a = a->ai_next) {
-        int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol);
+        int fd =
+            socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol);
         if (fd < 0) {
             error = errno;
             continue;
@@ -298,8 +323,10 @@ static enum st bind_address(struct server *s, const char *host, uint16_t port, s
     freeaddrinfo(list);
     if (s->fd < 0) {
         if (error == EADDRINUSE)
-            return err_set(err, ST_IO, "serve: %s port %u is in use; choose another with --port", host, port);
-        return err_set(err, ST_IO, "serve: cannot bind %s port %u: %s", host, port, strerror(error));
+            return err_set(err, ST_IO, "serve: %s port %u is in use; choose another with --port",
+                           host, port);
+        return err_set(err, ST_IO, "serve: cannot bind %s port %u: %s", host, port,
+                       strerror(error));
     }
     s->port = bound_port(s->fd, port);
     return ST_OK;
@@ -326,7 +353,8 @@ static enum st make_http(struct server *s, struct err *err) {
     return ST_OK;
 }
 
-enum st server_new(struct server **out, const char *host, uint16_t port, server_log_fn *log, struct err *err) {
+enum st server_new(struct server **out, const char *host, uint16_t port, server_log_fn *log,
+                   struct err *err) {
     struct server *s = calloc(1, sizeof *s);
     if (!s) return err_set(err, ST_NO_MEMORY, "serve: out of memory");
     s->fd = s->mailbox.fd = -1;
@@ -342,28 +370,35 @@ enum st server_new(struct server **out, const char *host, uint16_t port, server_
     return ST_OK;
 }
 
-enum st server_start(struct server *s, const struct front *front, struct generator *generator, struct err *err) {
+enum st server_start(struct server *s, const struct front *front, struct generator *generator,
+                     struct err *err) {
     struct timeval second = {1, 0};
     s->front = front;
     s->started_s = (int64_t)time(NULL);
     signal(SIGPIPE, SIG_IGN);
     enum st st = worker_start(&s->worker, front, generator, &s->mailbox, err);
     if (st) return st;
-    if (listen(s->fd, BACKLOG) != 0) return err_set(err, ST_IO, "serve: cannot listen on port %u: %s", s->port, strerror(errno));
+    if (listen(s->fd, BACKLOG) != 0)
+        return err_set(err, ST_IO, "serve: cannot listen on port %u: %s", s->port, strerror(errno));
     s->bound = evhttp_accept_socket_with_handle(s->http, s->fd);
     if (!s->bound) return err_set(err, ST_IO, "serve: cannot listen on port %u", s->port);
     s->fd = -1;
     evconnlistener_set_error_cb(evhttp_bound_socket_get_listener(s->bound), on_accept_error);
-    if (event_add(s->mail, NULL) || event_add(s->interrupt, NULL) || event_add(s->terminate, NULL) || event_add(s->tick, &second))
+    if (event_add(s->mail, NULL) || event_add(s->interrupt, NULL) ||
+        event_add(s->terminate, NULL) || event_add(s->tick, &second))
         return err_set(err, ST_IO, "serve: cannot watch for events");
     return ST_OK;
 }
 
-uint16_t server_port(const struct server *s) { return s->port; }
+uint16_t server_port(const struct server *s) {
+    return s->port;
+}
 
 enum st server_run(struct server *s, struct err *err) {
     assert(s->worker);
-    return event_base_dispatch(s->base) < 0 ? err_set(err, ST_IO, "serve: the event loop failed: %s", strerror(errno)) : ST_OK;
+    return event_base_dispatch(s->base) < 0
+               ? err_set(err, ST_IO, "serve: the event loop failed: %s", strerror(errno))
+               : ST_OK;
 }
 
 static void event_free_if(struct event *e) {
@@ -374,7 +409,8 @@ void server_free(struct server *s) {
     if (!s) return;
     replies_cancel(s);
     worker_stop(s->worker);
-    if (s->http) evhttp_free(s->http); /* clients that are left are closed, and their replies are over */
+    if (s->http)
+        evhttp_free(s->http); /* clients that are left are closed, and their replies are over */
     if (s->base && s->worker) replies_mail(s);
     assert(s->n_replies == 0);
     http_conns_release(&s->conns);

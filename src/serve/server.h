@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The HTTP server: OpenAI's endpoints on libevent's evhttp, on the thread that calls server_run. It never computes: bodies go to the
- * worker, tokens come back through the mailbox, and /health answers meanwhile. */
+/* The HTTP server: OpenAI's endpoints on libevent's evhttp, on the thread that calls server_run. It
+ * never computes: bodies go to the worker, tokens come back through the mailbox, and /health
+ * answers meanwhile. */
 #ifndef SUPERNODE_SERVE_SERVER_H
 #define SUPERNODE_SERVE_SERVER_H
 
@@ -13,8 +14,8 @@ enum {
     SERVER_BODY_BYTES_MAX = 32 << 20,    /* one request's */
     SERVER_BODIES_BYTES_MAX = 128 << 20, /* of all requests that wait or run */
     SERVER_JOBS_MAX = 64,                /* requests that wait or run */
-    SERVER_UNREAD_BYTES_MAX = 8 << 20,   /* sent and not read by the client: then it is dropped */
-    SERVER_DRAIN_S = 5,                  /* what a running answer gets when the server is told to stop */
+    SERVER_UNREAD_BYTES_MAX = 4 << 20,   /* sent and not read by the client: then it is dropped */
+    SERVER_DRAIN_S = 5, /* what a running answer gets when the server is told to stop */
 };
 
 struct server;
@@ -22,13 +23,16 @@ struct server;
 /* One line without a newline: something the operator may want to know. */
 typedef void server_log_fn(const char *line);
 
-/* Binds the address, so that a port in use is known before a model is read, and listens from server_start on; until then clients are
- * refused. */
-enum st ST_CHECKED server_new(struct server **out, const char *host, uint16_t port, server_log_fn *log, struct err *err);
+/* Binds the address, so that a port in use is known before a model is read, and listens from
+ * server_start on; until then clients are refused. */
+enum st ST_CHECKED server_new(struct server **out, const char *host, uint16_t port,
+                              server_log_fn *log, struct err *err);
 /* Begins to accept. Both are borrowed until server_free. SIGPIPE is ignored from here on. */
-enum st ST_CHECKED server_start(struct server *s, const struct front *front, struct generator *generator, struct err *err);
+enum st ST_CHECKED server_start(struct server *s, const struct front *front,
+                                struct generator *generator, struct err *err);
 uint16_t server_port(const struct server *s); /* the bound one, also where 0 was asked for */
-/* Serves until SIGINT or SIGTERM came and what ran is finished or given up; a second signal ends the process at once. */
+/* Serves until SIGINT or SIGTERM came and what ran is finished or given up; a second signal ends
+ * the process at once. */
 enum st ST_CHECKED server_run(struct server *s, struct err *err);
 void server_free(struct server *s); /* NULL is allowed */
 

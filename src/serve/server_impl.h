@@ -12,7 +12,8 @@
 #include "serve/server.h"
 #include "serve/worker.h"
 
-/* OPEN: the client waits. SENT: evhttp has the whole answer and writes it. OVER: nothing is owed to the client, or it left. */
+/* OPEN: the client waits. SENT: evhttp has the whole answer and writes it. OVER: nothing is owed to
+ * the client, or it left. */
 enum reply_state { REPLY_OPEN, REPLY_SENT, REPLY_OVER };
 
 struct reply {
@@ -52,12 +53,15 @@ struct server {
 };
 
 /* server.c */
-void server_log(struct server *s, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* at most one a second */
-void server_send(struct evhttp_request *req, int status, const struct buf *body);            /* JSON; NULL: no body */
+void server_log(struct server *s, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3))); /* at most one a second */
+void server_send(struct evhttp_request *req, int status,
+                 const struct buf *body); /* JSON; NULL: no body */
 void server_send_error(struct evhttp_request *req, const struct api_error *e);
 
 /* reply.c */
-void reply_begin(struct server *s, struct evhttp_request *req, enum api_kind kind); /* a POST with a body */
+void reply_begin(struct server *s, struct evhttp_request *req,
+                 enum api_kind kind);  /* a POST with a body */
 void replies_mail(struct server *s);   /* takes what the mailbox has */
 void replies_cancel(struct server *s); /* stops all that run */
 

@@ -38,8 +38,10 @@ static void queue_release(struct job_queue *q) {
 static void queue_push(struct job_queue *q, struct job *j) {
     pthread_mutex_lock(&q->lock);
     j->next = NULL;
-    if (q->first) q->last->next = j;
-    else q->first = j;
+    if (q->first)
+        q->last->next = j;
+    else
+        q->first = j;
     q->last = j;
     pthread_cond_signal(&q->more);
     pthread_mutex_unlock(&q->lock);
@@ -69,7 +71,9 @@ static void queue_close(struct job_queue *q) {
     pthread_mutex_unlock(&q->lock);
 }
 
-static bool cancelled(const struct job *j) { return atomic_load_explicit(&j->cancel, memory_order_relaxed); }
+static bool cancelled(const struct job *j) {
+    return atomic_load_explicit(&j->cancel, memory_order_relaxed);
+}
 
 /* True: the job is over before it began, and was given back. */
 static bool over(struct worker *w, struct job *j, const struct api_error *why) {
@@ -84,8 +88,10 @@ static void *text_main(void *arg) {
     struct job *j;
     while ((j = queue_pop(&w->text_queue, &why))) {
         if (over(w, j, &why)) continue;
-        if (front_prepare(w->front, j, &why)) queue_push(&w->engine_queue, j);
-        else mailbox_done(w->mailbox, j, &why);
+        if (front_prepare(w->front, j, &why))
+            queue_push(&w->engine_queue, j);
+        else
+            mailbox_done(w->mailbox, j, &why);
     }
     return NULL;
 }
@@ -119,8 +125,8 @@ static void *engine_main(void *arg) {
     return NULL;
 }
 
-enum st worker_start(struct worker **out, const struct front *front, struct generator *generator, struct mailbox *mailbox,
-                     struct err *err) {
+enum st worker_start(struct worker **out, const struct front *front, struct generator *generator,
+                     struct mailbox *mailbox, struct err *err) {
     struct worker *w = calloc(1, sizeof *w);
     if (!w) return err_set(err, ST_NO_MEMORY, "serve: out of memory");
     *w = (struct worker){.front = front, .generator = generator, .mailbox = mailbox};
@@ -144,7 +150,9 @@ enum st worker_start(struct worker **out, const struct front *front, struct gene
     return ST_OK;
 }
 
-void worker_submit(struct worker *w, struct job *j) { queue_push(&w->text_queue, j); }
+void worker_submit(struct worker *w, struct job *j) {
+    queue_push(&w->text_queue, j);
+}
 
 void worker_refuse_waiting(struct worker *w, const struct api_error *why) {
     queue_refuse(&w->text_queue, why);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The computing side of the all-in-one server: a text thread (bodies become records) and an engine thread (records become tokens),
- * each with a queue before it. Neither ever waits for a client. */
+/* The computing side of the all-in-one server: a text thread (bodies become records) and an engine
+ * thread (records become tokens), each with a queue before it. Neither ever waits for a client. */
 #ifndef SUPERNODE_SERVE_WORKER_H
 #define SUPERNODE_SERVE_WORKER_H
 
@@ -11,13 +11,15 @@
 struct worker;
 
 /* Starts the threads; all arguments are borrowed until worker_stop. */
-enum st ST_CHECKED worker_start(struct worker **out, const struct front *front, struct generator *generator, struct mailbox *mailbox,
+enum st ST_CHECKED worker_start(struct worker **out, const struct front *front,
+                                struct generator *generator, struct mailbox *mailbox,
                                 struct err *err);
 /* Hands a job over: it comes back done through the mailbox. HTTP thread. */
 void worker_submit(struct worker *w, struct job *j);
 /* From here on a job that nobody has begun comes back done with this error when its turn comes. */
 void worker_refuse_waiting(struct worker *w, const struct api_error *why);
-/* Waits for the threads; jobs should be done or cancelled. Those that still wait come back done first. NULL is allowed. */
+/* Waits for the threads; jobs should be done or cancelled. Those that still wait come back done
+ * first. NULL is allowed. */
 void worker_stop(struct worker *w);
 
 #endif
