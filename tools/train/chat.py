@@ -147,11 +147,13 @@ def beginning(rng, title, body):
 
 def ending(rng, title, body):
     paras = paragraphs(body)
-    last = "\n\n".join(span(paras[::-1], 0, 700)[::-1])
-    if rng.random() < 0.5:
-        return rng.choice(END).format(lower_title(title)), last
+    last = span(paras[::-1], 0, 700)[::-1]
     lead = span(paras, 0, 500)
-    return rng.choice(END_OF).format("\n\n".join(lead)), last
+    if len(lead) + len(last) > len(paras):
+        return None
+    if rng.random() < 0.5:
+        return rng.choice(END).format(lower_title(title)), "\n\n".join(last)
+    return rng.choice(END_OF).format("\n\n".join(lead)), "\n\n".join(last)
 
 
 def small_talk(rng):
@@ -159,43 +161,48 @@ def small_talk(rng):
     return rng.choice(asks), rng.choice(answers)
 
 
-def tale_turns(rng, titled):
-    """One to three turns about one tale (or two)."""
-    title, body = rng.choice(titled)
+def in_two_turns(rng, title, body):
+    """A tale's opening, then more of it or its end; None if it is too short for that."""
+    paras = paragraphs(body)
+    first = span(paras, 0, 700)
+    more = span(paras, len(first), 900)
+    last = span(paras[::-1], 0, 700)[::-1]
+    if len(first) + len(last) > len(paras):
+        return None
+    ask, then = (rng.choice(MORE), more) if rng.random() < 0.5 else (rng.choice(HOW_END), last)
+    return [(ask_story(rng, title, body), "\n\n".join(first)), (ask, "\n\n".join(then))]
+
+
+def short(rng, titled, longest):
+    while True:
+        title, body = rng.choice(titled)
+        if STORY_CHARS[0] <= len(body) <= longest:
+            return title, body
+
+
+def tale_turns(rng, titled, simple):
+    """One or two turns about one tale, or a list with None in it. Whole tales come from the simple ones."""
     kind = rng.random()
     if kind < 0.55:
-        while not STORY_CHARS[0] <= len(body) <= STORY_CHARS[1]:
-            title, body = rng.choice(titled)
-        return [story(rng, title, body)]
-    if kind < 0.75:
-        return [go_on(rng, title, body)]
-    if kind < 0.82:
-        return [beginning(rng, title, body)]
-    if kind < 0.90:
-        return [ending(rng, title, body)]
-    paras = paragraphs(body)  # a tale told in two turns: the opening, then more of it or its end
-    first = span(paras, 0, 700)
-    then = span(paras, len(first), 900)
-    if not then:
-        return [story(rng, title, body)]
-    if rng.random() < 0.5:
-        return [(ask_story(rng, title, body), "\n\n".join(first)), (rng.choice(MORE), "\n\n".join(then))]
-    last = span(paras[::-1], 0, 700)[::-1]
-    return [(ask_story(rng, title, body), "\n\n".join(first)), (rng.choice(HOW_END), "\n\n".join(last))]
+        return [story(rng, *short(rng, simple, STORY_CHARS[1]))]
+    if kind < 0.65:
+        return in_two_turns(rng, *rng.choice(simple)) or [None]
+    if kind < 0.72:
+        return [beginning(rng, *rng.choice(simple))]
+    if kind < 0.80:
+        return [ending(rng, *rng.choice(simple))]
+    return [go_on(rng, *rng.choice(titled))]
 
 
-def conversation(rng, titled):
-    """(system text or '', [(user, assistant), ...])"""
+def conversation(rng, titled, simple):
+    """(system text or '', [(user, assistant), ...]); both lists hold (title, body), `simple` the plainer tales."""
     system = rng.choice(SYSTEMS) if rng.random() < 0.15 else ""
     if rng.random() < 0.06:
         turns = [small_talk(rng)]
-        return system, turns + tale_turns(rng, titled) if rng.random() < 0.3 else turns
-    turns = tale_turns(rng, titled)
-    if any(t is None or len(t[1]) > STORY_CHARS[1] for t in turns):
-        return conversation(rng, titled)
+        return system, turns + [story(rng, *short(rng, simple, 1500))] if rng.random() < 0.3 else turns
+    turns = tale_turns(rng, titled, simple)
+    while any(t is None or len(t[1]) > STORY_CHARS[1] for t in turns):
+        turns = tale_turns(rng, titled, simple)
     if rng.random() < 0.08:
-        title, body = rng.choice(titled)
-        while not STORY_CHARS[0] <= len(body) <= 1500:
-            title, body = rng.choice(titled)
-        turns.append((rng.choice(ANOTHER), body))
+        turns.append((rng.choice(ANOTHER), short(rng, simple, 1500)[1]))
     return system, turns

@@ -7,6 +7,7 @@ A window has T + 2 ids: T inputs, the next token for the head, the one after it 
 function of (seed, epoch), so a resumed run goes on with the same rows.
 """
 import gzip
+import json
 import pathlib
 import random
 import re
@@ -20,11 +21,11 @@ BOS, EOS, PAD, USER, ASSISTANT = range(5)
 
 
 def read_texts(root, part):
-    """One list of tales per book, in name order. Tales are separated by two blank lines and open with '# Title'."""
-    books = []
+    """The tales of each book, by its key. Tales are separated by two blank lines and open with '# Title'."""
+    books = {}
     for path in sorted(pathlib.Path(root, part).glob("*.txt.gz")):
         text = gzip.open(path, "rt", encoding="utf-8").read().strip("\n")
-        books.append(re.split(r"\n\n\n+(?=# )", text))
+        books[path.name.removesuffix(".txt.gz")] = re.split(r"\n\n\n+(?=# )", text)
     if not books:
         raise SystemExit(f"{root}/{part}: no *.txt.gz found")
     return books
@@ -51,9 +52,12 @@ class Tales:
     """All training documents, tokenised once in the three ways they are shown."""
 
     def __init__(self, tok, root):
-        docs = [d for book in read_texts(root, "train") for d in book]
+        books = read_texts(root, "train")
+        docs = [d for book in books.values() for d in book]
+        tier = {b["key"]: b["tier"] for b in json.loads(pathlib.Path(root, "index.json").read_text(encoding="utf-8"))}
         self.tok = tok
         self.titled = [split_title(d) for d in docs]
+        self.simple = [split_title(d) for key, book in books.items() if tier[key] == "A" for d in book]
         arr = lambda ids: np.array(ids, dtype=np.uint16)
         self.raw = [arr(e.ids) for e in tok.encode_batch(docs)]
         self.body = [arr(e.ids) for e in tok.encode_batch([b for _, b in self.titled])]
@@ -121,7 +125,7 @@ class Conversations:
         self.state += 1
         ids, mask = [], []
         while len(ids) < self.length + 2:
-            system, turns = chat.conversation(rng, self.tales.titled)
+            system, turns = chat.conversation(rng, self.tales.titled, self.tales.simple)
             more, m = encode_turns(self.tales.tok, turns, system)
             if len(more) <= self.length + 2:
                 ids, mask = ids + more, mask + m
@@ -139,7 +143,7 @@ def text_blocks(tok, root, part, length, every=1):
     the padding of the last block. scored[:, j] says whether ids[:, j] counts as a target. `every` takes a sample of
     the tales."""
     ids, scored, size = [], [], 0
-    docs = [doc for book in read_texts(root, part) for doc in book]
+    docs = [doc for book in read_texts(root, part).values() for doc in book]
     for doc in docs[::every]:
         e = tok.encode(doc).ids
         ids += [BOS, *e, EOS]

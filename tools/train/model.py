@@ -101,13 +101,6 @@ def mm(x, w, dtype):
     return F.linear(x.to(dtype), w.to(dtype))
 
 
-def drop(x, p):
-    """Dropout with its rate as a tensor, so that a schedule recompiles nothing."""
-    if p is None:
-        return x
-    return x * (torch.rand_like(x) >= p) / (1 - p)
-
-
 def rotate(x, cos, sin):
     """Pairs (2i, 2i+1) rotated; the result in halves, as HF has it (equal dot products)."""
     a, b = x[..., 0::2].float(), x[..., 1::2].float()
@@ -126,8 +119,8 @@ def attn_in(x, ln, qa, qa_ln, qb, kva, kva_ln, kvb, cos, sin, dtype):
     return q, torch.cat([up[..., :NOPE], k_pe], -1), up[..., NOPE:].contiguous()
 
 
-def attn_out(x, o, wo, ln, p, dtype):
-    x = x + drop(mm(o, wo, dtype).float(), p)
+def attn_out(x, o, wo, ln, dtype):
+    x = x + mm(o, wo, dtype).float()
     return x, rms(x, ln).to(dtype)
 
 
@@ -135,12 +128,12 @@ def mlp(h, gate, up, down, dtype):
     return mm(F.silu(mm(h, gate, dtype)) * mm(h, up, dtype), down, dtype)
 
 
-def dense_ffn(x, h, gate, up, down, p, dtype):
-    return x + drop(mlp(h, gate, up, down, dtype).float(), p)
+def dense_ffn(x, h, gate, up, down, dtype):
+    return x + mlp(h, gate, up, down, dtype).float()
 
 
-def moe_ffn(x, h, routed, gate, up, down, p, dtype):
-    return x + drop(routed + mlp(h, gate, up, down, dtype).float(), p)
+def moe_ffn(x, h, routed, gate, up, down, dtype):
+    return x + routed + mlp(h, gate, up, down, dtype).float()
 
 
 def gate_scores(h, w):
@@ -280,16 +273,16 @@ class Layer(nn.Module):
             self.register_buffer("bias", torch.zeros(EXPERTS))
             self.register_buffer("load", torch.zeros(EXPERTS), persistent=False)
 
-    def forward(self, x, cos, sin, shape, p, dtype):
+    def forward(self, x, cos, sin, shape, dtype):
         """x [B * T, H], shape (B, T)."""
         q, k, v = (t.view(*shape, HEADS, -1).transpose(1, 2) for t in fast.attn_in(
             x, self.input_layernorm, self.q_a_proj, self.q_a_layernorm, self.q_b_proj, self.kv_a_proj_with_mqa,
             self.kv_a_layernorm, self.kv_b_proj, cos, sin, dtype))
         o = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=SOFTMAX_SCALE)
         o = o.transpose(1, 2).reshape(x.shape[0], -1)
-        x, h = fast.attn_out(x, o, self.o_proj, self.post_attention_layernorm, p, dtype)
+        x, h = fast.attn_out(x, o, self.o_proj, self.post_attention_layernorm, dtype)
         if self.dense:
-            return fast.dense_ffn(x, h, self.gate_proj, self.up_proj, self.down_proj, p, dtype)
+            return fast.dense_ffn(x, h, self.gate_proj, self.up_proj, self.down_proj, dtype)
         scores = fast.gate_scores(h, self.gate)
         with torch.no_grad():
             chosen = choose(scores, self.bias)
@@ -297,7 +290,7 @@ class Layer(nn.Module):
             self.load += counts
         routed = RoutedExperts.apply(h, fast.route_weights(scores, chosen), self.gate_up.to(dtype),
                                      self.down.to(dtype), chosen, counts)
-        return fast.moe_ffn(x, h, routed, self.gate_proj, self.up_proj, self.down_proj, p, dtype)
+        return fast.moe_ffn(x, h, routed, self.gate_proj, self.up_proj, self.down_proj, dtype)
 
 
 class Model(nn.Module):
@@ -311,21 +304,21 @@ class Model(nn.Module):
         self.enorm, self.hnorm, self.mtp_norm = (nn.Parameter(torch.ones(H)) for _ in range(3))
         self.eh_proj = matrix(H, 2 * H)
 
-    def hidden(self, ids, yarn, p=None, dtype=torch.float32):
+    def hidden(self, ids, yarn, dtype=torch.float32):
         """Final-normed hidden states [B, T, H] of ids [B, T]."""
         cos, sin = (t.repeat(ids.shape[0], 1) for t in rope_table(ids.shape[1], yarn))
-        x = drop(F.embedding(ids.reshape(-1), self.embed), p)
+        x = F.embedding(ids.reshape(-1), self.embed)
         for layer in self.layers[:-1]:
-            x = layer(x, cos, sin, ids.shape, p, dtype)
+            x = layer(x, cos, sin, ids.shape, dtype)
         return rms(x, self.norm).view(*ids.shape, H)
 
-    def mtp_hidden(self, hidden, next_ids, yarn, p=None, dtype=torch.float32):
+    def mtp_hidden(self, hidden, next_ids, yarn, dtype=torch.float32):
         """Row i is made of (hidden of position i, token i + 1) at rotary position i, and predicts token i + 2."""
         cos, sin = (t.repeat(next_ids.shape[0], 1) for t in rope_table(next_ids.shape[1], yarn))
         e = F.embedding(next_ids.reshape(-1), self.embed)
         x = torch.cat([rms(e, self.enorm), rms(hidden.reshape(-1, H), self.hnorm)], -1)
         x = mm(x, self.eh_proj, dtype).float()
-        x = self.layers[-1](x, cos, sin, next_ids.shape, p, dtype)
+        x = self.layers[-1](x, cos, sin, next_ids.shape, dtype)
         return rms(x, self.mtp_norm).view(*next_ids.shape, H)
 
     def logits(self, hidden):

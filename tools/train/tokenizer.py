@@ -79,7 +79,7 @@ def main():
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
 
-    texts = [doc for book in read_texts(args.data, "train") for doc in book]
+    texts = [doc for book in read_texts(args.data, "train").values() for doc in book]
     spec = json.loads(train(texts).to_str())
     for token in spec["added_tokens"]:
         token["special"] = token["content"] not in (USER, ASSISTANT)

@@ -5,8 +5,8 @@ The schedule follows the clock, not a step count: progress = (now - start) / (un
 down or stopped for a while still cools down and ends on time; it only sees fewer tokens. State is saved every few
 minutes, and a run started again in the same folder goes on where it was.
 
-    progress  0.00 - 0.30   plain text, rows of 256 tokens; dropout from 0.15 on, when texts are seen a third time
-              0.30 - 0.70   rows of 512
+    progress  0.00 - 0.25   plain text, rows of 256 tokens
+              0.25 - 0.70   rows of 512
               0.70 - 0.88   YaRN frequencies on; every 8th step reads rows of 2,048
               0.88 - 1.00   the chat phase: 5 rows of 1,024 tokens of conversations to 3 of plain text
 
@@ -21,6 +21,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import time
 
 import numpy as np
@@ -31,10 +32,10 @@ import model as M
 from data import Conversations, Tales, Windows, text_blocks
 
 TOKENS = 8192  # a step
-DROPOUT_FROM, LONG, YARN_FROM, CHAT_FROM = 0.15, 0.30, 0.70, 0.88
+LONG, YARN_FROM, CHAT_FROM = 0.25, 0.70, 0.88
 WARM, FLAT = 0.02, 0.55
-LR_MUON, LR_ADAM, DECAY, DROPOUT = 0.02, 3e-3, 0.1, 0.1
-MTP_WEIGHT, MTP_SHARE, BIAS_STEP = 0.3, 2, 0.003
+LR_MUON, LR_ADAM, DECAY = 0.02, 3e-3, 0.1
+MTP_WEIGHT, MTP_SHARE, BIAS_STEP = 0.3, 4, 0.003
 HEAD_ROWS = 2048  # the head runs in chunks of so many rows, whose logits stay in the cache
 
 
@@ -137,11 +138,11 @@ def head_loss(model, hidden, target, mask, dtype):
     return sum(M.fast.cross_entropy(h, model.head, t, m, dtype) for h, t, m in chunks), mask.sum()
 
 
-def losses(model, ids, mask, yarn, p, dtype=torch.bfloat16):
+def losses(model, ids, mask, yarn, dtype=torch.bfloat16):
     """(loss, count) of the next token, and of the MTP layer on a share of the rows."""
-    hidden = model.hidden(ids[:, :-2], yarn, p, dtype)
+    hidden = model.hidden(ids[:, :-2], yarn, dtype)
     n = len(ids) // MTP_SHARE
-    mtp = model.mtp_hidden(hidden[:n], ids[:n, 1:-1], yarn, p, dtype)
+    mtp = model.mtp_hidden(hidden[:n], ids[:n, 1:-1], yarn, dtype)
     return (head_loss(model, hidden, ids[:, 1:-1], mask[:, 1:-1], dtype),
             head_loss(model, mtp, ids[:n, 2:], mask[:n, 2:], dtype))
 
@@ -153,11 +154,11 @@ def evaluate(model, blocks, scored, size, yarn, dtype=torch.bfloat16, batch=8192
     nll = agree = rows = 0.0
     step = max(batch // (blocks.shape[1] - 2), 1)
     for ids, mask in zip(blocks.split(step), scored.split(step)):
-        hidden = model.hidden(ids[:, :-2], yarn, None, dtype)
+        hidden = model.hidden(ids[:, :-2], yarn, dtype)
         logits = M.mm(hidden, model.head, dtype).float()
         lost = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:-1].flatten(), reduction="none")
         nll += (lost * mask[:, 1:-1].flatten()).sum().item()
-        ahead = M.mm(model.mtp_hidden(hidden, ids[:, 1:-1], yarn, None, dtype), model.head, dtype)
+        ahead = M.mm(model.mtp_hidden(hidden, ids[:, 1:-1], yarn, dtype), model.head, dtype)
         same = ahead[:, :-1].argmax(-1) == logits[:, 1:].argmax(-1)  # both predict token i + 2
         agree += (same * mask[:, 2:-1]).sum().item()
         rows += mask[:, 2:-1].sum().item()
@@ -226,17 +227,18 @@ def main():
                           "rows": rows.state(), "start": start, "step": step, "tokens": tokens, "progress": progress})
 
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(valid[0])} valid blocks", flush=True)
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
     saved = shown = time.time()
     since, seen, seen_rows, worst = [0.0, 0.0], [0.0, 0.0], 0, 0.0
     while True:
         now = time.time()
         progress = (now - start) / (until - start)
-        if progress >= 1 or (args.steps and step >= args.steps):
+        if progress >= 1 or stop or (args.steps and step >= args.steps):
             break
         ids, mask = rows.take(progress, step)
-        p = torch.tensor(DROPOUT if progress >= DROPOUT_FROM else 0.0)
         yarn, factor = progress >= YARN_FROM, rate(progress)
-        (nll, n), (ahead, n2) = losses(model, ids, mask, yarn, p)
+        (nll, n), (ahead, n2) = losses(model, ids, mask, yarn)
         (nll / n + MTP_WEIGHT * ahead / n2).backward()
         for group in adam.param_groups:
             group["lr"] = LR_ADAM * factor
@@ -270,7 +272,9 @@ def main():
             print(json.dumps(entry), file=log, flush=True)
             saved = time.time()
             shown += saved - paused
-    checkpoint(1.0)
+    checkpoint(progress)
+    if stop:
+        return
     bpb, agree = evaluate(model, *valid, True, torch.float32)
     print(f"valid {bpb:.4f} bits/byte, MTP agreement {agree:.3f}, {tokens / 1e6:.1f} M tokens", flush=True)
 
