@@ -6,7 +6,7 @@
 
 #include "ops/kernels.h"
 
-enum { AVX512_DOT_WORKSPACE_BYTES = 212992 };
+enum { AVX512_DOT_WORKSPACE_BYTES = 286720 };
 
 void avx512_dot(float *out, size_t out_stride, const float *x, size_t x_stride, uint32_t n_tok,
                 const struct ops_weight *w, uint32_t row0, uint32_t n_rows, void *ws);

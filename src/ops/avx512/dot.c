@@ -23,7 +23,7 @@
 #include "ops/avx512/lanes.h"
 
 enum { FEW_TOKENS = 3, AHEAD_BYTES = 12288 };
-enum { TILE_ROWS = 8, TILE_TOKENS = 3, PANEL_COLS = 512, TOKENS = 96, GROUP_ROWS = 32 };
+enum { TILE_ROWS = 8, TILE_TOKENS = 3, PANEL_COLS = 512, TOKENS = 132, GROUP_ROWS = 32 };
 static_assert(AVX512_DOT_WORKSPACE_BYTES ==
                   (PANEL_COLS * TILE_ROWS + TOKENS * GROUP_ROWS * 16) * sizeof(float),
               "a panel, and the lanes of a group of rows");
