@@ -9,12 +9,14 @@
  *
  * Many tokens. Floor: the FMAs. A tile is 8 rows by 3 tokens = 24 sums; a step of 16 columns takes
  * 11 loads for 24 FMAs. 8 rows by 512 columns are widened once into a panel of 16 KiB and meet up
- * to 96 tokens; the tokens' 512 columns (192 KiB) serve 32 rows from the second-level cache; what
+ * to 132 tokens; the tokens' 512 columns (264 KiB) serve 32 rows from the second-level cache; what
  * is unfinished at the end of the columns rests in memory as lanes. The next 32 rows are prefetched
- * meanwhile, one line a step at most: without that an expert's 48 tokens ran at 0.64 of the peak
- * instead of 0.81. Slower: panels of 1024 columns (0.84 to 0.79), of 384, 48 tokens at a time,
- * prefetching x. F8 pays one FMA in nine for its scales, so its ceiling is 0.89 of the peak; its
- * tiles are two of 4 rows, so that sums and partial sums both stay in registers. */
+ * meanwhile, at most a line a step: without that an expert's 48 tokens ran at 0.64 of the peak
+ * instead of 0.81. Slower: panels of 1024 columns (0.84 to 0.79) or 384, 48 tokens at a time
+ * (0.80), prefetching x (0.69), filling a panel row by row instead of step by step (0.80 to 0.83).
+ * F8 pays one FMA in nine for its scales, so its ceiling is 0.89 of the peak; its tiles are two of
+ * 4 rows, so that sums and partial sums both stay in registers (lanes in memory: the same speed at
+ * 48 tokens, slower at 128). */
 #include "ops/avx512/avx512.h"
 
 #include <assert.h>
@@ -27,6 +29,11 @@ enum { TILE_ROWS = 8, TILE_TOKENS = 3, PANEL_COLS = 512, TOKENS = 132, GROUP_ROW
 static_assert(AVX512_DOT_WORKSPACE_BYTES ==
                   (PANEL_COLS * TILE_ROWS + TOKENS * GROUP_ROWS * 16) * sizeof(float),
               "a panel, and the lanes of a group of rows");
+
+/* On every loop over an array of registers: gcc 12 unrolls too late by itself and then keeps the
+ * array on the stack, with a copy each way at both ends of a tile (0.69 of the peak instead of
+ * 0.80). */
+#define UNROLL _Pragma("GCC unroll 8")
 
 struct rows {
     const uint8_t *data; /* the first row of the call */
@@ -128,48 +135,100 @@ struct panel {
     const float *scales[TILE_ROWS]; /* F8: from the panel's first column on */
 };
 
-/* The lines of the weights that come next: one prefetch a step, advancing as fast as the tiles will
- * need them. */
-struct ahead {
-    const char *at;
+struct tile {
+    float *out;
+    size_t out_stride;
+    float *lanes; /* [token][TILE_ROWS][16], between panels */
+    const float *x;
+    size_t x_stride;
+    const char *ahead; /* weights that come next: one prefetch a step, advance bytes apart */
     size_t advance;
 };
 
-/* acc += x * w over n columns. */
-INLINE void tile_run(const uint32_t n_t, const uint32_t n_r, tile_acc acc, const float *x,
-                     size_t x_stride, const float *w, uint32_t n, struct ahead *ahead) {
-    uint32_t k = 0;
-    for (; k + 16 <= n; k += 16) {
+/* acc += x * w over n > 0 columns, from column k of the panel and row r0. The last step is always
+ * masked, full or not: a branch there made gcc keep the sums in memory. */
+INLINE void tile_run(const uint32_t n_t, const uint32_t n_r, tile_acc acc, const struct tile *tile,
+                     const struct panel *p, uint32_t r0, uint32_t k, uint32_t n) {
+    const float *w = p->w + k * TILE_ROWS + r0 * 16, *x[TILE_TOKENS];
+    const size_t advance = tile->advance;
+    const char *ahead = tile->ahead + k / 16 * advance;
+    uint32_t i = 0;
+    UNROLL
+    for (uint32_t t = 0; t < n_t; t++) x[t] = tile->x + t * tile->x_stride + k;
+    for (; i + 16 < n; i += 16, w += TILE_ROWS * 16) {
         __m512 xv[TILE_TOKENS];
-        for (uint32_t t = 0; t < n_t; t++) xv[t] = _mm512_loadu_ps(x + t * x_stride + k);
-        _mm_prefetch(ahead->at, _MM_HINT_T1);
-        ahead->at += ahead->advance;
+        UNROLL
+        for (uint32_t t = 0; t < n_t; t++) xv[t] = _mm512_loadu_ps(x[t] + i);
+        _mm_prefetch(ahead, _MM_HINT_T1);
+        ahead += advance;
+        UNROLL
         for (uint32_t r = 0; r < n_r; r++) {
-            __m512 wv = _mm512_load_ps(w + k * TILE_ROWS + r * 16);
+            __m512 wv = _mm512_load_ps(w + r * 16);
             __asm__("" : "+v"(wv)); /* or gcc loads it again in each FMA and fills the load ports */
+            UNROLL
             for (uint32_t t = 0; t < n_t; t++) acc[t][r] = _mm512_fmadd_ps(xv[t], wv, acc[t][r]);
         }
     }
-    if (k == n) return;
-    __mmask16 mask = first_lanes(n - k);
-    for (uint32_t t = 0; t < n_t; t++) {
-        __m512 xv = _mm512_maskz_loadu_ps(mask, x + t * x_stride + k);
-        for (uint32_t r = 0; r < n_r; r++)
-            acc[t][r] = _mm512_mask3_fmadd_ps(xv, _mm512_load_ps(w + k * TILE_ROWS + r * 16),
-                                              acc[t][r], mask);
+    __mmask16 mask = first_lanes(n - i);
+    __m512 xv[TILE_TOKENS];
+    UNROLL
+    for (uint32_t t = 0; t < n_t; t++) xv[t] = _mm512_maskz_loadu_ps(mask, x[t] + i);
+    UNROLL
+    for (uint32_t r = 0; r < n_r; r++) {
+        __m512 wv = _mm512_load_ps(w + r * 16);
+        UNROLL
+        for (uint32_t t = 0; t < n_t; t++)
+            acc[t][r] = _mm512_mask3_fmadd_ps(xv[t], wv, acc[t][r], mask);
     }
 }
 
-/* F8: the columns [k, k + len) of one scale block, rows [r0, r0 + n_r) of the panel. */
-INLINE void tile_block_f8(const uint32_t n_t, const uint32_t n_r, tile_acc acc, const float *x,
-                          size_t x_stride, const struct panel *p, uint32_t r0, uint32_t k,
-                          uint32_t len, struct ahead *ahead) {
-    tile_acc part;
+INLINE void tile_begin(const uint32_t n_t, const uint32_t n_r, tile_acc acc,
+                       const struct tile *tile, const struct panel *p, uint32_t r0) {
+    UNROLL
+    for (uint32_t t = 0; t < n_t; t++) UNROLL
+    for (uint32_t r = 0; r < n_r; r++)
+        acc[t][r] = p->first ? _mm512_setzero_ps()
+                             : _mm512_load_ps(tile->lanes + (t * TILE_ROWS + r0 + r) * 16);
+}
+
+INLINE void tile_rest(const uint32_t n_t, const uint32_t n_r, tile_acc acc, const struct tile *tile,
+                      uint32_t r0) {
+    UNROLL
+    for (uint32_t t = 0; t < n_t; t++) UNROLL
+    for (uint32_t r = 0; r < n_r; r++)
+        _mm512_store_ps(tile->lanes + (t * TILE_ROWS + r0 + r) * 16, acc[t][r]);
+}
+
+INLINE void tile_finish(const uint32_t n_t, tile_acc acc, const struct tile *tile,
+                        const struct panel *p) {
+    UNROLL
     for (uint32_t t = 0; t < n_t; t++)
-        for (uint32_t r = 0; r < n_r; r++) part[t][r] = _mm512_setzero_ps();
-    tile_run(n_t, n_r, part, x + k, x_stride, p->w + k * TILE_ROWS + r0 * 16, len, ahead);
-    for (uint32_t r = 0; r < n_r; r++) {
+        _mm256_mask_storeu_ps(tile->out + t * tile->out_stride, (__mmask8)((1u << p->n_rows) - 1),
+                              tree_sum8(acc[t]));
+}
+
+INLINE void tile_plain(const uint32_t n_t, const struct tile *tile, const struct panel *p) {
+    tile_acc acc;
+    tile_begin(n_t, TILE_ROWS, acc, tile, p, 0);
+    tile_run(n_t, TILE_ROWS, acc, tile, p, 0, 0, p->cols);
+    if (p->last)
+        tile_finish(n_t, acc, tile, p);
+    else
+        tile_rest(n_t, TILE_ROWS, acc, tile, 0);
+}
+
+/* The columns [k, k + len) of one scale block, four rows from r0 on. */
+INLINE void tile_block_f8(const uint32_t n_t, tile_acc acc, const struct tile *tile,
+                          const struct panel *p, uint32_t r0, uint32_t k, uint32_t len) {
+    tile_acc part;
+    UNROLL
+    for (uint32_t t = 0; t < n_t; t++) UNROLL
+    for (uint32_t r = 0; r < TILE_ROWS / 2; r++) part[t][r] = _mm512_setzero_ps();
+    tile_run(n_t, TILE_ROWS / 2, part, tile, p, r0, k, len);
+    UNROLL
+    for (uint32_t r = 0; r < TILE_ROWS / 2; r++) {
         __m512 scale = _mm512_set1_ps(p->scales[r0 + r][k / OPS_SCALE_BLOCK]);
+        UNROLL
         for (uint32_t t = 0; t < n_t; t++)
             acc[t][r] = len >= 16
                             ? _mm512_fmadd_ps(part[t][r], scale, acc[t][r])
@@ -177,34 +236,22 @@ INLINE void tile_block_f8(const uint32_t n_t, const uint32_t n_r, tile_acc acc, 
     }
 }
 
-/* lanes: [token][TILE_ROWS][16] of this tile, between panels. */
-INLINE void tile(enum ops_dtype dtype, const uint32_t n_t, float *out, size_t out_stride,
-                 float *lanes, const float *x, size_t x_stride, const struct panel *p,
-                 struct ahead *ahead) {
-    const uint32_t n_r = dtype == OPS_F8 ? TILE_ROWS / 2 : TILE_ROWS;
+INLINE void tile_f8(const uint32_t n_t, const struct tile *tile, const struct panel *p) {
     tile_acc acc;
-    for (uint32_t r0 = 0; r0 < TILE_ROWS; r0 += n_r) {
-        float *rest = lanes + r0 * 16;
+    for (uint32_t r0 = 0; r0 < TILE_ROWS; r0 += TILE_ROWS / 2) {
         uint32_t k = 0;
-        for (uint32_t t = 0; t < n_t; t++)
-            for (uint32_t r = 0; r < n_r; r++)
-                acc[t][r] = p->first ? _mm512_setzero_ps()
-                                     : _mm512_load_ps(rest + (t * TILE_ROWS + r) * 16);
-        if (dtype != OPS_F8) tile_run(n_t, n_r, acc, x, x_stride, p->w, p->cols, ahead);
-        for (; dtype == OPS_F8 && k + OPS_SCALE_BLOCK <= p->cols; k += OPS_SCALE_BLOCK)
-            tile_block_f8(n_t, n_r, acc, x, x_stride, p, r0, k, OPS_SCALE_BLOCK, ahead);
-        if (dtype == OPS_F8 && k < p->cols)
-            tile_block_f8(n_t, n_r, acc, x, x_stride, p, r0, k, p->cols - k, ahead);
-        for (uint32_t t = 0; t < n_t && (dtype == OPS_F8 || !p->last); t++)
-            for (uint32_t r = 0; r < n_r; r++)
-                _mm512_store_ps(rest + (t * TILE_ROWS + r) * 16, acc[t][r]);
+        tile_begin(n_t, TILE_ROWS / 2, acc, tile, p, r0);
+        for (; k + OPS_SCALE_BLOCK <= p->cols; k += OPS_SCALE_BLOCK)
+            tile_block_f8(n_t, acc, tile, p, r0, k, OPS_SCALE_BLOCK);
+        if (k < p->cols) tile_block_f8(n_t, acc, tile, p, r0, k, p->cols - k);
+        tile_rest(n_t, TILE_ROWS / 2, acc, tile, r0);
     }
-    for (uint32_t t = 0; t < n_t && p->last; t++) {
-        for (uint32_t r = 0; dtype == OPS_F8 && r < TILE_ROWS; r++)
-            acc[t][r] = _mm512_load_ps(lanes + (t * TILE_ROWS + r) * 16);
-        _mm256_mask_storeu_ps(out + t * out_stride, (__mmask8)((1u << p->n_rows) - 1),
-                              tree_sum8(acc[t]));
-    }
+    if (!p->last) return;
+    UNROLL
+    for (uint32_t t = 0; t < n_t; t++) UNROLL
+    for (uint32_t r = 0; r < TILE_ROWS; r++)
+        acc[t][r] = _mm512_load_ps(tile->lanes + (t * TILE_ROWS + r) * 16);
+    tile_finish(n_t, acc, tile, p);
 }
 
 /* --- many tokens: panels and groups
@@ -216,32 +263,45 @@ INLINE void panel_fill(enum ops_dtype dtype, float *to, const struct rows *w, ui
                        uint32_t n, uint32_t k0, uint32_t cols) {
     const size_t size = ops_dtype_bytes(dtype);
     const struct f8_tables tables = f8_tables_load();
+    const uint8_t *p[TILE_ROWS];
+    for (uint32_t r = 0; r < TILE_ROWS; r++)
+        p[r] = w->data + (r0 + (r < n ? r : 0)) * w->stride + k0 * size;
+    uint32_t k = 0;
+    for (; dtype == OPS_F8 && k + 64 <= cols; k += 64) UNROLL
     for (uint32_t r = 0; r < TILE_ROWS; r++) {
-        const uint8_t *p = w->data + (r0 + (r < n ? r : 0)) * w->stride + k0 * size;
-        float *row = to + r * 16;
-        uint32_t k = 0;
-        for (; dtype == OPS_F8 && k + 64 <= cols; k += 64) {
-            __m512 v[4];
-            widen_f8x64(v, _mm512_loadu_si512(p + k), &tables);
-            for (uint32_t i = 0; i < 4; i++) _mm512_store_ps(row + (k + 16 * i) * TILE_ROWS, v[i]);
-        }
-        for (; k + 16 <= cols; k += 16)
-            _mm512_store_ps(row + k * TILE_ROWS, load_codes(dtype, p + k * size));
-        if (k < cols)
-            _mm512_store_ps(row + k * TILE_ROWS,
-                            load_codes_masked(dtype, p + k * size, first_lanes(cols - k)));
+        __m512 v[4];
+        widen_f8x64(v, _mm512_loadu_si512(p[r] + k), &tables);
+        for (uint32_t i = 0; i < 4; i++)
+            _mm512_store_ps(to + (k + 16 * i) * TILE_ROWS + r * 16, v[i]);
     }
+    for (; k + 16 <= cols; k += 16) UNROLL
+    for (uint32_t r = 0; r < TILE_ROWS; r++)
+        _mm512_store_ps(to + k * TILE_ROWS + r * 16, load_codes(dtype, p[r] + k * size));
+    for (uint32_t r = 0; r < TILE_ROWS && k < cols; r++)
+        _mm512_store_ps(to + k * TILE_ROWS + r * 16,
+                        load_codes_masked(dtype, p[r] + k * size, first_lanes(cols - k)));
 }
 
-INLINE void tiles(enum ops_dtype dtype, float *out, size_t out_stride, float *lanes, const float *x,
-                  size_t x_stride, uint32_t n_tok, const struct panel *p, struct ahead *ahead) {
-    uint32_t t = 0;
-    for (; t + TILE_TOKENS <= n_tok; t += TILE_TOKENS)
-        tile(dtype, TILE_TOKENS, out + t * out_stride, out_stride, lanes + t * TILE_ROWS * 16,
-             x + t * x_stride, x_stride, p, ahead);
-    for (; t < n_tok; t++)
-        tile(dtype, 1, out + t * out_stride, out_stride, lanes + t * TILE_ROWS * 16,
-             x + t * x_stride, x_stride, p, ahead);
+INLINE void tile_any(enum ops_dtype dtype, const uint32_t n_t, const struct tile *tile,
+                     const struct panel *p) {
+    if (dtype == OPS_F8)
+        tile_f8(n_t, tile, p);
+    else
+        tile_plain(n_t, tile, p);
+}
+
+INLINE void tiles(enum ops_dtype dtype, struct tile tile, uint32_t n_tok, const struct panel *p) {
+    for (uint32_t t = 0, n; t < n_tok; t += n) {
+        n = n_tok - t >= TILE_TOKENS ? TILE_TOKENS : 1;
+        if (n == 1)
+            tile_any(dtype, 1, &tile, p);
+        else
+            tile_any(dtype, TILE_TOKENS, &tile, p);
+        tile.out += n * tile.out_stride;
+        tile.lanes += n * TILE_ROWS * 16;
+        tile.x += n * tile.x_stride;
+        tile.ahead += ceil_div(p->cols, 16) * tile.advance;
+    }
 }
 
 /* Up to GROUP_ROWS rows and TOKENS tokens, columns outermost. */
@@ -249,11 +309,11 @@ INLINE void group(enum ops_dtype dtype, float *out, size_t out_stride, const flo
                   size_t x_stride, uint32_t n_tok, const struct rows *w, uint32_t r0,
                   uint32_t n_rows, float *ws) {
     float *panel = ws, *lanes = ws + PANEL_COLS * TILE_ROWS;
-    uint32_t n_panels = ceil_div(n_rows, TILE_ROWS), n_tiles = ceil_div(n_tok, TILE_TOKENS);
-    uint32_t steps = n_panels * n_tiles * ceil_div(w->cols, 16) * (dtype == OPS_F8 ? 2 : 1);
-    struct ahead ahead = {.at = (const char *)w->data + (r0 + n_rows) * w->stride,
-                          .advance = n_rows * w->stride / steps};
-    if (ahead.advance > 64) ahead.advance = 64;
+    uint32_t n_panels = ceil_div(n_rows, TILE_ROWS),
+             n_tiles = n_tok / TILE_TOKENS + n_tok % TILE_TOKENS;
+    size_t ahead_bytes = n_rows * w->stride, steps = n_panels * n_tiles * ceil_div(w->cols, 16);
+    size_t advance = ahead_bytes / steps < 64 ? ahead_bytes / steps : 64;
+    const char *ahead = (const char *)w->data + (r0 + n_rows) * w->stride;
     for (uint32_t k = 0; k < w->cols; k += PANEL_COLS) {
         uint32_t cols = min_u32(w->cols - k, PANEL_COLS);
         for (uint32_t i = 0; i < n_panels; i++) {
@@ -266,8 +326,15 @@ INLINE void group(enum ops_dtype dtype, float *out, size_t out_stride, const flo
             for (uint32_t j = 0; dtype == OPS_F8 && j < TILE_ROWS; j++)
                 p.scales[j] = scale_row(w, r + (j < p.n_rows ? j : 0)) + k / OPS_SCALE_BLOCK;
             panel_fill(dtype, panel, w, r, p.n_rows, k, cols);
-            tiles(dtype, out + r, out_stride, lanes + (size_t)i * n_tok * TILE_ROWS * 16, x + k,
-                  x_stride, n_tok, &p, &ahead);
+            struct tile first = {.out = out + r,
+                                 .out_stride = out_stride,
+                                 .lanes = lanes + (size_t)i * n_tok * TILE_ROWS * 16,
+                                 .x = x + k,
+                                 .x_stride = x_stride,
+                                 .ahead = ahead,
+                                 .advance = advance};
+            tiles(dtype, first, n_tok, &p);
+            ahead += (size_t)n_tiles * ceil_div(cols, 16) * advance;
         }
     }
 }
