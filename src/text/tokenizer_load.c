@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -557,6 +558,12 @@ enum st tok_new(struct tokenizer **out, const char *json, size_t len, const char
     return new_named(out, json, len, config, config_len, name, "tokenizer_config.json", err);
 }
 
+static bool has_tiktoken(const char *dir) {
+    char path[4096];
+    int n = snprintf(path, sizeof path, "%s/tiktoken.model", dir);
+    return n < (int)sizeof path && access(path, F_OK) == 0;
+}
+
 enum st tok_open(struct tokenizer **out, const char *dir, struct err *err) {
     char path[4096], config_path[4096];
     struct buf text = {.max = FILE_BYTES_MAX}, config = {.max = FILE_BYTES_MAX};
@@ -566,6 +573,8 @@ enum st tok_open(struct tokenizer **out, const char *dir, struct err *err) {
     if (n >= (int)sizeof path || m >= (int)sizeof config_path)
         return err_set(err, ST_INVALID, "%.200s...: the path is too long", dir);
     enum st st = file_read(&text, path, err);
+    if (st == ST_NOT_FOUND && has_tiktoken(dir))
+        err_set(err, st, "%s: not found; tiktoken.model beside it is not a format we read", path);
     if (!st && stat(config_path, &sb) == 0) st = file_read(&config, config_path, err);
     if (!st)
         st = new_named(out, text.data ? text.data : "", text.len, config.data, config.len, path,
