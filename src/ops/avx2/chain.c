@@ -25,12 +25,12 @@ INLINE void run(enum ops_dtype dtype, const uint32_t n_t, const uint32_t n_c,
     const size_t size = ops_dtype_bytes(dtype);
     const uint8_t *p = w->data + d * w->stride + c * size;
     for (; d < end; d++, p += w->stride) {
-        for (uint32_t i = 0; i < n_c; i++) {
+        EACH(i, n_c) {
             struct lanes v = n == 16 ? load_codes(dtype, p + 16 * i * size)
                                      : load_codes_first(dtype, p + 16 * i * size, n);
             if (n_t == 1 && i * 16 * size % 64 == 0)
                 _mm_prefetch((const char *)p + AHEAD_ROWS * w->stride + i * 16 * size, _MM_HINT_T0);
-            for (uint32_t t = 0; t < n_t; t++) {
+            EACH(t, n_t) {
                 __m256 xt = _mm256_broadcast_ss(x + t * x_stride + d);
                 sum[t][i] = lanes_fma((struct lanes){xt, xt}, v, sum[t][i]);
             }
@@ -46,18 +46,18 @@ INLINE void tile(enum ops_dtype dtype, const uint32_t n_t, const uint32_t n_c, f
         uint32_t absolute = w->absolute + d;
         uint32_t stop = dtype == OPS_F8 ? d + OPS_SCALE_BLOCK - absolute % OPS_SCALE_BLOCK : end;
         if (stop > end) stop = end;
-        for (uint32_t t = 0; t < n_t; t++)
-            for (uint32_t i = 0; i < n_c; i++)
+        EACH(t, n_t)
+            EACH(i, n_c)
                 sum[t][i] = dtype == OPS_F8
                                 ? lanes_zero()
                                 : lanes_load_first(n, acc + t * acc_stride + c + 16 * i);
         run(dtype, n_t, n_c, sum, x, x_stride, w, c, d, stop, n);
-        for (uint32_t i = 0; i < n_c; i++) {
+        EACH(i, n_c) {
             __m256 scale = _mm256_setzero_ps();
             if (dtype == OPS_F8)
                 scale = _mm256_set1_ps(w->scales[absolute / OPS_SCALE_BLOCK * w->scale_stride +
                                                  (c + 16 * i) / OPS_SCALE_BLOCK]);
-            for (uint32_t t = 0; t < n_t; t++) {
+            EACH(t, n_t) {
                 float *to = acc + t * acc_stride + c + 16 * i;
                 if (dtype == OPS_F8)
                     sum[t][i] =

@@ -12,6 +12,11 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* A loop over an array of registers. gcc 12 unrolls too late by itself and then keeps the array on
+ * the stack, with a copy each way at both ends of a tile (measured: 0.69 of the FMA peak instead of
+ * 0.80). */
+#define EACH(i, n) _Pragma("GCC unroll 16") for (uint32_t i = 0; i < (n); i++)
+
 struct lanes {
     __m256 lo, hi;
 };

@@ -52,9 +52,9 @@ INLINE void run(enum ops_dtype dtype, const uint32_t n_t, const uint32_t n_c,
         if (n_t == 1)
             for (size_t b = 0; b < n_c * 16 * size; b += 64)
                 _mm_prefetch((const char *)p + AHEAD_ROWS * w->stride + b, _MM_HINT_T0);
-        for (uint32_t t = 0; t < n_t; t++) {
+        EACH(t, n_t) {
             __m512 xt = _mm512_set1_ps(x[t * x_stride + d]);
-            for (uint32_t i = 0; i < n_c; i++) sum[t][i] = _mm512_fmadd_ps(xt, v[i], sum[t][i]);
+            EACH(i, n_c) sum[t][i] = _mm512_fmadd_ps(xt, v[i], sum[t][i]);
         }
     }
 }
@@ -71,18 +71,18 @@ INLINE void tile(enum ops_dtype dtype, const uint32_t n_t, const uint32_t n_c, f
         uint32_t absolute = w->absolute + d;
         uint32_t stop = dtype == OPS_F8 ? d + OPS_SCALE_BLOCK - absolute % OPS_SCALE_BLOCK : end;
         if (stop > end) stop = end;
-        for (uint32_t t = 0; t < n_t; t++)
-            for (uint32_t i = 0; i < n_c; i++)
+        EACH(t, n_t)
+            EACH(i, n_c)
                 sum[t][i] = dtype == OPS_F8
                                 ? _mm512_setzero_ps()
                                 : _mm512_maskz_loadu_ps(mask, acc + t * acc_stride + c + 16 * i);
         run(dtype, n_t, n_c, sum, x, x_stride, w, c, d, stop, mask);
-        for (uint32_t i = 0; i < n_c; i++) {
+        EACH(i, n_c) {
             __m512 scale = _mm512_setzero_ps();
             if (dtype == OPS_F8)
                 scale = _mm512_set1_ps(w->scales[absolute / OPS_SCALE_BLOCK * w->scale_stride +
                                                  (c + 16 * i) / OPS_SCALE_BLOCK]);
-            for (uint32_t t = 0; t < n_t; t++) {
+            EACH(t, n_t) {
                 float *to = acc + t * acc_stride + c + 16 * i;
                 if (dtype == OPS_F8)
                     sum[t][i] = _mm512_fmadd_ps(sum[t][i], scale, _mm512_maskz_loadu_ps(mask, to));

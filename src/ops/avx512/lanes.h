@@ -12,6 +12,11 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* A loop over an array of registers. gcc 12 unrolls too late by itself and then keeps the array on
+ * the stack, with a copy each way at both ends of a tile (measured: 0.69 of the FMA peak instead of
+ * 0.80). */
+#define EACH(i, n) _Pragma("GCC unroll 16") for (uint32_t i = 0; i < (n); i++)
+
 INLINE __mmask16 first_lanes(uint32_t n) {
     return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
 }
