@@ -65,19 +65,24 @@ help:
 	@echo "make test       the tests alone, packages present;  SAN=address,undefined | SAN=thread: with a sanitizer"
 	@echo "make fuzz       every parser, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make arm: the forward pass under qemu-aarch64"
 	@echo "make bench      measurements beside the limits of this machine"
-	@echo "make install PREFIX=/usr/local    make format    make lint    make clean"
+	@echo "make install PREFIX=/usr/local    make format    make lint    make clean    V=1 shows the commands"
 
 deps:
 	@tools/install-deps
 
 serve: deps
-	@$(MAKE) --no-print-directory -j$$(nproc) all
-	@$(BIN) serve $(MODEL) --port $(PORT) $(if $(THREADS),--threads $(THREADS))
+	@begun=$$(date +%s); $(MAKE) --no-print-directory -s -j$$(nproc) all && \
+	printf 'build      $(BIN) %s MB  (%s s)\n' $$(du -k $(BIN) | awk '{printf "%.1f", $$1 / 1024}') $$(($$(date +%s) - begun))
+	@exec $(BIN) serve $(MODEL) --port $(PORT) $(if $(THREADS),--threads $(THREADS))
 
 check:
 	@tools/install-deps --tests
 	@$(MAKE) --no-print-directory -j$$(nproc) all tests
 	@$(MAKE) --no-print-directory test
+
+# One short line a file; V=1 shows the commands.
+Q       := $(if $(V),,@)
+SAY      = @$(if $(V)$(findstring s,$(firstword -$(MAKEFLAGS))),:,printf '  %-5s %s\n' $(1) $(2))
 
 # --- building -------------------------------------------------------------------------------------------------
 
@@ -89,7 +94,8 @@ $(B)/src/ops/avx2/%.o $(B)/src/ops/avx512/%.o: SANFLAGS :=
 
 $(B)/%.o: %.c Makefile | $(if $(CROSS),,$(B)/packages)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(SANFLAGS) $(ISA) -c $< -o $@
+	$(call SAY,cc,$<)
+	$(Q)$(CC) $(CFLAGS) $(SANFLAGS) $(ISA) -c $< -o $@
 
 $(B)/packages:
 	@mkdir -p $(@D)
@@ -98,10 +104,12 @@ $(B)/packages:
 
 $(LIB): $(OBJS)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call SAY,ar,$@)
+	$(Q)ar rcs $@ $^
 
 $(BIN): $(CLI) $(LIB)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	$(call SAY,link,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 # --- testing --------------------------------------------------------------------------------------------------
 
@@ -110,7 +118,8 @@ tests: $(TESTS)
 
 $(B)/tests/%: $(B)/tests/%.o $(LIB)
 	@$(if $(CROSS),,$(call PKG_CHECK,cmocka))
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) $(if $(CROSS),,$$(pkg-config --libs cmocka)) -o $@
+	$(call SAY,link,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) $(if $(CROSS),,$$(pkg-config --libs cmocka)) -o $@
 
 # It stands between our code and the allocator.
 $(B)/tests/model/test_nomem: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,malloc calloc realloc strdup mmap munmap)
