@@ -10,6 +10,8 @@
 #if defined(__x86_64__)
 #include "ops/avx2/avx2.h"
 #include "ops/avx512/avx512.h"
+#elif defined(__aarch64__)
+#include "ops/neon/neon.h"
 #endif
 
 static const struct ops_kernels table_ref = {.isa = "ref",
@@ -50,6 +52,15 @@ static int has_avx2(void) {
 }
 #endif
 
+#if defined(__aarch64__)
+static const struct ops_kernels table_neon = {.isa = "neon",
+                                              .dot = neon_dot,
+                                              .chain = neon_chain,
+                                              .softmax_block = ref_softmax_block,
+                                              .swiglu = ref_swiglu,
+                                              .rms_norm = ref_rms_norm};
+#endif
+
 static const struct variant {
     const struct ops_kernels *table;
     int (*runs_here)(void);
@@ -57,17 +68,21 @@ static const struct variant {
 #if defined(__x86_64__)
     {&table_avx512, has_avx512},
     {&table_avx2, has_avx2},
+#elif defined(__aarch64__)
+    {&table_neon, always},
 #endif
     {&table_ref, always},
 };
 enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
-/* The reference takes one row; the others have fixed sizes. */
+/* The reference takes one row, NEON two; the others have fixed sizes. */
 size_t ops_dot_workspace_bytes(uint32_t cols) {
     size_t bytes = ((size_t)cols + OPS_LANES - 1) / OPS_LANES * OPS_LANES * sizeof(float);
 #if defined(__x86_64__)
     if (bytes < AVX512_DOT_WORKSPACE_BYTES) bytes = AVX512_DOT_WORKSPACE_BYTES;
     if (bytes < AVX2_DOT_WORKSPACE_BYTES) bytes = AVX2_DOT_WORKSPACE_BYTES;
+#elif defined(__aarch64__)
+    bytes *= NEON_DOT_ROWS;
 #endif
     return bytes;
 }
