@@ -130,6 +130,15 @@ test: all tests
 asan: ; @$(MAKE) --no-print-directory SAN=address,undefined test
 tsan: ; @$(MAKE) --no-print-directory SAN=thread test
 
+# Plain programs (no cmocka for Arm), which the native build runs among its tests too.
+ARM_CC  := aarch64-linux-gnu
+arm:
+	@command -v $(ARM_CC)-gcc qemu-aarch64 >/dev/null || { echo "supernode: make arm needs gcc-aarch64-linux-gnu and qemu-user: run tools/install-deps --tests" >&2; exit 1; }
+	@$(MAKE) --no-print-directory CROSS=aarch64 arm-run
+.PHONY: arm-run
+arm-run: $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/arm/test_*.c))
+	@for t in $^; do echo "$$t"; qemu-aarch64 -L /usr/$(ARM_CC) $$t || exit 1; done
+
 # libFuzzer is clang's; the library is built again with its coverage.
 FUZZ_B  := build/fuzz
 FUZZ_CC := clang-14
