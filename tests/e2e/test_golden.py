@@ -22,7 +22,7 @@ from tensorfile import read_file  # noqa: E402
 CASES = [os.path.basename(c) for c in check.cases_in(GOLDEN)]
 
 # Two greedy runs in float32 may part where first and second choice are nearer than this.
-MARGIN_MIN = 2e-3
+MARGIN_MIN = 1e-3
 
 
 def load(name):
@@ -54,7 +54,7 @@ def logits_bytes(case, ids, out, isa=None, flags=()):
         env["SUPERNODE_ISA"] = isa
     command = [BINARY, "logits", case, "--ids", ids, "--out", str(out), *flags]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=check.TIMEOUT_S)
-    if isa and ("this processor cannot run" in done.stderr or "kernels: found" in done.stderr):
+    if isa and "this processor cannot run" in done.stderr:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
     return out.read_bytes()
@@ -105,7 +105,7 @@ def check_stored(model, case, tmp_path):
     if case["min_margin"] < MARGIN_MIN:
         pytest.skip(f"the two best tokens are {case['min_margin']} apart: rounding may choose the other")
     command = [BINARY, "generate", model, "--ids", ids, "--max-tokens", str(len(case["greedy"])), "--temperature", "0"]
-    got = json.loads(check.run([*command, "--ignore-eos", "--kv-dtype", "f32", "--json"]))
+    got = json.loads(check.run([*command, "--repetition-penalty", "1", "--ignore-eos", "--kv-dtype", "f32", "--json"]))
     assert got["ids"] == case["greedy"]
 
 
