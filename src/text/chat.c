@@ -213,7 +213,8 @@ enum st chat_template_render_within(struct chat_prompt *out, const struct chat_t
                    .err = err,
                    .name = t->name,
                    .steps_max = limits->steps,
-                   .now_s = now_s};
+                   .now_s = now_s,
+                   .appends = true};
     struct render r = {.t = t, .context = context};
     enum st st = jj_guard(&j, render, &r);
     *out = (struct chat_prompt){.text = {.max = JJ_STR_MAX}, .origin = {.max = JJ_STR_MAX}};

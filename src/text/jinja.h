@@ -33,6 +33,8 @@ struct jj {
     const char *name; /* of the template, for errors */
     uint32_t line;    /* of the node at work */
     uint32_t depth;
+    bool appends; /* strings made here may be appended to in place: a rendering's, never a
+                     template's */
     uint64_t steps, steps_max;
     int64_t now_s; /* what strftime_now sees */
     jmp_buf out;

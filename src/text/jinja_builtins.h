@@ -24,11 +24,12 @@ enum { JJ_PARAMS_MAX = 6 };
 typedef struct jj_val jj_fn(struct jj *j, struct jj_val self, const struct jj_val *a,
                             const struct jj_args *raw);
 
+/* params: "old new | count": those after the bar may be absent; "/ " before them: positional only;
+ * NULL: any, in raw */
 struct jj_builtin {
     const char *name;
     jj_fn *fn;
-    const char
-        *params; /* "old new | count": those after the bar may be absent; NULL: any, in raw */
+    const char *params;
 };
 struct jj_global { /* range(...), namespace(...) */
     struct jj_builtin f;

@@ -145,9 +145,10 @@ static struct jj_val eval_dict(struct jj_run *run, struct jj_frame *f, const str
 }
 
 static struct jj_val eval_concat(struct jj_run *run, struct jj_frame *f, const struct jj_node *n) {
-    struct jj_sb b = {.j = run->j};
-    for (uint32_t i = 0; i < n->n; i++) jj_put_str(&b, eval(run, f, n->list[i]));
-    return jj_strv(jj_sb_done(&b));
+    const struct jj_str *s = jj_to_str(run->j, eval(run, f, n->list[0]));
+    for (uint32_t i = 1; i < n->n; i++)
+        s = jj_concat(run->j, s, jj_to_str(run->j, eval(run, f, n->list[i])));
+    return jj_strv(s);
 }
 
 static struct jj_val eval_compare(struct jj_run *run, struct jj_frame *f, const struct jj_node *n) {

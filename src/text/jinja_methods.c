@@ -41,7 +41,9 @@ struct jj_val jj_call_builtin(struct jj *j, const struct jj_builtin *f, struct j
                               const struct jj_args *args) {
     if (!f->params) return f->fn(j, self, NULL, args);
     struct jj_val a[JJ_PARAMS_MAX] = {0};
-    struct params p = read_params(f->params);
+    bool positional = f->params[0] == '/';
+    struct params p = read_params(f->params + (positional ? 2 : 0));
+    if (positional && args->n_kw) jj_fail(j, ST_INVALID, "%s: takes no keyword arguments", f->name);
     if (args->n > p.n)
         jj_fail(j, ST_INVALID, "%s: takes at most %u arguments (%u given)", f->name, p.n, args->n);
     for (uint32_t i = 0; i < args->n; i++) a[i] = args->pos[i];
@@ -412,13 +414,13 @@ METHOD(s_format) {
 static const struct jj_builtin str_methods[] = {
     {"capitalize", s_capitalize, ""},
     {"casefold", s_casefold, ""},
-    {"center", s_center, "width | fillchar"},
-    {"count", s_count, "sub | start end"},
-    {"endswith", s_endswith, "suffix | start end"},
+    {"center", s_center, "/ width | fillchar"},
+    {"count", s_count, "/ sub | start end"},
+    {"endswith", s_endswith, "/ suffix | start end"},
     {"expandtabs", s_expandtabs, "| tabsize"},
-    {"find", s_find, "sub | start end"},
+    {"find", s_find, "/ sub | start end"},
     {"format", s_format, NULL},
-    {"index", s_index, "sub | start end"},
+    {"index", s_index, "/ sub | start end"},
     {"isalnum", s_isalnum, ""},
     {"isalpha", s_isalpha, ""},
     {"isascii", s_isascii, ""},
@@ -430,28 +432,28 @@ static const struct jj_builtin str_methods[] = {
     {"isspace", s_isspace, ""},
     {"istitle", s_istitle, ""},
     {"isupper", s_isupper, ""},
-    {"join", s_join, "iterable"},
-    {"ljust", s_ljust, "width | fillchar"},
+    {"join", s_join, "/ iterable"},
+    {"ljust", s_ljust, "/ width | fillchar"},
     {"lower", s_lower, ""},
-    {"lstrip", s_lstrip, "| chars"},
-    {"partition", s_partition, "sep"},
-    {"removeprefix", s_removeprefix, "prefix"},
-    {"removesuffix", s_removesuffix, "suffix"},
-    {"replace", s_replace, "old new | count"},
-    {"rfind", s_rfind, "sub | start end"},
-    {"rindex", s_rindex, "sub | start end"},
-    {"rjust", s_rjust, "width | fillchar"},
-    {"rpartition", s_rpartition, "sep"},
+    {"lstrip", s_lstrip, "/ | chars"},
+    {"partition", s_partition, "/ sep"},
+    {"removeprefix", s_removeprefix, "/ prefix"},
+    {"removesuffix", s_removesuffix, "/ suffix"},
+    {"replace", s_replace, "/ old new | count"},
+    {"rfind", s_rfind, "/ sub | start end"},
+    {"rindex", s_rindex, "/ sub | start end"},
+    {"rjust", s_rjust, "/ width | fillchar"},
+    {"rpartition", s_rpartition, "/ sep"},
     {"rsplit", s_rsplit, "| sep maxsplit"},
-    {"rstrip", s_rstrip, "| chars"},
+    {"rstrip", s_rstrip, "/ | chars"},
     {"split", s_split, "| sep maxsplit"},
     {"splitlines", s_splitlines, "| keepends"},
-    {"startswith", s_startswith, "prefix | start end"},
-    {"strip", s_strip, "| chars"},
+    {"startswith", s_startswith, "/ prefix | start end"},
+    {"strip", s_strip, "/ | chars"},
     {"swapcase", s_swapcase, ""},
     {"title", s_title, ""},
     {"upper", s_upper, ""},
-    {"zfill", s_zfill, "width"},
+    {"zfill", s_zfill, "/ width"},
     {NULL, NULL, NULL},
 };
 
@@ -480,9 +482,12 @@ METHOD(d_get) {
     return v ? *v : jj_given(a[1]) ? a[1] : jj_none();
 }
 static const struct jj_builtin dict_methods[] = {
-    {"items", d_items, ""},          {"keys", d_keys, ""},
-    {"values", d_values, ""},        {"copy", d_copy, ""},
-    {"get", d_get, "key | default"}, {NULL, NULL, NULL},
+    {"items", d_items, ""},
+    {"keys", d_keys, ""},
+    {"values", d_values, ""},
+    {"copy", d_copy, ""},
+    {"get", d_get, "/ key | default"},
+    {NULL, NULL, NULL},
 };
 
 METHOD(l_count) {
@@ -506,14 +511,14 @@ METHOD(l_copy) {
     return self;
 }
 static const struct jj_builtin list_methods[] = {
-    {"count", l_count, "value"},
-    {"index", l_index, "value | start stop"},
+    {"count", l_count, "/ value"},
+    {"index", l_index, "/ value | start stop"},
     {"copy", l_copy, ""},
     {NULL, NULL, NULL},
 };
 static const struct jj_builtin tuple_methods[] = {
-    {"count", l_count, "value"},
-    {"index", l_index, "value | start stop"},
+    {"count", l_count, "/ value"},
+    {"index", l_index, "/ value | start stop"},
     {NULL, NULL, NULL},
 };
 

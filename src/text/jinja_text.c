@@ -462,15 +462,6 @@ const struct jj_str *jj_replace(struct jj *j, const struct jj_str *s, const stru
     return jj_sb_done(&b);
 }
 
-const struct jj_str *jj_concat(struct jj *j, const struct jj_str *a, const struct jj_str *b) {
-    if (!a->len) return b;
-    if (!b->len) return a;
-    struct jj_sb sb = {.j = j};
-    jj_sb_str(&sb, a);
-    jj_sb_str(&sb, b);
-    return jj_sb_done(&sb);
-}
-
 const struct jj_str *jj_repeat(struct jj *j, const struct jj_str *s, int64_t n) {
     struct jj_sb b = {.j = j};
     if (s->len == 0) return s;

@@ -53,7 +53,6 @@ struct jj_list *jj_rsplit(struct jj *j, const struct jj_str *s, const struct jj_
 struct jj_list *jj_lines(struct jj *j, const struct jj_str *s, bool keep_ends);
 const struct jj_str *jj_replace(struct jj *j, const struct jj_str *s, const struct jj_str *old,
                                 const struct jj_str *with, int64_t max);
-const struct jj_str *jj_concat(struct jj *j, const struct jj_str *a, const struct jj_str *b);
 const struct jj_str *jj_repeat(struct jj *j, const struct jj_str *s, int64_t n);
 /* Like Python's slice of a sequence of len: how many, from where to where (units of the sequence).
  * step is not 0. */

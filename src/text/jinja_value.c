@@ -23,17 +23,21 @@ uint32_t jj_cps(const char *p, size_t len) {
     return n;
 }
 
-static const struct jj_str *str_make(struct jj *j, const char *p, const uint8_t *o, uint32_t len,
-                                     uint32_t cps) {
+static const struct jj_str *str_make(struct jj *j, struct jj_str made) {
     struct jj_str *s = jj_alloc(j, sizeof *s);
-    *s = (struct jj_str){.p = p, .o = o, .len = len, .cps = cps};
+    *s = made;
     return s;
 }
 
 const struct jj_str *jj_str_new(struct jj *j, const char *p, size_t len, uint8_t origin) {
-    struct jj_sb b = {.j = j};
-    jj_sb_put(&b, p, len, origin);
-    return jj_sb_done(&b);
+    if (len > JJ_STR_MAX) jj_fail(j, ST_FULL, "a string of more than %d MiB", JJ_STR_MAX >> 20);
+    char *copy = jj_alloc(j, 2 * len);
+    jj_spend_bytes(j, len);
+    if (len) memcpy(copy, p, len);
+    if (len) memset(copy + len, origin, len);
+    return str_make(
+        j, (struct jj_str){
+               .p = copy, .o = (uint8_t *)copy + len, .len = (uint32_t)len, .cps = jj_cps(p, len)});
 }
 
 const struct jj_str *jj_str_lit(struct jj *j, const char *text) {
@@ -45,8 +49,11 @@ const struct jj_str *jj_str_cut(struct jj *j, const struct jj_str *s, uint32_t f
     if (from == 0 && to == s->len) return s;
     uint32_t len = to - from;
     jj_spend_bytes(j, len);
-    return str_make(j, s->p + from, s->o + from, len,
-                    s->cps == s->len ? len : jj_cps(s->p + from, len));
+    return str_make(j, (struct jj_str){.p = s->p + from,
+                                       .o = s->o + from,
+                                       .len = len,
+                                       .cps = s->cps == s->len ? len : jj_cps(s->p + from, len),
+                                       .room = to == s->len ? s->room : NULL});
 }
 
 bool jj_str_eq(const struct jj_str *a, const struct jj_str *b) {
@@ -120,8 +127,33 @@ void jj_sb_cp(struct jj_sb *b, int32_t cp, uint8_t origin) {
 }
 
 const struct jj_str *jj_sb_done(struct jj_sb *b) {
-    if (!b->len) return str_make(b->j, "", (const uint8_t *)"", 0, 0);
-    return str_make(b->j, b->p, b->o, b->len, jj_cps(b->p, b->len));
+    if (!b->len) return str_make(b->j, (struct jj_str){.p = "", .o = (const uint8_t *)""});
+    struct jj_str s = {.p = b->p, .o = b->o, .len = b->len, .cps = jj_cps(b->p, b->len)};
+    if (b->j->appends && b->cap > b->len) {
+        s.room = jj_alloc(b->j, sizeof *s.room);
+        *s.room = (struct jj_room){.p = b->p, .o = b->o, .len = b->len, .cap = b->cap};
+    }
+    return str_make(b->j, s);
+}
+
+const struct jj_str *jj_concat(struct jj *j, const struct jj_str *a, const struct jj_str *b) {
+    if (!a->len) return b;
+    if (!b->len) return a;
+    struct jj_room *r = a->room;
+    if (r && a->p + a->len == r->p + r->len && b->len <= r->cap - r->len) {
+        jj_spend_bytes(j, b->len);
+        memmove(r->p + r->len, b->p, b->len);
+        memmove(r->o + r->len, b->o, b->len);
+        r->len += b->len;
+        struct jj_str s = *a;
+        s.len += b->len;
+        s.cps += b->cps;
+        return str_make(j, s);
+    }
+    struct jj_sb sb = {.j = j};
+    jj_sb_str(&sb, a);
+    jj_sb_str(&sb, b);
+    return jj_sb_done(&sb);
 }
 
 /* --- lists and other values

@@ -59,7 +59,17 @@ struct jj_str {
     const char *p; /* UTF-8, not terminated */
     const uint8_t *o;
     uint32_t len;
-    uint32_t cps; /* code points; equal to len when it is ASCII */
+    uint32_t cps;         /* code points; equal to len when it is ASCII */
+    struct jj_room *room; /* what it lies in, if that has room behind it; else NULL */
+};
+
+/* Bytes that strings share. A template that builds text piece by piece (ns.s = ns.s + x) appends in
+ * place: whoever ends where the room is filled to may, and the shorter strings before it do not
+ * notice. */
+struct jj_room {
+    char *p;
+    uint8_t *o;
+    uint32_t len, cap;
 };
 
 struct jj_list { /* of JJ_LIST and JJ_TUPLE */
@@ -151,6 +161,7 @@ const struct jj_str *jj_str_new(struct jj *j, const char *p, size_t len, uint8_t
 const struct jj_str *jj_str_lit(struct jj *j, const char *text); /* ASCII, from the template */
 const struct jj_str *jj_str_cut(struct jj *j, const struct jj_str *s, uint32_t from,
                                 uint32_t to); /* bytes */
+const struct jj_str *jj_concat(struct jj *j, const struct jj_str *a, const struct jj_str *b);
 bool jj_str_eq(const struct jj_str *a, const struct jj_str *b);
 bool jj_str_is(const struct jj_str *s, const char *text);
 int jj_str_cmp(const struct jj_str *a, const struct jj_str *b);

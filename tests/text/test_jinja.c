@@ -138,6 +138,34 @@ static void slices_stay_inside(void **state) {
             }
 }
 
+static void appending(struct jj *j, void *arg) {
+    (void)arg;
+    j->appends = true;
+    const struct jj_str *s = jj_str_lit(j, "x"),
+                        *step = jj_str_new(j, "0123456789", 10, CHAT_FROM_OTHER);
+    size_t before = j->arena.held;
+    for (int i = 0; i < 20000; i++) s = jj_concat(j, s, step);
+    assert_int_equal(s->len, 200001);
+    assert_true(j->arena.held - before < 4 << 20); /* copies of every length would take 4 GB */
+    assert_int_equal(s->o[0], CHAT_FROM_TEMPLATE);
+    assert_int_equal(s->o[200000], CHAT_FROM_OTHER);
+
+    const struct jj_str *base = jj_concat(j, jj_str_lit(j, "ba"), jj_str_lit(j, "se"));
+    const struct jj_str *one = jj_concat(j, base, jj_str_lit(j, "1")),
+                        *two = jj_concat(j, base, jj_str_lit(j, "2"));
+    assert_true(one->p == base->p && two->p != base->p); /* only the first may have the room */
+    assert_true(jj_str_is(base, "base") && jj_str_is(one, "base1") && jj_str_is(two, "base2"));
+    const struct jj_str *twice = jj_concat(j, one, one), *tail = jj_str_cut(j, twice, 5, 10);
+    assert_true(jj_str_is(jj_concat(j, tail, tail), "base1base1"));
+    assert_true(jj_str_is(twice, "base1base1") && jj_str_is(one, "base1"));
+    assert_true(jj_str_is(jj_concat(j, jj_str_cut(j, twice, 0, 4), step), "base0123456789"));
+    assert_true(jj_str_is(twice, "base1base1"));
+}
+static void appending_to_a_string_is_linear_and_disturbs_no_other(void **state) {
+    (void)state;
+    with_machine(appending, NULL);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(floats_print_as_in_python),
@@ -145,6 +173,7 @@ int main(void) {
         cmocka_unit_test(a_dict_finds_each_of_many_keys),
         cmocka_unit_test(sorting_is_stable),
         cmocka_unit_test(slices_stay_inside),
+        cmocka_unit_test(appending_to_a_string_is_linear_and_disturbs_no_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
