@@ -193,8 +193,8 @@ static void endless_work_meets_a_limit(void **state) {
         "{% macro f(n) %}{% for i in range(9) %}{{ f(n) }}{% endfor %}{% endmacro %}{{ f(1) }}",
         "{% set ns = namespace(s='x') %}{% for i in range(100) %}{% set ns.s = ns.s + ns.s %}{% "
         "endfor %}",
-        "{% set ns = namespace(s='') %}{% for i in range(99999) %}{% set ns.s = ns.s + "
-        "'xxxxxxxxxxxxxxxx' %}{% endfor %}",
+        "{% set ns = namespace(s='') %}{% for i in range(99999) %}{% set ns.s = 'xxxxxxxxxxxxxxxx' "
+        "+ ns.s %}{% endfor %}",
         "{% set ns = namespace(l=[1]) %}{% for i in range(100) %}{% set ns.l = ns.l + ns.l %}{% "
         "endfor %}",
         "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor "
