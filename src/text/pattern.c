@@ -14,7 +14,8 @@
 
 enum {
     SOURCE_BYTES_MAX = 1 << 16,
-    STEPS_MAX = 20000000,
+    STEPS_FREE = 200000, /* a search from one place may take so many, */
+    STEPS_A_BYTE = 32,   /* and so many for each byte of the text */
     HEAP_KIB_MAX = 256 << 10,
     JIT_STACK_FIRST = 64 << 10,
     JIT_STACK_MAX = 64 << 20,
@@ -43,8 +44,8 @@ static enum st compile(struct pattern *p, const struct buf *source, struct err *
         return err_set(err, ST_UNSUPPORTED, "%s: the expression does not compile: %s", p->name,
                        text);
     }
-    p->jit = pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE) ==
-             0; /* no just-in-time compiler: slower, else the same */
+    /* Without a just-in-time compiler it is slower, and else the same. */
+    p->jit = pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE) == 0;
     return ST_OK;
 }
 
@@ -93,7 +94,6 @@ enum st pattern_scratch_new(struct pattern_scratch **out, struct err *err) {
         pattern_scratch_free(s);
         return err_set(err, ST_NO_MEMORY, "tokenizer: out of memory");
     }
-    pcre2_set_match_limit(s->context, STEPS_MAX);
     pcre2_set_heap_limit(s->context, HEAP_KIB_MAX);
     *out = s;
     return ST_OK;
@@ -109,6 +109,8 @@ void pattern_scratch_free(struct pattern_scratch *s) {
 
 static int run(const struct pattern *p, struct pattern_scratch *s, const struct pattern_walk *w) {
     PCRE2_SPTR text = (PCRE2_SPTR)w->text;
+    size_t steps = STEPS_FREE + w->len * STEPS_A_BYTE;
+    pcre2_set_match_limit(s->context, steps < UINT32_MAX ? (uint32_t)steps : UINT32_MAX);
     if (!p->jit)
         return pcre2_match(p->code, text, w->len, w->from, PCRE2_NO_UTF_CHECK, s->match,
                            s->context);

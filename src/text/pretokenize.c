@@ -13,7 +13,7 @@
 #include "base/json.h"
 #include "text/unicode.h"
 
-enum { STEPS_MAX = 32 };
+enum { STEPS_MAX = 32, DEPTH_MAX = 8 };
 
 enum behavior { ISOLATED, REMOVED, CONTIGUOUS, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT };
 static const char *const behavior_names[] = {"Isolated", "Removed", "Contiguous",
@@ -174,30 +174,22 @@ static enum st read_step(struct pretokenizer *p, const json_t *json, const char 
                    place, type);
 }
 
-static bool is_sequence(const json_t *json) {
+/* A step, or a sequence of such. */
+static enum st read_node(struct pretokenizer *p, const json_t *json, const char *place,
+                         uint32_t depth, struct err *err) {
     const json_t *type = json_at(json, "type");
-    return json_is_string(type) && strcmp(json_string_value(type), "Sequence") == 0;
-}
-
-static enum st read_all(struct pretokenizer *p, const json_t *json, const char *name,
-                        struct err *err) {
-    char place[512];
-    if (!is_sequence(json)) {
-        snprintf(place, sizeof place, "%s: pre_tokenizer", name);
-        if (!json_is_object(json))
-            return err_set(err, ST_UNSUPPORTED, "%s: found %s, expected a byte-level pre-tokeniser",
-                           place, json_kind(json));
+    if (!json_is_string(type) || strcmp(json_string_value(type), "Sequence") != 0)
         return read_step(p, json, place, err);
-    }
     const json_t *list = json_at(json, "pretokenizers");
-    if (!json_is_array(list))
+    if (!json_is_array(list) || depth == DEPTH_MAX)
         return err_set(err, ST_INVALID,
-                       "%s: pre_tokenizer.pretokenizers: found %s, expected an array", name,
-                       json_kind(list));
+                       "%s: pretokenizers: found %s, expected an array, nested at most %d deep",
+                       place, json_kind(list), DEPTH_MAX);
     enum st st = ST_OK;
     for (size_t i = 0; i < json_array_size(list) && !st; i++) {
-        snprintf(place, sizeof place, "%s: pre_tokenizer.pretokenizers[%zu]", name, i);
-        st = read_step(p, json_array_get(list, i), place, err);
+        char below[512];
+        snprintf(below, sizeof below, "%s.pretokenizers[%zu]", place, i);
+        st = read_node(p, json_array_get(list, i), below, depth + 1, err);
     }
     return st;
 }
@@ -206,7 +198,12 @@ enum st pretokenizer_new(struct pretokenizer **out, const json_t *json, const ch
                          struct err *err) {
     struct pretokenizer *p = calloc(1, sizeof *p);
     if (!p) return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
-    enum st st = read_all(p, json, name, err);
+    char place[512];
+    snprintf(place, sizeof place, "%s: pre_tokenizer", name);
+    enum st st = json_is_object(json) ? read_node(p, json, place, 0, err)
+                                      : err_set(err, ST_UNSUPPORTED,
+                                                "%s: found %s, expected a byte-level pre-tokeniser",
+                                                place, json_kind(json));
     if (!st && !p->ended)
         st = err_set(err, ST_UNSUPPORTED,
                      "%s: pre_tokenizer: found none of type ByteLevel, expected byte-level BPE",

@@ -191,7 +191,7 @@ def variants(base):
         {"type": "WhitespaceSplit"}, {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": False}]})
     for name, pattern in (("cl100k", CL100K), ("tiktoken", TIKTOKEN), ("o200k", O200K), ("kimi", KIMI)):
         yield change(name, pre_tokenizer=sequence(split(pattern)))
-    yield change("deepseek v2", pre_tokenizer=sequence(*DEEPSEEK_V2))
+    yield change("deepseek v2", pre_tokenizer=sequence({"type": "Sequence", "pretokenizers": DEEPSEEK_V2[:3]}, *DEEPSEEK_V2[3:]))
     for behavior in ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
         for invert in (False, True):
             yield change(f"{behavior} {invert}", pre_tokenizer=sequence(split("[aeiou ]|\\n", behavior, invert)))
