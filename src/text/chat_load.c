@@ -189,6 +189,10 @@ static enum st make_context(json_t **out, const struct chat_model *m, const json
     enum st st = add_variables(context, request, "request", err);
     json_object_del(context, "chat_template_kwargs");
     json_object_del(context, "continue_final_message");
+    for (int i = 0; i < 2 && !st; i++)
+        if (json_object_get(kwargs, i ? "tools" : "messages"))
+            st = err_set(err, ST_INVALID, "chat_template_kwargs: %s belong beside it, not in it",
+                         i ? "tools" : "messages");
     if (!st && json_is_object(kwargs))
         st = add_variables(context, kwargs, "chat_template_kwargs", err);
     if (st)

@@ -111,7 +111,6 @@ JJ_FILTER(f_indent) {
 
 JJ_FILTER(f_truncate) {
     UNUSED;
-    const struct jj_str *s = jj_want_str(j, self, "truncate");
     const struct jj_str *end =
         jj_given(a[2]) ? jj_want_str(j, a[2], "truncate") : jj_str_lit(j, "...");
     int64_t length = jj_given(a[0]) ? jj_want_int(j, a[0], "truncate") : 255;
@@ -121,7 +120,11 @@ JJ_FILTER(f_truncate) {
                 (long long)length);
     if (leeway < 0)
         jj_fail(j, ST_INVALID, "truncate: expected leeway >= 0, got %lld", (long long)leeway);
-    if (leeway > JJ_STR_MAX || length > JJ_STR_MAX || s->cps <= length + leeway) return self;
+    uint32_t len;
+    bool fits = jj_len(self, &len) &&
+                (leeway > JJ_STR_MAX || length > JJ_STR_MAX || len <= length + leeway);
+    if (fits) return self; /* whatever it is */
+    const struct jj_str *s = jj_want_str(j, self, "truncate");
     s = jj_str_cut(j, s, 0, jj_at_cp(j, s, (uint32_t)(length - end->cps)));
     if (!jj_flag(a[1], false)) s = jj_rsplit(j, s, jj_str_lit(j, " "), 1)->v[0].s;
     return jj_strv(jj_concat(j, s, end));

@@ -74,12 +74,26 @@ GLOBAL(g_raise) {
     jj_fail(j, ST_INVALID, "%.*s", (int)(s->len > 400 ? 400 : s->len), s->p);
 }
 
+/* datetime.strftime does these itself: the time has no zone, and here no microseconds. */
+static const struct jj_str *python_format(struct jj *j, const struct jj_str *f) {
+    struct jj_sb b = {.j = j};
+    for (uint32_t i = 0; i < f->len; i++) {
+        char next = f->p[i] == '%' && i + 1 < f->len ? f->p[i + 1] : '\0';
+        if (next == 'f')
+            jj_sb_lit(&b, "000000");
+        else if (next != 'z' && next != 'Z')
+            jj_sb_add(&b, f->p + i, next ? 2 : 1, f->o + i);
+        i += next != '\0';
+    }
+    return jj_sb_done(&b);
+}
+
 GLOBAL(g_strftime_now) {
     UNUSED;
     char text[512];
     struct tm tm;
     time_t t = (time_t)j->now_s;
-    const struct jj_str *format = jj_want_str(j, a[0], "strftime_now");
+    const struct jj_str *format = python_format(j, jj_want_str(j, a[0], "strftime_now"));
     if (!localtime_r(&t, &tm)) jj_fail(j, ST_INVALID, "strftime_now: the time is out of range");
     if (!format->len) return jj_strv(format);
     size_t n = strftime(text, sizeof text, jj_cstr(j, format), &tm);

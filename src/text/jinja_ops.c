@@ -25,6 +25,8 @@ const char *jj_cstr(struct jj *j, const struct jj_str *s) {
 static _Noreturn void fail_types(struct jj *j, int op, struct jj_val a, struct jj_val b) {
     if (a.kind == JJ_UNDEF) jj_fail_undef(j, a);
     if (b.kind == JJ_UNDEF) jj_fail_undef(j, b);
+    if (a.kind == JJ_VIEW || b.kind == JJ_VIEW)
+        jj_fail(j, ST_UNSUPPORTED, "arithmetic of dict views is not supported");
     jj_fail(j, ST_INVALID, "unsupported operand types for %s: '%s' and '%s'",
             jj_tok_name((enum jj_tok)op), jj_type(a), jj_type(b));
 }

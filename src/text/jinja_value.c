@@ -528,7 +528,6 @@ static bool next_str(struct jj *j, struct jj_iter *it, struct jj_val *out) {
     uint32_t to = it->at + 1;
     while (to < s->len && ((uint8_t)s->p[to] & 0xc0) == 0x80) to++;
     *out = jj_strv(jj_str_cut(j, s, it->at, to));
-    out->markup = it->src.markup;
     it->at = to;
     return true;
 }

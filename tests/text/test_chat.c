@@ -322,6 +322,8 @@ static void the_template_of_a_folder_is_found_as_transformers_does(void **state)
                  "request: bos_token is the checkpoint's and cannot be given");
     check_folder(dir, HI ",\"chat_template_kwargs\":{\"eos_token\":\"x\"}}",
                  "chat_template_kwargs: eos_token is the checkpoint's and cannot be given");
+    check_folder(dir, HI ",\"chat_template_kwargs\":{\"messages\":[]}}",
+                 "chat_template_kwargs: messages belong beside it, not in it");
     check_folder(dir, "{\"messages\":3}", "messages: found an integer, expected an array");
     check_folder(dir, "{}", "messages: found nothing, expected an array");
     put(dir, "chat_template.jinja", "file {{ bos_token }}\n\n");
