@@ -24,7 +24,13 @@
 #include "serve/json_out.h"
 #include "serve/server_impl.h"
 
-enum { HEADERS_BYTES_MAX = 65536, BACKLOG = 512, SMALL_BODY_MAX = 65536, RETRY_AFTER_S = 1 };
+enum {
+    HEADERS_BYTES_MAX = 65536,
+    SEND_BYTES_MAX = 256 << 10,
+    BACKLOG = 512,
+    SMALL_BODY_MAX = 65536,
+    RETRY_AFTER_S = 1
+};
 
 /* --- small answers
  * ------------------------------------------------------------------------------------------ */
