@@ -22,12 +22,55 @@ static void *alloc(size_t len) {
 
 static void set_alloc(void) { json_set_alloc_funcs(alloc, free); }
 
+/* jansson refuses a text for one integer over 64 bits anywhere in it, and transformers writes 10^30 for "no limit". Such
+ * literals become reals: ".0" behind every run of 19 digits or more outside of strings. */
+static enum st widen_integers(struct buf *out, const char *text, size_t len) {
+    bool in_string = false;
+    enum st st = ST_OK;
+    size_t from = 0;
+    for (size_t i = 0; i < len && !st; i++) {
+        if (text[i] == '"') in_string = !in_string;
+        if (in_string && text[i] == '\\') i++;
+        if (in_string || text[i] < '0' || text[i] > '9') continue;
+        size_t digits = strspn(text + i, "0123456789"); /* text is NUL-terminated */
+        char before = i ? text[i - 1] : ' ', after = text[i + digits];
+        i += digits - 1;
+        if (digits < 19 || after == '.' || after == 'e' || after == 'E' || strchr(".+eE", before)) continue;
+        st = buf_append(out, text + from, i + 1 - from);
+        if (!st) st = buf_append_str(out, ".0");
+        from = i + 1;
+    }
+    return st ? st : buf_append(out, text + from, len - from);
+}
+
+static json_t *load(const char *text, size_t len, json_error_t *e) {
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL;
+    json_t *v = json_loadb(text, len, flags, e);
+    if (v || json_error_code(e) != json_error_numeric_overflow) return v;
+    struct buf copy = {.max = len}, wide = {.max = len + len / 8 + 64};
+    if (!buf_append(&copy, text, len) && !widen_integers(&wide, copy.data, len)) v = json_loadb(wide.data, wide.len, flags, e);
+    buf_release(&copy);
+    buf_release(&wide);
+    return v;
+}
+
+size_t json_count_containers(const char *text, size_t len) {
+    bool in_string = false;
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] == '"') in_string = !in_string;
+        if (in_string && text[i] == '\\') i++;
+        n += !in_string && (text[i] == '{' || text[i] == '[');
+    }
+    return n;
+}
+
 enum st json_parse(json_t **out, const char *text, size_t len, const char *name, struct err *err) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, set_alloc);
     json_error_t e;
     out_of_memory = false;
-    json_t *v = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
+    json_t *v = load(text, len, &e);
     if (out_of_memory) {
         json_decref(v);
         return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);

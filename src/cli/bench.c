@@ -11,6 +11,7 @@
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/limits.h"
+#include "cli/model_args.h"
 #include "engine/instance.h"
 #include "model/weights_random.h"
 
@@ -21,7 +22,7 @@ struct geometry {
     struct model_config c;
 };
 
-/* From the published config.json files; rotary and gate details do not touch the cost and are filled in below. */
+/* In the order of the flag's words. From the published config.json files; rotary and gate details do not touch the cost and are filled in below. */
 static const struct geometry geometries[] = {
     {"v2-lite", {.vocab = 102400, .hidden = 2048, .n_layers = 27, .n_heads = 16, .kv_lora = 512, .nope = 128, .rope = 64,
                  .v_dim = 128, .dense_inter = 10944, .first_dense = 1, .n_experts = 64, .n_shared = 2, .moe_inter = 1408,
@@ -36,21 +37,17 @@ static const struct geometry geometries[] = {
                      .normalize = true, .weight_scale = 2.5f}}},
 };
 
-static enum st find_geometry(struct model_config *c, const char *name, uint32_t layers, struct err *err) {
-    for (size_t i = 0; i < sizeof geometries / sizeof *geometries; i++) {
-        if (strcmp(geometries[i].name, name) != 0) continue;
-        *c = geometries[i].c;
-        if (layers) c->n_layers = layers;
-        if (layers) c->n_mtp = 0;
-        c->moe_freq = 1;
-        c->eps = 1e-6f;
-        c->attn_scale = 0.0721688f; /* 192^-0.5 */
-        c->max_positions = 1 << 20;
-        c->rotary = (struct ops_rope_config){.dim = c->rope, .theta = 10000, .cos_sin_scale = 1};
-        c->gate.n_experts = c->n_experts;
-        return config_check(c, err);
-    }
-    return err_set(err, ST_INVALID, "bench model: --geometry: found '%s', expected v2-lite, moonlight or r1", name);
+static enum st make_config(struct model_config *c, uint32_t geometry, uint32_t layers, struct err *err) {
+    *c = geometries[geometry].c;
+    if (layers) c->n_layers = layers;
+    if (layers) c->n_mtp = 0;
+    c->moe_freq = 1;
+    c->eps = 1e-6f;
+    c->attn_scale = 0.0721688f; /* 192^-0.5 */
+    c->max_positions = 1 << 20;
+    c->rotary = (struct ops_rope_config){.dim = c->rope, .theta = 10000, .cos_sin_scale = 1};
+    c->gate.n_experts = c->n_experts;
+    return config_check(c, err);
 }
 
 /* --- what one token costs ----------------------------------------------------------------------------------- */
@@ -84,9 +81,12 @@ static enum st add_cost(void *ctx, struct weight_key key, uint32_t rows, uint32_
 
 /* --- running ------------------------------------------------------------------------------------------------ */
 
+enum { WEIGHTS_BF16, WEIGHTS_FP8 };
+static const char *const weights_names[] = {"bf16", "fp8"};
+
 struct bench_args {
-    const char *geometry, *weights;
-    uint32_t layers, threads, prefill, decode, batch;
+    uint32_t geometry, weights; /* indices of the flags' words */
+    uint32_t layers, threads, prefill, decode, batch, kv;
     bool json;
 };
 
@@ -139,12 +139,12 @@ static void measure(struct bench *b) {
 
 static enum st make(struct bench *b, struct err *err) {
     const struct bench_args *a = b->a;
-    enum ops_dtype dtype = strcmp(a->weights, "fp8") == 0 ? OPS_F8 : strcmp(a->weights, "f32") == 0 ? OPS_F32 : OPS_BF16;
+    enum ops_dtype dtype = a->weights == WEIGHTS_FP8 ? OPS_F8 : OPS_BF16;
     uint32_t pages = (a->prefill + a->decode + 1 + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     uint32_t rows_max = a->prefill > a->batch ? a->prefill : a->batch;
     const struct ops_kernels *k;
     enum st st = ops_kernels_select(&k, getenv("SUPERNODE_ISA"), err);
-    if (!st) st = find_geometry(&b->c, a->geometry, a->layers, err);
+    if (!st) st = make_config(&b->c, a->geometry, a->layers, err);
     if (!st) st = team_new(&b->team, a->threads ? a->threads : team_cores(), err);
     if (!st) st = limits_measure(&b->limits, b->team, err);
     uint64_t t0 = clock_now_ns();
@@ -153,7 +153,7 @@ static enum st make(struct bench *b, struct err *err) {
     if (st) return st;
     struct weight_source source = weight_table_source(&b->weights.table);
     st = model_new(&b->m, &b->c, &source, k, err);
-    if (!st) st = kv_init(&b->kv, &b->c, OPS_BF16, pages * a->batch, err);
+    if (!st) st = kv_init(&b->kv, &b->c, a->kv == KV_CHOICE_F32 ? OPS_F32 : OPS_BF16, pages * a->batch, err);
     struct step_limits limits = {.rows_max = rows_max, .logits_max = a->batch};
     if (!st) st = step_new(&b->step, b->m, &b->kv, b->team, limits, err);
     struct cost_visit v = {.c = &b->c, .t = &b->weights.table};
@@ -194,7 +194,7 @@ static void report(const struct bench *b) {
     double weights_s = b->decode_s > 0 ? b->cost.active / b->decode_s / 1e9 : 0;
     if (a->json) {
         json_t *o = json_pack("{s:s,s:s,s:s,s:i,s:i,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "cpu", b->limits.cpu, "geometry",
-                              a->geometry, "weights", a->weights, "layers", (int)c->n_layers, "threads", (int)team_size(b->team),
+                              geometries[a->geometry].name, "weights", weights_names[a->weights], "layers", (int)c->n_layers, "threads", (int)team_size(b->team),
                               "kernels", b->m->k->isa, "prefill", (int)a->prefill, "decode", (int)a->decode, "batch", (int)a->batch,
                               "read_gbs", b->limits.read_gbs, "fma_gflops", b->limits.fma_gflops, "prefill_tokens_per_s",
                               n / b->prefill_s, "prefill_gflops", gflops, "prefill_share_of_fma_peak", gflops / b->limits.fma_gflops,
@@ -215,7 +215,7 @@ static void report(const struct bench *b) {
     }
     printf("cpu        %s, %u threads, kernels %s\n", b->limits.cpu, team_size(b->team), b->m->k->isa);
     printf("limits     %.1f GB/s read, %.0f GFLOP/s of F32 FMA (%s)\n", b->limits.read_gbs, b->limits.fma_gflops, b->limits.fma_isa);
-    printf("model      %s, %u layers, %s, %.2f GB of random weights (%.1f s to fill)\n", a->geometry, c->n_layers, a->weights,
+    printf("model      %s, %u layers, %s, %.2f GB of random weights (%.1f s to fill)\n", geometries[a->geometry].name, c->n_layers, weights_names[a->weights],
            (double)b->weights.map_bytes / 1e9, b->fill_s);
     printf("prefill    %u tokens in %.3f s: %.0f tokens/s, %.0f GFLOP/s = %.2f of the FMA peak\n", a->prefill, b->prefill_s,
            n / b->prefill_s, gflops, gflops / b->limits.fma_gflops);
@@ -228,16 +228,17 @@ static void report(const struct bench *b) {
 }
 
 static int bench_model(int argc, char **argv) {
-    struct bench_args a = {.geometry = "v2-lite", .weights = "bf16", .prefill = 512, .decode = 64, .batch = 1};
+    struct bench_args a = {.prefill = 512, .decode = 64, .batch = 1};
     const struct flag flags[] = {
-        {"geometry", "NAME", FLAG_STR, &a.geometry, 0, 0, "v2-lite, moonlight or r1 (default v2-lite)", false},
+        {"geometry", "v2-lite|moonlight|r1", FLAG_CHOICE, &a.geometry, 0, 0, "shape of the model (default v2-lite)", false},
         {"layers", "N", FLAG_U32, &a.layers, 0, 1024, "layers to make (default 0: all of the geometry)", false},
-        {"weights", "T", FLAG_STR, &a.weights, 0, 0, "bf16, fp8 or f32 (default bf16)", false},
+        {"weights", "bf16|fp8", FLAG_CHOICE, &a.weights, 0, 0, "stored type (default bf16)", false},
         {"threads", "N", FLAG_U32, &a.threads, 0, 1024, "threads to compute with (default 0: every core allowed)", false},
         {"prefill", "N", FLAG_U32, &a.prefill, 1, 65536, "prompt tokens of one chunk (default 512)", false},
         {"decode", "N", FLAG_U32, &a.decode, 0, 65536, "steps to decode after it (default 64)", false},
         {"batch", "N", FLAG_U32, &a.batch, 1, 4096, "sequences decoded together (default 1)", false},
         {"json", NULL, FLAG_BOOL, &a.json, 0, 0, "the result as a JSON object", false},
+        KV_DTYPE_FLAG(&a.kv),
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
     };
     const struct flag_command cmd = {
@@ -251,10 +252,6 @@ static int bench_model(int argc, char **argv) {
     enum flag_result result;
     if (flags_parse(&result, &cmd, argc, argv, NULL, &err)) return cli_fail(CLI_USAGE, &err);
     if (result == FLAG_HELP_SHOWN) return 0;
-    if (strcmp(a.weights, "bf16") != 0 && strcmp(a.weights, "fp8") != 0 && strcmp(a.weights, "f32") != 0) {
-        (void)err_set(&err, ST_INVALID, "bench model: --weights: found '%s', expected bf16, fp8 or f32", a.weights);
-        return cli_fail(CLI_USAGE, &err);
-    }
     struct bench b = {.a = &a};
     enum st st = make(&b, &err);
     if (!st) {

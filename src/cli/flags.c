@@ -66,6 +66,22 @@ static enum st set_number(const struct flag_command *cmd, const struct flag *f, 
     return ST_OK;
 }
 
+static enum st set_choice(const struct flag_command *cmd, const struct flag *f, const char *text,
+                          struct err *err) {
+    size_t len = strlen(text);
+    uint32_t i = 0;
+    for (const char *word = f->value; word; i++) {
+        size_t n = strcspn(word, "|");
+        if (n == len && memcmp(word, text, n) == 0) {
+            *(uint32_t *)f->out = i;
+            return ST_OK;
+        }
+        word = word[n] ? word + n + 1 : NULL;
+    }
+    return err_set(err, ST_INVALID, "%s: --%s: found '%s', expected %s", cmd->name, f->name, text,
+                   f->value);
+}
+
 static enum st set_value(const struct flag_command *cmd, const struct flag *f, const char *text,
                          struct err *err) {
     switch (f->type) {
@@ -78,6 +94,7 @@ static enum st set_value(const struct flag_command *cmd, const struct flag *f, c
         l->v[l->len++] = text;
         return ST_OK;
     }
+    case FLAG_CHOICE: return set_choice(cmd, f, text, err);
     case FLAG_U32:
     case FLAG_I64:
     case FLAG_F32: return set_number(cmd, f, text, err);

@@ -16,6 +16,7 @@ enum flag_type {
     FLAG_I64,  /* struct flag_i64: whether it was given, and the value */
     FLAG_F32,  /* float, min..max */
     FLAG_LIST, /* struct flag_list: may be given several times */
+    FLAG_CHOICE, /* uint32_t: index of one of the words in value, "auto|f32|bf16" */
 };
 
 enum { FLAG_LIST_MAX = 16 };

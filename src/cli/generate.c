@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* supernode generate: one prompt in, one answer out, on stdout as it comes or as one JSON object. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -22,6 +22,7 @@ enum { PROMPT_BYTES_MAX = 64 << 20, TEXT_BYTES_MAX = 1 << 30 };
 struct generate_args {
     struct model_args model;
     const char *prompt, *file, *ids;
+    uint32_t *prompt_ids, n_prompt_ids; /* of --ids; moves to the record */
     uint32_t max_tokens, min_tokens, max_model_len, logprobs, top_k, chunk;
     float temperature, top_p, min_p, repetition_penalty;
     struct flag_i64 seed;
@@ -45,7 +46,8 @@ struct answer {
 
 static json_t *logprob_entry(const struct answer *w, const struct token_logprob *t) {
     struct buf bytes = {.max = 1 << 20};
-    json_t *e = json_pack("{s:i,s:f}", "id", (int)t->id, "logprob", (double)t->logprob);
+    json_t *e = json_pack("{s:i}", "id", (int)t->id);
+    json_object_set_new(e, "logprob", isfinite(t->logprob) ? json_real((double)t->logprob) : json_null());
     if (w->tok && tok_decode_token(&bytes, w->tok, t->id, TOK_SPECIAL_SHOW) == ST_OK && bytes.data)
         json_object_set_new(e, "token", json_stringn(bytes.data, bytes.len)); /* NULL where it is half a character */
     buf_release(&bytes);
@@ -108,7 +110,11 @@ static void print_json(struct answer *w, const struct request *r, uint64_t begun
 /* --- the record --------------------------------------------------------------------------------------------- */
 
 static enum st read_prompt(struct request *r, const struct generate_args *a, const struct tokenizer *tok, struct err *err) {
-    if (a->ids) return ids_parse(&r->prompt, &r->n_prompt, a->ids, err);
+    if (a->ids) {
+        r->prompt = a->prompt_ids; /* the record's from here on */
+        r->n_prompt = a->n_prompt_ids;
+        return ST_OK;
+    }
     struct buf text = {.max = PROMPT_BYTES_MAX};
     struct tok_ids ids = {0};
     enum st st = a->prompt ? buf_append_str(&text, a->prompt) : file_read(&text, a->file ? a->file : "-", err);
@@ -128,14 +134,6 @@ static enum st read_prompt(struct request *r, const struct generate_args *a, con
     return st;
 }
 
-static void set_stop_ids(struct request *r, const struct instance *in, bool ignore_eos) {
-    if (ignore_eos) return;
-    const struct generation_config *g = ckpt_generation(in->ckpt);
-    const struct config_facts *f = ckpt_facts(in->ckpt);
-    uint32_t n = g->n_eos ? g->n_eos : f->n_eos;
-    for (uint32_t i = 0; i < n; i++) r->stop_ids[r->n_stop_ids++] = (uint32_t)(g->n_eos ? g->eos[i] : f->eos[i]);
-}
-
 static enum st fill_request(struct request *r, const struct generate_args *a, const struct instance *in,
                             const struct tokenizer *tok, struct err *err) {
     const struct generation_config *g = ckpt_generation(in->ckpt);
@@ -153,9 +151,9 @@ static enum st fill_request(struct request *r, const struct generate_args *a, co
     r->max_tokens = a->max_tokens == UNSET_U32 ? room : a->max_tokens;
     r->logprobs = a->logprobs == UNSET_U32 ? -1 : (int32_t)a->logprobs;
     r->seed = a->seed.v;
-    if (!a->seed.given && getrandom(&r->seed, sizeof r->seed, 0) != sizeof r->seed)
-        return err_set(err, ST_IO, "cannot draw a seed; give one with --seed");
-    set_stop_ids(r, in, a->ignore_eos);
+    if (!a->seed.given && !request_draw_seed(r)) return err_set(err, ST_IO, "cannot draw a seed; give one with --seed");
+    if (!a->ignore_eos) r->n_stop_ids = instance_eos_ids(r->stop_ids, in);
+    memcpy(r->model_id, in->model_id, sizeof r->model_id);
     r->roles = malloc(sizeof *r->roles);
     r->choice.ids = malloc((r->max_tokens + (size_t)1) * sizeof *r->choice.ids);
     if (!r->roles || !r->choice.ids) return err_set(err, ST_NO_MEMORY, "generate: out of memory");
@@ -197,6 +195,10 @@ static enum st answer(const struct generate_args *a, struct instance *in, struct
 static enum st check_args(const struct generate_args *a, struct err *err) {
     if ((a->prompt != NULL) + (a->file != NULL) + (a->ids != NULL) > 1)
         return err_set(err, ST_INVALID, "generate: --prompt, --file and --ids exclude each other");
+    if (a->logprobs != UNSET_U32 && !a->json) return err_set(err, ST_INVALID, "generate: --logprobs: needs --json");
+    if (a->stop.len > 0 && a->ids) return err_set(err, ST_INVALID, "generate: --stop: works on text, not with --ids");
+    if (a->max_tokens != UNSET_U32 && a->min_tokens > a->max_tokens)
+        return err_set(err, ST_INVALID, "generate: --min-tokens: %u is more than --max-tokens %u", a->min_tokens, a->max_tokens);
     for (uint32_t i = 0; i < a->stop.len; i++)
         if (a->stop.v[i][0] == '\0' || strlen(a->stop.v[i]) > TEXT_STOP_BYTES_MAX)
             return err_set(err, ST_INVALID, "generate: --stop: expected 1 to %d bytes", TEXT_STOP_BYTES_MAX);
@@ -224,7 +226,7 @@ static int run(struct generate_args *a, const char *model, struct err *err) {
 }
 
 int cli_generate(int argc, char **argv) {
-    struct generate_args a = {.model = model_args_default(), .max_tokens = UNSET_U32, .logprobs = UNSET_U32, .top_k = UNSET_U32,
+    struct generate_args a = {.max_tokens = UNSET_U32, .logprobs = UNSET_U32, .top_k = UNSET_U32,
                               .temperature = unset_f32, .top_p = unset_f32, .min_p = unset_f32,
                               .repetition_penalty = unset_f32, .chunk = 512};
     const char *args[1];
@@ -262,5 +264,6 @@ int cli_generate(int argc, char **argv) {
     if (flags_parse(&result, &cmd, argc, argv, args, &err)) return cli_fail(CLI_USAGE, &err);
     if (result == FLAG_HELP_SHOWN) return 0;
     if (check_args(&a, &err)) return cli_fail(CLI_USAGE, &err);
+    if (a.ids && ids_parse(&a.prompt_ids, &a.n_prompt_ids, a.ids, &err)) return cli_fail(CLI_USAGE, &err);
     return run(&a, args[0], &err);
 }

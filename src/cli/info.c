@@ -53,7 +53,7 @@ static void print_text(const struct facts *f) {
            f->model_id + 62);
     const struct ops_kernels *all[OPS_TABLES_MAX];
     uint32_t n = ops_kernels_all(all);
-    printf("kernels        %s, profile f32   (SUPERNODE_ISA=", f->kernels->isa);
+    printf("kernels        %s, profile %s   (SUPERNODE_ISA=", f->kernels->isa, instance_profile);
     for (uint32_t i = n; i-- > 0;) printf("%s%s", all[i]->isa, i ? "|" : ")\n");
 }
 
@@ -104,11 +104,12 @@ static enum st write_sha256(const char *model, struct err *err) {
 }
 
 int cli_info(int argc, char **argv) {
-    const char *args[1], *kv_text = "auto";
+    const char *args[1];
+    struct model_args model = {0};
     bool json = false, sha256 = false;
     const struct flag flags[] = {
         {"json", NULL, FLAG_BOOL, &json, 0, 0, "the same as a JSON object, identities in full", false},
-        {"kv-dtype", "T", FLAG_STR, &kv_text, 0, 0, "type of the KV cache: auto (f32 for F32 checkpoints, else bf16), f32, bf16", false},
+        KV_DTYPE_FLAG(&model.kv),
         {"write-sha256", NULL, FLAG_BOOL, &sha256, 0, 0, "read all weights and leave their digest in supernode.sha256, for the identity", false},
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
     };
@@ -122,13 +123,11 @@ int cli_info(int argc, char **argv) {
     };
     struct err err;
     enum flag_result result;
-    struct model_args model = model_args_default();
     struct instance_options o;
     struct facts f = {0};
     if (flags_parse(&result, &cmd, argc, argv, args, &err)) return cli_fail(CLI_USAGE, &err);
     if (result == FLAG_HELP_SHOWN) return 0;
-    model.kv_dtype = kv_text;
-    if (model_args_options(&o, &model, args[0], &err)) return cli_fail(CLI_USAGE, &err);
+    if (model_args_options(&o, &model, args[0], &err)) return cli_fail(CLI_FAILED, &err);
     enum st st = sha256 ? write_sha256(o.model, &err) : ST_OK;
     if (!st) st = gather(&f, o.model, o.kv, &err);
     if (!st && json) print_json(&f);

@@ -14,7 +14,6 @@
 struct logits_run {
     struct instance *in;
     const uint32_t *ids;
-    uint32_t n, chunk;
     float *logits, *drafts; /* [n, vocab], [n - 1, vocab] */
     float *last_hidden;     /* [hidden] of the row before the chunk */
     uint32_t *pages;
@@ -40,7 +39,7 @@ static void run_chunk(struct logits_run *r, struct step_row *rows, uint32_t from
 
 static enum st run(struct instance *in, const uint32_t *ids, uint32_t n, uint32_t chunk, const char *out, struct err *err) {
     size_t vocab = in->config.vocab;
-    struct logits_run r = {.in = in, .ids = ids, .n = n, .chunk = chunk};
+    struct logits_run r = {.in = in, .ids = ids};
     struct step_row *rows = malloc(chunk * sizeof *rows);
     r.logits = malloc(n * vocab * sizeof(float));
     r.drafts = in->config.n_mtp ? malloc(n * vocab * sizeof(float)) : NULL;
@@ -64,8 +63,7 @@ static enum st run(struct instance *in, const uint32_t *ids, uint32_t n, uint32_
 }
 
 int cli_logits(int argc, char **argv) {
-    struct model_args model = model_args_default();
-    model.kv_dtype = "f32";
+    struct model_args model = {.kv = KV_CHOICE_F32};
     const char *ids_text = NULL, *out = NULL, *args[1];
     uint32_t chunk = 512;
     const struct flag flags[] = {
@@ -94,8 +92,8 @@ int cli_logits(int argc, char **argv) {
     uint32_t *ids = NULL, n = 0;
     struct instance in = {0};
     struct instance_options o;
-    enum st st = ids_parse(&ids, &n, ids_text, &err);
-    if (!st) st = model_args_options(&o, &model, args[0], &err);
+    if (ids_parse(&ids, &n, ids_text, &err)) return cli_fail(CLI_USAGE, &err);
+    enum st st = model_args_options(&o, &model, args[0], &err);
     if (!st) {
         o.chunk_rows = o.logits_rows = chunk < n ? chunk : n;
         o.max_model_len = n;

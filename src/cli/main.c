@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* supernode: one binary, a table of commands. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -34,6 +35,13 @@ static void print_commands(FILE *f) {
     fprintf(f, "\nsupernode COMMAND --help says more.\n");
 }
 
+/* A full disk or a closed pipe behind stdout is a failure, whatever the command thought. */
+static int end(int code) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return code;
+    fprintf(stderr, "supernode: stdout: cannot write: %s\n", strerror(errno));
+    return CLI_FAILED;
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) {
         print_commands(stderr);
@@ -49,7 +57,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     for (const struct command *c = commands; c->name; c++)
-        if (strcmp(c->name, name) == 0) return c->run(argc - 1, argv + 1);
+        if (strcmp(c->name, name) == 0) return end(c->run(argc - 1, argv + 1));
     fprintf(stderr, "supernode: unknown command '%s'; supernode --help lists them\n", name);
     return CLI_USAGE;
 }

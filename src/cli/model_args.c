@@ -29,9 +29,8 @@ static enum st find_default(char path[CKPT_PATH_BYTES], struct err *err) {
 }
 
 enum st model_args_options(struct instance_options *o, struct model_args *a, const char *model, struct err *err) {
-    *o = (struct instance_options){.model = model, .threads = a->threads};
-    enum st st = kv_choice_parse(&o->kv, a->kv_dtype, err);
-    if (st || model) return st;
+    *o = (struct instance_options){.model = model, .threads = a->threads, .kv = (enum kv_choice)a->kv};
+    if (model) return ST_OK;
     o->model = a->default_model;
     return find_default(a->default_model, err);
 }

@@ -8,15 +8,17 @@
 
 struct model_args {
     uint32_t threads;
-    const char *kv_dtype;
+    uint32_t kv; /* enum kv_choice, in the order of the flag's words */
     char default_model[CKPT_PATH_BYTES]; /* filled when no MODEL is given */
 };
 
-static inline struct model_args model_args_default(void) { return (struct model_args){.kv_dtype = "auto"}; }
-
-#define MODEL_ARGS_FLAGS(m)                                                                                            \
-    {"threads", "N", FLAG_U32, &(m).threads, 0, 1024, "threads to compute with (default 0: every core allowed)", false}, \
-    {"kv-dtype", "T", FLAG_STR, &(m).kv_dtype, 0, 0, "type of the KV cache: auto (f32 for F32 checkpoints, else bf16), f32, bf16", true}
+#define KV_DTYPE_FLAG(out)                                                                         \
+    {"kv-dtype", "auto|f32|bf16", FLAG_CHOICE, (out), 0, 0,                                        \
+     "type of the KV cache; auto: f32 for F32 checkpoints, else bf16", true}
+#define MODEL_ARGS_FLAGS(m)                                                                        \
+    {"threads", "N", FLAG_U32, &(m).threads, 0, 1024,                                              \
+     "threads to compute with (default 0: every core allowed)", false},                            \
+        KV_DTYPE_FLAG(&(m).kv)
 
 /* Fills model, threads and kv of *o; chunk and length are the caller's. model NULL: the embedded default model. */
 enum st ST_CHECKED model_args_options(struct instance_options *o, struct model_args *a, const char *model, struct err *err);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* supernode score: how well a model predicts a text. The text is cut into windows of --context tokens that are scored alone, each
- * after BOS where the tokenizer has one; every token of the text counts once. */
+ * after BOS where the tokenizer has one; every token of the text counts once, but for the very first where there is no BOS. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -46,34 +46,53 @@ static void score_window(struct score *s, uint32_t n) {
     }
 }
 
-static enum st run(struct score *s, const struct tok_ids *ids, int64_t bos, uint32_t context, struct err *err) {
-    struct progress bar;
-    char note[64] = "";
-    uint32_t lead = bos >= 0, step = context - lead;
+static enum st alloc_window(struct score *s, uint32_t context, struct err *err) {
     s->ids = malloc(context * sizeof *s->ids);
     s->rows = malloc(context * sizeof *s->rows);
     s->pages = malloc(s->in->kv.n_pages * sizeof *s->pages);
     if (!s->ids || !s->rows || !s->pages) return err_set(err, ST_NO_MEMORY, "score: out of memory");
     for (uint32_t i = 0; i < s->in->kv.n_pages; i++) s->pages[i] = i;
+    return ST_OK;
+}
+
+/* A window begins with a token that is not scored in it: BOS, or, where there is none, the last one of the window before. */
+static void score_windows(struct score *s, const struct tok_ids *ids, int64_t bos, uint32_t context) {
+    struct progress bar;
+    char note[64];
     progress_begin(&bar, "score");
-    for (size_t from = 0; from < ids->len; from += step) {
-        uint32_t n = ids->len - from < step ? (uint32_t)(ids->len - from) : step;
-        if (lead) s->ids[0] = (uint32_t)bos;
+    for (size_t from = 0; from < ids->len;) {
+        uint32_t lead = bos >= 0 || from > 0, n = context - lead;
+        if (n > ids->len - from) n = (uint32_t)(ids->len - from);
+        if (lead) s->ids[0] = bos >= 0 ? (uint32_t)bos : ids->v[from - 1];
         memcpy(s->ids + lead, ids->v + from, n * sizeof *s->ids);
-        for (uint32_t i = 0; i < lead + n; i++)
-            if (s->ids[i] >= s->in->config.vocab)
-                return err_set(err, ST_INVALID, "score: token id %u, but the model's vocabulary has %u", s->ids[i], s->in->config.vocab);
         score_window(s, lead + n);
+        from += n;
         snprintf(note, sizeof note, "perplexity %.3f", exp(s->nll / (double)(s->n_scored ? s->n_scored : 1)));
-        progress_show(&bar, from + n, ids->len, note);
+        progress_show(&bar, from, ids->len, note);
     }
     progress_end(&bar);
+}
+
+static enum st run(struct score *s, const struct tok_ids *ids, int64_t bos, uint32_t context, struct err *err) {
+    if (context > s->in->config.max_positions)
+        return err_set(err, ST_INVALID, "score: --context: found %u, expected at most max_position_embeddings %u", context,
+                       s->in->config.max_positions);
+    if (bos >= s->in->config.vocab)
+        return err_set(err, ST_INVALID, "score: BOS id %" PRId64 ", but the model's vocabulary has %u", bos, s->in->config.vocab);
+    for (size_t i = 0; i < ids->len; i++)
+        if (ids->v[i] >= s->in->config.vocab)
+            return err_set(err, ST_INVALID, "score: token id %u, but the model's vocabulary has %u", ids->v[i], s->in->config.vocab);
+    enum st st = alloc_window(s, context, err);
+    if (st) return st;
+    score_windows(s, ids, bos, context);
+    if (s->n_scored == 0) return err_set(err, ST_INVALID, "score: the text has no token to score");
+    if (!isfinite(s->nll)) return err_set(err, ST_CORRUPT, "score: the model's logits are not finite");
     return ST_OK;
 }
 
 static void print_result(const struct score *s, size_t n_bytes, double seconds, bool json) {
-    double n = (double)s->n_scored, nll = n > 0 ? s->nll / n : 0;
-    double bits_per_byte = n_bytes ? s->nll / log(2) / (double)n_bytes : 0;
+    double n = (double)s->n_scored, nll = s->nll / n;
+    double bits_per_byte = s->nll / log(2) / (double)n_bytes;
     if (json) {
         json_t *o = json_pack("{s:f,s:f,s:f,s:I,s:I,s:f}", "perplexity", exp(nll), "nll_per_token", nll, "bits_per_byte",
                               bits_per_byte, "tokens", (json_int_t)s->n_scored, "bytes", (json_int_t)n_bytes, "seconds", seconds);
@@ -119,8 +138,8 @@ static enum st score_file(struct score_args *a, const char *model, const char *f
 }
 
 int cli_score(int argc, char **argv) {
-    struct score_args a = {.model = model_args_default(), .context = 512};
-    a.model.kv_dtype = "f32";
+    struct score_args a = {.context = 512};
+    a.model.kv = KV_CHOICE_F32;
     const char *args[2];
     const struct flag flags[] = {
         {"context", "N", FLAG_U32, &a.context, 2, 65536, "tokens of a window, BOS included (default 512)", false},

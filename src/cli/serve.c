@@ -52,8 +52,8 @@ static void print_ready(const struct serving *s, const char *model, const char *
            human_count(active, sizeof active, (double)stats.params_active), stats.dtype,
            human_bytes(bytes, sizeof bytes, (double)stats.bytes));
     uint32_t threads = team_size(s->in.team);
-    printf("kernels    %s  (%u thread%s, profile f32)\n", s->in.kernels->isa, threads,
-           threads == 1 ? "" : "s");
+    printf("kernels    %s  (%u thread%s, profile %s)\n", s->in.kernels->isa, threads,
+           threads == 1 ? "" : "s", instance_profile);
     snprintf(address, sizeof address, strchr(host, ':') ? "[%s]" : "%s", host);
     printf("serving    http://%s:%u   ready in %.2f s\n\n", address, server_port(s->server),
            (double)(clock_now_ns() - begun_ns) / 1e9);
@@ -104,7 +104,7 @@ static int run(struct serve_args *a, const char *model, struct err *err) {
 }
 
 int cli_serve(int argc, char **argv) {
-    struct serve_args a = {.model = model_args_default(), .host = "127.0.0.1", .port = 8000};
+    struct serve_args a = {.host = "127.0.0.1", .port = 8000};
     const char *args[1];
     const struct flag flags[] = {
         {"host", "ADDR", FLAG_STR, &a.host, 0, 0,

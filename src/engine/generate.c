@@ -3,7 +3,7 @@
  * choice already has ids (a moved request), they are computed again as generated tokens and the drawing goes on behind them. */
 #include "engine/generate.h"
 
-#include <assert.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +21,11 @@ struct generator {
 enum st generator_new(struct generator **out, struct instance *in, struct err *err) {
     struct generator *g = calloc(1, sizeof *g);
     if (!g) return err_set(err, ST_NO_MEMORY, "generator: out of memory");
+    if (in->max_model_len > in->config.max_positions) {
+        free(g);
+        return err_set(err, ST_INVALID, "max-model-len: %u exceeds max_position_embeddings %u", in->max_model_len,
+                       in->config.max_positions);
+    }
     g->in = in;
     g->chunk = in->chunk_rows;
     g->pages = malloc(in->kv.n_pages * sizeof *g->pages);
@@ -113,13 +118,22 @@ static bool draw(struct generator *g, struct request *r, uint32_t row, generate_
 
 static enum st check(const struct generator *g, const struct request *r, struct err *err) {
     const struct instance *in = g->in;
+    if (r->version != REQUEST_VERSION)
+        return err_set(err, ST_INVALID, "request: version %u, expected %d", r->version, REQUEST_VERSION);
+    if (strcmp(r->model_id, in->model_id) != 0)
+        return err_set(err, ST_INVALID, "request: made for model %.12s, this is %.12s", r->model_id, in->model_id);
     if (r->n_prompt == 0) return err_set(err, ST_INVALID, "prompt: empty, expected at least one token");
     if (r->n_prompt > in->max_model_len || r->max_tokens > in->max_model_len - r->n_prompt)
         return err_set(err, ST_INVALID, "max_tokens: %u with a prompt of %u tokens exceeds max-model-len %u", r->max_tokens,
                        r->n_prompt, in->max_model_len);
-    for (uint32_t i = 0; i < r->n_prompt; i++)
-        if (r->prompt[i] >= in->config.vocab)
-            return err_set(err, ST_INVALID, "prompt: token %u is %u, but the vocabulary has %u", i, r->prompt[i], in->config.vocab);
+    uint64_t roles = 0;
+    for (uint32_t i = 0; i < r->n_roles; i++) roles += r->roles[i].len;
+    if (roles != r->n_prompt || r->choice.n_ids > r->max_tokens || r->logprobs > REQUEST_LOGPROBS_MAX)
+        return err_set(err, ST_INVALID, "request: roles of %" PRIu64 " tokens for a prompt of %u, %u of %u tokens generated", roles,
+                       r->n_prompt, r->choice.n_ids, r->max_tokens);
+    for (uint32_t i = 0; i < r->n_prompt + r->choice.n_ids; i++)
+        if (token_at(r, i) >= in->config.vocab)
+            return err_set(err, ST_INVALID, "prompt: token %u is %u, but the vocabulary has %u", i, token_at(r, i), in->config.vocab);
     return ST_OK;
 }
 
@@ -127,10 +141,9 @@ enum st generate_run(struct generator *g, struct request *r, const atomic_bool *
                      struct err *err) {
     enum st st = check(g, r, err);
     if (st) return st;
-    assert(r->logprobs <= REQUEST_LOGPROBS_MAX);
     uint64_t begun = clock_now_ns();
     uint32_t done = 0; /* positions computed */
-    r->choice.finish = r->max_tokens == 0 ? FINISH_LENGTH : FINISH_NONE;
+    if (!r->choice.finish && r->choice.n_ids == r->max_tokens) r->choice.finish = FINISH_LENGTH;
     while (!r->choice.finish) {
         if (cancel && atomic_load_explicit(cancel, memory_order_relaxed)) {
             r->choice.finish = FINISH_CANCELLED;

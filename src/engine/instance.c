@@ -5,16 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Part of model_id: peers of different profiles refuse each other (contracts 1). */
-static const char numeric_profile[] = "f32";
-
-enum st kv_choice_parse(enum kv_choice *out, const char *text, struct err *err) {
-    if (strcmp(text, "auto") == 0) *out = KV_CHOICE_AUTO;
-    else if (strcmp(text, "f32") == 0) *out = KV_CHOICE_F32;
-    else if (strcmp(text, "bf16") == 0) *out = KV_CHOICE_BF16;
-    else return err_set(err, ST_INVALID, "--kv-dtype: found '%s', expected auto, f32 or bf16", text);
-    return ST_OK;
-}
+const char instance_profile[] = "f32";
 
 const char *kv_dtype_name(enum ops_dtype dtype) { return dtype == OPS_F32 ? "f32" : "bf16"; }
 
@@ -27,7 +18,7 @@ enum ops_dtype instance_kv_dtype(enum kv_choice choice, const struct ckpt *c) {
 }
 
 enum st instance_model_id(char id[CKPT_ID_BYTES], const char *weights_id, enum ops_dtype kv, struct err *err) {
-    return ckpt_model_id(id, weights_id, numeric_profile, kv_dtype_name(kv), KV_LAYOUT_VERSION, err);
+    return ckpt_model_id(id, weights_id, instance_profile, kv_dtype_name(kv), KV_LAYOUT_VERSION, err);
 }
 
 static enum st open_parts(struct instance *in, const struct instance_options *o, struct err *err) {
@@ -66,4 +57,14 @@ void instance_close(struct instance *in) {
     team_free(in->team);
     ckpt_close(in->ckpt);
     *in = (struct instance){0};
+}
+
+uint32_t instance_eos_ids(uint32_t ids[CONFIG_EOS_MAX], const struct instance *in) {
+    const struct generation_config *g = ckpt_generation(in->ckpt);
+    const struct config_facts *f = ckpt_facts(in->ckpt);
+    const int64_t *from = g->n_eos ? g->eos : f->eos;
+    uint32_t n_from = g->n_eos ? g->n_eos : f->n_eos, n = 0;
+    for (uint32_t i = 0; i < n_from; i++)
+        if (from[i] < in->config.vocab) ids[n++] = (uint32_t)from[i];
+    return n;
 }

@@ -11,8 +11,10 @@
 #include "model/step.h"
 
 enum kv_choice { KV_CHOICE_AUTO /* F32 for F32 checkpoints, else BF16 */, KV_CHOICE_F32, KV_CHOICE_BF16 };
-enum st ST_CHECKED kv_choice_parse(enum kv_choice *out, const char *text, struct err *err);
 const char *kv_dtype_name(enum ops_dtype dtype); /* "f32" or "bf16" */
+
+/* Part of model_id: peers of different profiles refuse each other (contracts 1). */
+extern const char instance_profile[];
 
 struct instance_options {
     const char *model;      /* directory or hub id */
@@ -43,5 +45,8 @@ enum st ST_CHECKED instance_model_id(char id[CKPT_ID_BYTES], const char *weights
 /* The environment variable SUPERNODE_ISA forces a kernel table. On failure nothing is held. */
 enum st ST_CHECKED instance_open(struct instance *in, const struct instance_options *o, struct err *err);
 void instance_close(struct instance *in);
+
+/* EOS ids inside the vocabulary: those of generation_config.json, else of config.json. Returns how many. */
+uint32_t instance_eos_ids(uint32_t ids[CONFIG_EOS_MAX], const struct instance *in);
 
 #endif

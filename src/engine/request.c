@@ -3,6 +3,14 @@
 #include "engine/request.h"
 
 #include <stdlib.h>
+#include <sys/random.h>
+
+bool request_draw_seed(struct request *r) {
+    uint64_t drawn;
+    if (getrandom(&drawn, sizeof drawn, 0) != sizeof drawn) return false;
+    r->seed = (int64_t)(drawn >> 11);
+    return true;
+}
 
 void request_release(struct request *r) {
     free(r->prompt);

@@ -14,6 +14,7 @@
 enum {
     REQUEST_VERSION = 1,
     REQUEST_ID_BYTES = 64,
+    REQUEST_MODEL_ID_BYTES = 65, /* as ckpt_model_id writes it */
     REQUEST_LOGPROBS_MAX = 20, /* alternatives a token */
     REQUEST_STOP_IDS_MAX = 64,
 };
@@ -37,6 +38,7 @@ struct request {
     uint32_t version;
     char id[REQUEST_ID_BYTES];
     uint32_t attempt;
+    char model_id[REQUEST_MODEL_ID_BYTES]; /* who may compute it */
     char tenant[REQUEST_ID_BYTES], salt[REQUEST_ID_BYTES];
     uint32_t *prompt;
     uint32_t n_prompt;
@@ -51,6 +53,10 @@ struct request {
     uint32_t time_left_ms; /* 0: no limit */
     struct request_choice choice; /* one for now */
 };
+
+/* Draws a seed where the client gave none: 53 bits, since it is returned as JSON and JavaScript reads doubles. False: the
+ * system has no random numbers. */
+bool request_draw_seed(struct request *r);
 
 /* Frees what the record owns. */
 void request_release(struct request *r);

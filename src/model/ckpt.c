@@ -11,10 +11,11 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "model/ckpt_impl.h"
 
-enum { INDEX_BYTES_MAX = 64 << 20, SHARDS_MAX = 4096 };
+enum { INDEX_BYTES_MAX = 64 << 20, INDEX_CONTAINERS_MAX = 64, SHARDS_MAX = 4096 };
 static const size_t scales_bytes_max = (size_t)8 << 30;
 static const char index_name[] = "model.safetensors.index.json", single_name[] = "model.safetensors";
 
@@ -123,7 +124,12 @@ static enum st open_index(struct ckpt *c, const char *index_path, struct err *er
     json_t *index;
     const char **names = NULL;
     size_t n = 0;
-    enum st st = json_read_file(&index, index_path, INDEX_BYTES_MAX, err);
+    struct buf text = {.max = INDEX_BYTES_MAX};
+    enum st st = file_read(&text, index_path, err);
+    if (!st && json_count_containers(text.data ? text.data : "", text.len) > INDEX_CONTAINERS_MAX)
+        st = err_set(err, ST_INVALID, "%s: more objects and arrays than an index has", index_path);
+    if (!st) st = json_parse(&index, text.data ? text.data : "", text.len, index_path, err);
+    buf_release(&text);
     if (st) return st;
     const json_t *map = json_at(index, "weight_map");
     if (!json_is_object(map))
@@ -272,11 +278,17 @@ static enum st load_tensor(void *ctx, struct weight_key key, uint32_t rows, uint
     return st;
 }
 
+static bool has_layer(const struct ckpt *c, uint32_t layer) {
+    char prefix[64];
+    int n = snprintf(prefix, sizeof prefix, "model.layers.%u.", layer);
+    for (size_t i = 0; i < c->n_by_name; i++)
+        if (strncmp(c->by_name[i]->name, prefix, (size_t)n) == 0) return true;
+    return false;
+}
+
 static enum st load_tensors(struct ckpt *c, struct err *err) {
-    /* Repackaged checkpoints often drop the MTP layer and keep the key in config.json. */
-    char name[WEIGHT_NAME_BYTES];
-    if (c->config.n_mtp && !find_key(c, (struct weight_key){.kind = W_MTP_PROJ, .layer = c->config.n_layers}, name))
-        c->config.n_mtp = 0;
+    /* Repackaged checkpoints often drop the whole MTP layer and keep the key in config.json. */
+    if (c->config.n_mtp && !has_layer(c, c->config.n_layers)) c->config.n_mtp = 0;
     /* A config that asks for more tensors than there are (two may stand for two more, see find_key) must not decide how much
      * memory we take: the first that is missing is named before the table is made. */
     enum st st = ST_OK;

@@ -29,13 +29,14 @@ static const struct limit limits[] = {
     LIMIT(moe_freq, "moe_layer_freq", 1, 1024),
     LIMIT(n_experts, "n_routed_experts", 0, OPS_GATE_EXPERTS_MAX),
     LIMIT(n_shared, "n_shared_experts", 0, 64),
+    LIMIT(moe_inter, "moe_intermediate_size", 0, 1u << 16),
     LIMIT(max_positions, "max_position_embeddings", 1, 1u << 24),
 };
 
 static enum st check_gate(const struct model_config *c, struct err *err) {
     const struct ops_gate_config *g = &c->gate;
-    if (c->moe_inter < 1 || c->moe_inter > (1u << 16))
-        return err_set(err, ST_INVALID, "moe_intermediate_size: %u, expected 1 to 65536", c->moe_inter);
+    if (c->moe_inter == 0)
+        return err_set(err, ST_INVALID, "moe_intermediate_size: 0, expected 1 to 65536");
     if (g->n_experts != c->n_experts)
         return err_set(err, ST_INVALID, "gate: %u experts, expected n_routed_experts %u", g->n_experts, c->n_experts);
     if (g->top_k < 1 || g->top_k > OPS_GATE_TOPK_MAX || g->top_k > c->n_experts)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/json.h"
@@ -178,6 +179,9 @@ enum st safetensors_parse(struct safetensors *s, const uint8_t *data, uint64_t s
     char place[sizeof err->text];
     snprintf(place, sizeof place, "%s: header", name);
     s->header_bytes = 8 + len;
+    /* A tensor has three of them in at least 50 bytes; a list of millions of empty ones would take 75 times its size. */
+    if (json_count_containers((const char *)data + 8, len) > 3 * (len / 50) + 8)
+        return err_set(err, ST_CORRUPT, "%s: header: more objects and arrays than tensors can have", name);
     json_t *header;
     enum st st = json_parse(&header, (const char *)data + 8, len, place, err);
     if (st) return st;
@@ -225,16 +229,28 @@ static enum st write_header(FILE *f, const struct safetensors_out *tensors, size
     return st;
 }
 
-enum st safetensors_write(const char *path, const struct safetensors_out *tensors, size_t n,
-                          struct err *err) {
-    FILE *f = fopen(path, "wb");
-    if (!f) return err_set(err, st_from_errno(errno), "%s: cannot write: %s", path, strerror(errno));
+static enum st write_all(FILE *f, const struct safetensors_out *tensors, size_t n) {
     enum st st = write_header(f, tensors, n);
     for (size_t i = 0; i < n && !st; i++) {
         size_t count = tensors[i].rows * tensors[i].cols;
         if (count > 0 && fwrite(tensors[i].data, sizeof(float), count, f) != count) st = ST_IO;
     }
-    if (fclose(f) != 0 && !st) st = ST_IO;
-    if (st) err_set(err, st, "%s: cannot write: %s", path, st == ST_IO ? strerror(errno) : st_name(st));
     return st;
+}
+
+/* Under another name first, so that a full disk leaves no half file behind. */
+enum st safetensors_write(const char *path, const struct safetensors_out *tensors, size_t n,
+                          struct err *err) {
+    char part[4096];
+    int len = snprintf(part, sizeof part, "%s.part", path);
+    if (len < 0 || (size_t)len >= sizeof part) return err_set(err, ST_INVALID, "%.100s...: path too long", path);
+    FILE *f = fopen(part, "wb");
+    if (!f) return err_set(err, st_from_errno(errno), "%s: cannot write: %s", path, strerror(errno));
+    enum st st = write_all(f, tensors, n);
+    int error = errno;
+    if (fclose(f) != 0 && !st) st = ST_IO, error = errno;
+    if (!st && rename(part, path) != 0) st = ST_IO, error = errno;
+    if (!st) return ST_OK;
+    unlink(part);
+    return err_set(err, st, "%s: cannot write: %s", path, st == ST_IO ? strerror(error) : st_name(st));
 }

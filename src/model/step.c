@@ -79,9 +79,10 @@ static size_t carve(struct step *s, uint8_t *base, const struct model_config *c,
     return at;
 }
 
-uint64_t step_bytes(const struct model_config *c, struct step_limits limits, uint32_t n_threads) {
+uint64_t step_bytes(const struct model_config *c, struct step_limits limits, uint32_t n_threads,
+                    uint32_t n_pages) {
     struct step s;
-    return carve(&s, NULL, c, limits, n_threads, 0);
+    return carve(&s, NULL, c, limits, n_threads, n_pages);
 }
 
 enum st step_new(struct step **out, const struct model *m, const struct kv *kv, struct team *team,
@@ -90,7 +91,7 @@ enum st step_new(struct step **out, const struct model *m, const struct kv *kv, 
     assert(limits.logits_max <= limits.rows_max);
     struct step *s = calloc(1, sizeof *s);
     if (!s) return err_set(err, ST_NO_MEMORY, "step: out of memory");
-    size_t bytes = carve(s, NULL, &m->config, limits, team_size(team), kv->n_pages);
+    size_t bytes = step_bytes(&m->config, limits, team_size(team), kv->n_pages);
     /* Mapped rather than malloc'ed: rows that no step uses cost no memory, and large pages spare the page walks. */
     void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) {
@@ -103,6 +104,7 @@ enum st step_new(struct step **out, const struct model *m, const struct kv *kv, 
     s->team = team;
     s->limits = limits;
     s->memory = base;
+    s->memory_bytes = bytes;
     carve(s, base, &m->config, limits, team_size(team), kv->n_pages);
     *out = s;
     return ST_OK;
@@ -110,7 +112,7 @@ enum st step_new(struct step **out, const struct model *m, const struct kv *kv, 
 
 void step_free(struct step *s) {
     if (!s) return;
-    munmap(s->memory, carve(&(struct step){0}, NULL, &s->m->config, s->limits, team_size(s->team), s->kv->n_pages));
+    munmap(s->memory, s->memory_bytes);
     free(s);
 }
 
@@ -119,7 +121,7 @@ void step_free(struct step *s) {
 struct matmul_run {
     struct step *s;
     const struct matmul *jobs;
-    uint32_t n_jobs, n_tok;
+    uint32_t n_tok;
 };
 
 static uint32_t tiles_of(const struct ops_weight *w) { return (w->rows + TILE_ROWS - 1) / TILE_ROWS; }
@@ -135,7 +137,7 @@ static void matmul_tile(void *ctx, uint32_t tile, uint32_t thread) {
 
 void step_matmuls(struct step *s, const struct matmul *jobs, uint32_t n_jobs, uint32_t n_tok) {
     assert(n_jobs <= MATMULS_MAX);
-    struct matmul_run run = {.s = s, .jobs = jobs, .n_jobs = n_jobs, .n_tok = n_tok};
+    struct matmul_run run = {.s = s, .jobs = jobs, .n_tok = n_tok};
     uint32_t n_tiles = 0;
     for (uint32_t i = 0; i < n_jobs; i++) n_tiles += tiles_of(jobs[i].w);
     if (n_tok > 0) team_run(s->team, matmul_tile, &run, n_tiles);

@@ -52,8 +52,9 @@ struct step_limits {
 enum st ST_CHECKED step_new(struct step **out, const struct model *m, const struct kv *kv,
                             struct team *team, struct step_limits limits, struct err *err);
 void step_free(struct step *s); /* NULL is allowed */
-/* Bytes step_new takes. */
-uint64_t step_bytes(const struct model_config *c, struct step_limits limits, uint32_t n_threads);
+/* Bytes step_new takes for a cache of n_pages. */
+uint64_t step_bytes(const struct model_config *c, struct step_limits limits, uint32_t n_threads,
+                    uint32_t n_pages);
 
 /* All stages for one or two row sets, each begun with step_begin. */
 void model_step(struct step *const *steps, uint32_t n_steps);

@@ -97,7 +97,7 @@ void step_shared(struct step *s, uint32_t layer) {
 struct expert_run {
     struct step *s;
     const struct model_ffn *experts;
-    uint32_t n_routes, tiles_each;
+    uint32_t tiles_each;
 };
 
 /* Counting sort by expert; within one the order of the list stays. */

@@ -83,6 +83,7 @@ static bool wants_draft(const struct step_row *row) { return row->pos > 0 && row
 
 void step_mtp(struct step *s) {
     const struct model_config *c = &s->m->config;
+    for (uint32_t i = 0; i < s->in->n_rows; i++) s->draft_of[i] = UINT32_MAX;
     if (c->n_mtp == 0) return;
     step_activate(s, 1, has_mtp_row);
     mtp_input(s);
@@ -91,7 +92,6 @@ void step_mtp(struct step *s) {
     step_activate(s, 1, wants_draft);
     if (s->n == 0) return;
     assert(s->n <= s->limits.logits_max);
-    for (uint32_t i = 0; i < s->in->n_rows; i++) s->draft_of[i] = UINT32_MAX;
     for (uint32_t i = 0; i < s->n; i++) s->draft_of[s->act[i].input] = i;
     mtp_input(s);
     step_layer(s, c->n_layers);

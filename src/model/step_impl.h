@@ -52,6 +52,7 @@ struct step {
     uint8_t *scratch;       /* [threads][scratch_bytes] */
     size_t scratch_bytes, tile_at, blocks_at; /* in one thread's scratch: dot workspace, tiles, block pointers */
     void *memory;
+    size_t memory_bytes;
 };
 
 /* A thread's scratch: the kernels' workspace first, then two tiles of [rows_max, TILE_ROWS] floats; attention uses all
@@ -81,7 +82,7 @@ void step_matmuls(struct step *s, const struct matmul *jobs, uint32_t n_jobs, ui
 /* h[t, :] = swiglu(gate(x), up(x)), then out[t, :] = down(h), for the active rows. */
 void step_ffn(struct step *s, float *out, const float *x, const struct model_ffn *ffn);
 
-/* fn(ctx, row, thread) for rows [0, n) by the team, a few rows a tile. */
+/* fn(s, row, arg) for rows [0, n) by the team, a few rows a tile. */
 typedef void step_row_fn(struct step *s, uint32_t row, const void *arg);
 void step_each_row(struct step *s, uint32_t n, step_row_fn *fn, const void *arg);
 

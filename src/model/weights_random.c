@@ -90,13 +90,12 @@ enum st weights_random_init(struct weights_random *w, const struct model_config 
     if (st) return st;
     void *map = mmap(NULL, f.at, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     w->scales = malloc((f.scales_at + 1) * sizeof *w->scales);
+    if (map != MAP_FAILED) w->map = map, w->map_bytes = f.at;
     if (map == MAP_FAILED || !w->scales) {
         weights_random_release(w);
         return err_set(err, ST_NO_MEMORY, "random weights: cannot get %zu bytes: %s", f.at, strerror(errno));
     }
     madvise(map, f.at, MADV_HUGEPAGE);
-    w->map = map;
-    w->map_bytes = f.at;
     f = (struct fill){.w = w, .dtype = dtype, .seed = seed};
     return weight_visit(c, add, &f, err);
 }

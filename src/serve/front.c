@@ -39,12 +39,7 @@ enum st front_open(struct front *f, const struct instance *in, const char *serve
                         .defaults = *ckpt_generation(in->ckpt),
                         .vocab = in->config.vocab,
                         .max_model_len = in->max_model_len};
-    const struct config_facts *facts = ckpt_facts(in->ckpt);
-    uint32_t n = f->defaults.n_eos ? f->defaults.n_eos : facts->n_eos;
-    for (uint32_t i = 0; i < n; i++) {
-        int64_t id = f->defaults.n_eos ? f->defaults.eos[i] : facts->eos[i];
-        if (id >= 0 && id < f->vocab) f->stop_ids[f->n_stop_ids++] = (uint32_t)id;
-    }
+    f->n_stop_ids = instance_eos_ids(f->stop_ids, in);
     snprintf(f->model_id, sizeof f->model_id, "%s", in->model_id);
     snprintf(f->fingerprint, sizeof f->fingerprint, "fp_%.12s", in->model_id);
     enum st st = tok_open(&f->tok, ckpt_dir(in->ckpt), err);
@@ -263,13 +258,9 @@ static bool set_names(struct job *j, struct api_error *e) {
 }
 
 static bool set_seed(struct request *r, const struct api_request *api, struct api_error *e) {
-    uint64_t drawn;
     r->seed = api->seed;
-    if (api->seed_given) return true;
-    if (!draw_bytes(&drawn, sizeof drawn)) return api_fail(e, 500, NULL, NULL, "no random numbers");
-    r->seed = (int64_t)(drawn >>
-                        11); /* 53 bits: it is returned, and JavaScript reads numbers as doubles */
-    return true;
+    return api->seed_given || request_draw_seed(r) ||
+           api_fail(e, 500, NULL, NULL, "no random numbers");
 }
 
 static bool fill_record(const struct front *f, struct job *j, struct api_error *e) {
@@ -278,6 +269,7 @@ static bool fill_record(const struct front *f, struct job *j, struct api_error *
     *r = (struct request){
         .version = REQUEST_VERSION, .sampling = api->sampling, .logprobs = api->logprobs};
     api->bias = NULL; /* the record owns it now */
+    memcpy(r->model_id, f->model_id, sizeof r->model_id);
     if (!set_names(j, e) || !set_seed(r, api, e)) return false;
     for (uint32_t i = 0; i < f->n_stop_ids && !api->ignore_eos; i++) add_stop_id(r, f->stop_ids[i]);
     for (uint32_t i = 0; i < api->n_stop_ids; i++) add_stop_id(r, api->stop_ids[i]);

@@ -25,7 +25,7 @@ enum st ST_CHECKED json_cut(struct buf *rest, struct json_span *vocab, struct js
 
 /* A reader of one span. After an error nothing more may be read. */
 struct json_reader {
-    const char *at, *end;
+    const char *start, *at, *end;
     const char *file;         /* the whole text, to count lines for errors */
     const char *name, *place; /* "tokenizer.json", "model.vocab" */
     struct err *err;

@@ -193,7 +193,8 @@ static enum st read_model(struct tokenizer *t, const json_t *root, struct json_s
         return err_set(err, ST_INVALID, "%s: %s: found nothing, expected %s", place,
                        vocab.text ? "merges" : "vocab", vocab.text ? "an array" : "an object");
     struct buf scratch = {.max = FILE_BYTES_MAX};
-    struct json_reader r = {.at = vocab.text,
+    struct json_reader r = {.start = vocab.text,
+                            .at = vocab.text,
                             .end = vocab.text + vocab.len,
                             .file = file,
                             .name = name,
@@ -204,7 +205,7 @@ static enum st read_model(struct tokenizer *t, const json_t *root, struct json_s
     if (!st) st = bpe_init(&t->bpe, &t->vocab, name, err);
     if (!st) st = json_get_bool(&t->bpe.whole_first, model, "ignore_merges", false, place, err);
     if (!st) st = check_model_options(t, model, place, err);
-    r.at = merges.text;
+    r.start = r.at = merges.text;
     r.end = merges.text + merges.len;
     r.place = "model.merges";
     if (!st) st = read_merges(t, &r, &scratch);

@@ -31,7 +31,7 @@ static void check_accepted(const struct model_config *c) {
     }
     assert(kv_page_bytes_all(c, OPS_F32) < (uint64_t)1 << 40);
     struct step_limits limits = {.rows_max = 512, .logits_max = 512};
-    assert(step_bytes(c, limits, 1) < (uint64_t)1 << 48);
+    assert(step_bytes(c, limits, 1, 1) < (uint64_t)1 << 48);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
