@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements json.h. jansson bounds the depth (2048) and checks UTF-8; we bound the size before it reads. */
+/* Implements json.h. jansson bounds the depth (2048) and checks UTF-8; we bound the text before it reads, and the memory. */
 #include "base/json.h"
 
 #include <math.h>
@@ -10,13 +10,19 @@
 #include "base/bytes.h"
 #include "base/file.h"
 
-/* jansson 2.14 ignores a failed growth of its token buffer and goes on without the byte ("16" becomes "6"), and calls other
- * failures errors of syntax. So its allocator is ours, and remembers. */
-static _Thread_local bool out_of_memory;
+enum { PARSE_BYTES_MAX = 256 << 20 }; /* all tensors of Kimi-K2 in one file take 144 MB for a header of 19 */
+
+/* jansson's allocator is ours. It remembers failures, since jansson 2.14 ignores a failed growth of its token buffer and goes on without
+ * the byte ("16" becomes "6"). And it bounds what one text may take: "{}," is three bytes of text and 200 of memory. */
+static _Thread_local struct {
+    bool failed;
+    size_t left; /* of PARSE_BYTES_MAX while parsing, else SIZE_MAX */
+} heap = {.left = SIZE_MAX};
 
 static void *alloc(size_t len) {
-    void *p = malloc(len);
-    if (!p) out_of_memory = true;
+    void *p = len <= heap.left ? malloc(len) : NULL;
+    if (!p) heap.failed = true;
+    else if (heap.left != SIZE_MAX) heap.left -= len;
     return p;
 }
 
@@ -54,26 +60,17 @@ static json_t *load(const char *text, size_t len, json_error_t *e) {
     return v;
 }
 
-size_t json_count_containers(const char *text, size_t len) {
-    bool in_string = false;
-    size_t n = 0;
-    for (size_t i = 0; i < len; i++) {
-        if (text[i] == '"') in_string = !in_string;
-        if (in_string && text[i] == '\\') i++;
-        n += !in_string && (text[i] == '{' || text[i] == '[');
-    }
-    return n;
-}
-
 enum st json_parse(json_t **out, const char *text, size_t len, const char *name, struct err *err) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, set_alloc);
     json_error_t e;
-    out_of_memory = false;
+    heap.failed = false;
+    heap.left = PARSE_BYTES_MAX;
     json_t *v = load(text, len, &e);
-    if (out_of_memory) {
+    heap.left = SIZE_MAX;
+    if (heap.failed) {
         json_decref(v);
-        return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
+        return err_set(err, ST_NO_MEMORY, "%s: out of memory, or more than %d MiB for %zu bytes of text", name, PARSE_BYTES_MAX >> 20, len);
     }
     if (!v) return err_set(err, ST_INVALID, "%s: line %d column %d: %s", name, e.line, e.column, e.text);
     *out = v;

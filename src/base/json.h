@@ -12,15 +12,13 @@
 
 #include "base/err.h"
 
-/* Parses text; name (a path, "request body") stands in the error. Duplicate members are refused. The caller
- * json_decref()s *out. An integer over 64 bits is read as a real number. */
+/* Parses text; name (a path, "request body") stands in the error. Duplicate members are refused, and a text that would take
+ * more than 256 MiB of memory ("{}," is three bytes of text and 200 of memory). The caller json_decref()s *out. An integer over
+ * 64 bits is read as a real number. */
 enum st ST_CHECKED json_parse(json_t **out, const char *text, size_t len, const char *name,
                               struct err *err);
 /* The same for a file of at most max bytes. */
 enum st ST_CHECKED json_read_file(json_t **out, const char *path, size_t max, struct err *err);
-
-/* Objects and arrays that text opens, strings left out: what decides the memory that parsing it takes. */
-size_t json_count_containers(const char *text, size_t len);
 
 /* The member at a dotted path, or NULL when it or one above it is missing; JSON null counts as missing. */
 json_t *json_at(const json_t *obj, const char *path);

@@ -11,11 +11,10 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
-#include "base/file.h"
 #include "base/json.h"
 #include "model/ckpt_impl.h"
 
-enum { INDEX_BYTES_MAX = 64 << 20, INDEX_CONTAINERS_MAX = 64, SHARDS_MAX = 4096 };
+enum { INDEX_BYTES_MAX = 64 << 20, SHARDS_MAX = 4096 };
 static const size_t scales_bytes_max = (size_t)8 << 30;
 static const char index_name[] = "model.safetensors.index.json", single_name[] = "model.safetensors";
 
@@ -124,12 +123,7 @@ static enum st open_index(struct ckpt *c, const char *index_path, struct err *er
     json_t *index;
     const char **names = NULL;
     size_t n = 0;
-    struct buf text = {.max = INDEX_BYTES_MAX};
-    enum st st = file_read(&text, index_path, err);
-    if (!st && json_count_containers(text.data ? text.data : "", text.len) > INDEX_CONTAINERS_MAX)
-        st = err_set(err, ST_INVALID, "%s: more objects and arrays than an index has", index_path);
-    if (!st) st = json_parse(&index, text.data ? text.data : "", text.len, index_path, err);
-    buf_release(&text);
+    enum st st = json_read_file(&index, index_path, INDEX_BYTES_MAX, err);
     if (st) return st;
     const json_t *map = json_at(index, "weight_map");
     if (!json_is_object(map))
@@ -255,20 +249,26 @@ static enum st missing(const struct ckpt *c, struct weight_key key, uint32_t row
                    weight_shape_keys(key.kind));
 }
 
-static enum st check_present(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols, struct err *err) {
-    const struct ckpt *c = ctx;
+/* Finds the tensor of key and checks its shape. */
+static enum st find_checked(const struct safetensors_tensor **out, const struct ckpt *c, struct weight_key key, uint32_t rows,
+                            uint32_t cols, struct err *err) {
     char name[WEIGHT_NAME_BYTES];
-    return find_key(c, key, name) ? ST_OK : missing(c, key, rows, cols, name, err);
+    *out = find_key(c, key, name);
+    if (!*out) return missing(c, key, rows, cols, name, err);
+    return check_shape(c, *out, rows, cols, is_vector(key.kind), weight_shape_keys(key.kind), err);
+}
+
+static enum st check_present(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols, struct err *err) {
+    const struct safetensors_tensor *t;
+    return find_checked(&t, ctx, key, rows, cols, err);
 }
 
 static enum st load_tensor(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols,
                            struct err *err) {
     struct ckpt *c = ctx;
-    char name[WEIGHT_NAME_BYTES];
-    const struct safetensors_tensor *t = find_key(c, key, name);
-    if (!t) return missing(c, key, rows, cols, name, err);
+    const struct safetensors_tensor *t;
     enum ops_dtype dtype;
-    enum st st = check_shape(c, t, rows, cols, is_vector(key.kind), weight_shape_keys(key.kind), err);
+    enum st st = find_checked(&t, c, key, rows, cols, err);
     if (!st) st = dtype_of(&dtype, c, t, err);
     if (st) return st;
     struct ops_weight w = {.dtype = dtype, .rows = rows, .cols = cols, .data = t->data,
@@ -290,7 +290,7 @@ static enum st load_tensors(struct ckpt *c, struct err *err) {
     /* Repackaged checkpoints often drop the whole MTP layer and keep the key in config.json. */
     if (c->config.n_mtp && !has_layer(c, c->config.n_layers)) c->config.n_mtp = 0;
     /* A config that asks for more tensors than there are (two may stand for two more, see find_key) must not decide how much
-     * memory we take: the first that is missing is named before the table is made. */
+     * memory we take: the first that is missing or has another shape is named before the table is made. */
     enum st st = ST_OK;
     if (weight_count(&c->config) > c->n_by_name + 2) st = weight_visit(&c->config, check_present, c, err);
     if (!st) st = weight_table_init(&c->weights, &c->config, c->dir, err);

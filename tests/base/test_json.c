@@ -30,6 +30,23 @@ static void errors_say_where(void **state) {
     free(deep);
 }
 
+static void memory_is_bounded(void **state) {
+    (void)state;
+    enum { N = 2000000 };
+    char *text = malloc(N * 3 + 2);
+    size_t n = 0;
+    json_t *v;
+    struct err err;
+    text[n++] = '[';
+    for (int i = 0; i < N; i++) memcpy(text + n, "{},", 3), n += 3;
+    text[n - 1] = ']';
+    assert_int_equal(json_parse(&v, text, n, "f.json", &err), ST_NO_MEMORY);
+    assert_string_equal(err.text, "f.json: out of memory, or more than 256 MiB for 6000001 bytes of text");
+    assert_int_equal(json_parse(&v, "[1]", 3, "f.json", &err), ST_OK);
+    json_decref(v);
+    free(text);
+}
+
 static void numbers_are_checked_for_type_and_range(void **state) {
     (void)state;
     struct err err;
@@ -78,6 +95,7 @@ static void strings_and_booleans_are_checked_for_type(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(errors_say_where),
+        cmocka_unit_test(memory_is_bounded),
         cmocka_unit_test(numbers_are_checked_for_type_and_range),
         cmocka_unit_test(strings_and_booleans_are_checked_for_type),
     };

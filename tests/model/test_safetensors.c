@@ -74,7 +74,7 @@ static const struct refusal {
     {ONE("F32", "[4294967296,4294967296]", "[0,4]"), 4, ST_INVALID, "f: tensor t: shape: more elements than 64 bits can count"},
     {ONE("F32", "[9223372036854775807]", "[0,4]"), 4, ST_INVALID, "f: tensor t: shape: more bytes than 64 bits can count"},
     {ONE("F32", "[9223372036854775808]", "[0,4]"), 4, ST_INVALID,
-     "f: header: line 1 column 48: too big integer near '9223372036854775808'"},
+     "f: tensor t: shape: entry 0: found a real number, expected a size"},
     {ONE("U8", "[9223372036854775807]", "[0,9223372036854775807]"), 4, ST_CORRUPT,
      "f: tensor t: data_offsets: found [0,9223372036854775807], but the data has 4 bytes"},
     {ONE("F32", "[4611686018427387905]", "[0,4]"), 4, ST_INVALID, "f: tensor t: shape: more bytes than 64 bits can count"},
@@ -91,7 +91,7 @@ static const struct refusal {
     {ONE("F32", "[1]", "[0,9223372036854775807]"), 4, ST_CORRUPT,
      "f: tensor t: data_offsets: found [0,9223372036854775807], but the data has 4 bytes"},
     {ONE("F32", "[1]", "[0,9223372036854775808]"), 4, ST_INVALID,
-     "f: header: line 1 column 69: too big integer near '9223372036854775808'"},
+     "f: tensor t: data_offsets: entry 1: found a real number, expected a byte offset"},
     {ONE("F32", "[2]", "[0,4]"), 4, ST_CORRUPT, "f: tensor t: 4 bytes of data, expected 8 for its shape in F32"},
     {ONE("BF16", "[1]", "[0,4]"), 4, ST_CORRUPT, "f: tensor t: 4 bytes of data, expected 2 for its shape in BF16"},
     {ONE("F32", "[]", "[0,0]"), 0, ST_CORRUPT, "f: tensor t: 0 bytes of data, expected 4 for its shape in F32"},
@@ -261,8 +261,20 @@ static void what_is_written_is_read(void **state) {
     assert_memory_equal(s.tensors[0].data, a, sizeof a);
     assert_int_equal(s.tensors[1].bytes, 0);
     safetensors_close(&s);
+    /* A device is written to, not replaced. */
+    struct stat sb;
     assert_int_equal(safetensors_write("/dev/full", out, 1, &err), ST_IO);
     assert_string_equal(err.text, "/dev/full: cannot write: No space left on device");
+    assert_int_equal(safetensors_write("/dev/null", out, 1, &err), ST_OK);
+    assert_true(stat("/dev/full", &sb) == 0 && S_ISCHR(sb.st_mode) && stat("/dev/null", &sb) == 0 && S_ISCHR(sb.st_mode));
+    /* A link is followed. */
+    char target[128];
+    snprintf(target, sizeof target, "%s-target", path);
+    unlink(path);
+    assert_int_equal(symlink(target, path), 0);
+    assert_int_equal(safetensors_write(path, out, 2, &err), ST_OK);
+    assert_true(stat(target, &sb) == 0 && sb.st_size > 24);
+    unlink(target);
     unlink(path);
 }
 
