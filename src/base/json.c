@@ -143,7 +143,7 @@ enum st json_get_f64(double *out, const json_t *obj, const char *path, double mi
         return err_set(err, ST_INVALID, "%s: %s: found %s, expected a number", name, path, json_kind(v));
     double d = json_number_value(v);
     if (!(d >= min && d <= max))
-        return err_set(err, ST_INVALID, "%s: %s: found %.15g, expected %g to %g", name, path, d, min, max);
+        return err_set(err, ST_INVALID, "%s: %s: found %.15g, expected %.10g to %.10g", name, path, d, min, max);
     *out = d;
     return ST_OK;
 }

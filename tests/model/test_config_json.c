@@ -82,9 +82,9 @@ static const struct refusal {
     {"{\"rope_scaling\":{\"type\":1}}", ST_INVALID, "config.json: rope_scaling: type: found an integer, expected a string"},
     {"{\"rope_scaling\":{\"type\":\"yarn\",\"factor\":\"40\"}}", ST_INVALID,
      "config.json: rope_scaling: factor: found a string, expected a number"},
-    {"{\"rope_scaling\":{\"type\":\"yarn\",\"factor\":-40}}", ST_INVALID, "config.json: rope_scaling: factor: found -40, expected 0.001 to 1e+06"},
+    {"{\"rope_scaling\":{\"type\":\"yarn\",\"factor\":-40}}", ST_INVALID, "config.json: rope_scaling: factor: found -40, expected 0.001 to 1000000"},
     {"{\"rope_scaling\":{\"type\":\"yarn\",\"factor\":1e300}}", ST_INVALID,
-     "config.json: rope_scaling: factor: found 1e+300, expected 0.001 to 1e+06"},
+     "config.json: rope_scaling: factor: found 1e+300, expected 0.001 to 1000000"},
     {"{\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":0}}", ST_INVALID,
      "config.json: rope_scaling: original_max_position_embeddings: found 0, expected 1 to 16777216"},
     {"{\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"mscale\":1e9}}", ST_INVALID,
@@ -139,7 +139,7 @@ static const struct refusal {
      "config.json: topk_method: found noaux_tc, expected greedy or group_limited_greedy"},
     {"{\"norm_topk_prob\":\"true\"}", ST_INVALID, "config.json: norm_topk_prob: found a string, expected true or false"},
     {"{\"routed_scaling_factor\":1e300}", ST_INVALID,
-     "config.json: routed_scaling_factor: found 1e+300, expected -1e+06 to 1e+06"},
+     "config.json: routed_scaling_factor: found 1e+300, expected -1000000 to 1000000"},
     {"{\"eos_token_id\":\"</s>\"}", ST_INVALID, "config.json: eos_token_id: found a string, expected a token id"},
     {"{\"eos_token_id\":-1}", ST_INVALID, "config.json: eos_token_id: found -1, expected a token id"},
     {"{\"eos_token_id\":[1,4294967296]}", ST_INVALID, "config.json: eos_token_id: found 4294967296, expected a token id"},
@@ -262,8 +262,9 @@ static const struct refusal generation[] = {
     {"{\"temperature\":1e300}", ST_INVALID, "g.json: temperature: found 1e+300, expected 0 to 100"},
     {"{\"top_p\":1.5}", ST_INVALID, "g.json: top_p: found 1.5, expected 0 to 1"},
     {"{\"min_p\":-0.5}", ST_INVALID, "g.json: min_p: found -0.5, expected 0 to 1"},
-    {"{\"top_k\":-5}", ST_INVALID, "g.json: top_k: found -5, expected 0 to 4294967295"},
-    {"{\"top_k\":2.5}", ST_INVALID, "g.json: top_k: found a real number, expected an integer"},
+    {"{\"top_k\":-5}", ST_INVALID, "g.json: top_k: found -5, expected -1 to 4294967295"},
+    {"{\"top_k\":[2]}", ST_INVALID, "g.json: top_k: found an array, expected a number"},
+    {"{\"do_sample\":0}", ST_INVALID, "g.json: do_sample: found an integer, expected true or false"},
     {"{\"repetition_penalty\":0}", ST_INVALID, "g.json: repetition_penalty: found 0, expected 0.001 to 100"},
     {"{\"eos_token_id\":{}}", ST_INVALID, "g.json: eos_token_id: found an object, expected a token id"},
     {"{\"eos_token_id\":[1,null]}", ST_INVALID, "g.json: eos_token_id: found null, expected a token id"},
@@ -293,6 +294,11 @@ static void generation_configs_are_read_or_refused(void **state) {
     assert_true(g.temperature == 0.6f && g.top_p == 0.95f && g.min_p == 0 && g.repetition_penalty == 1);
     assert_int_equal(g.top_k, 0);
     assert_int_equal(g.n_eos, 1);
+    json_decref(json);
+    static const char all[] = "{\"do_sample\":false,\"temperature\":0.6,\"top_k\":-1,\"max_length\":1000000000000000000000000000000}";
+    assert_int_equal(json_parse(&json, all, sizeof all - 1, "t", &err), ST_OK);
+    assert_int_equal(generation_config_from_json(&g, json, "g.json", &err), ST_OK);
+    assert_true(g.temperature == 0 && g.top_k == 0);
     json_decref(json);
 }
 
