@@ -252,6 +252,10 @@ static void on_signal(evutil_socket_t fd, short what, void *arg) {
     (void)fd;
     (void)what;
     s->stopping = true;
+    s->log_ns = 0; /* the operator asked */
+    if (s->n_replies)
+        server_log(s, "serve: stopping: %u request%s at most %d s (a second signal: at once)",
+                   s->n_replies, s->n_replies == 1 ? " has" : "s have", SERVER_DRAIN_S);
     evhttp_del_accept_socket(s->http, s->bound);
     s->bound = NULL;
     event_del(s->interrupt); /* a second signal does what signals do */
