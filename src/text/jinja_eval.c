@@ -233,7 +233,7 @@ static struct jj_val eval(struct jj_run *run, struct jj_frame *f, const struct j
     case JJ_N_CALL: v = eval_call(run, f, n, NULL); break;
     case JJ_N_FILTER:
     case JJ_N_TEST: v = eval_builtin(run, f, n, eval(run, f, n->a)); break;
-    default: assert(!"an expression"); v = jj_none();
+    default: assert(0 && "an expression"); v = jj_none();
     }
     jj_leave(j);
     return v;

@@ -84,7 +84,7 @@ static struct jj_val int_op(struct jj *j, int op, int64_t a, int64_t b, uint8_t 
         if (b >= 0) return jj_int(int_pow(j, a, b), o);
         if (a == 0) fail_zero(j);
         return jj_float(pow((double)a, (double)b), o);
-    default: assert(!"an arithmetic operator");
+    default: assert(0 && "an arithmetic operator");
     }
     return jj_int(r, o);
 }
@@ -118,7 +118,7 @@ static struct jj_val float_op(struct jj *j, int op, double a, double b, uint8_t 
         if (isinf(mod) && isfinite(a) && isfinite(b))
             jj_fail(j, ST_INVALID, "a power too large for a float");
         return jj_float(mod, o);
-    default: assert(!"an arithmetic operator");
+    default: assert(0 && "an arithmetic operator");
     }
     return jj_none();
 }

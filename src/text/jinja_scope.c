@@ -205,7 +205,7 @@ static void resolve_name(struct resolver *r, struct where w, struct jj_node *n) 
         n->slot = (uint32_t)(y - s->v);
         return;
     }
-    assert(!"every name was tracked");
+    assert(0 && "every name was tracked");
 }
 
 static void resolve_target(struct resolver *r, struct where w, struct jj_node *n) {

@@ -347,7 +347,7 @@ bool jj_equal(struct jj *j, struct jj_val a, struct jj_val b) {
     case JJ_MISSING:
     case JJ_BOOL:
     case JJ_INT:
-    case JJ_FLOAT: assert(!"handled above");
+    case JJ_FLOAT: assert(0 && "handled above");
     }
     jj_leave(j);
     return eq;
