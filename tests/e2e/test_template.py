@@ -204,7 +204,9 @@ def published():
 
 
 def own():
-    return {os.path.basename(p): open(p, encoding="utf-8", newline="").read() for p in sorted(glob.glob(OWN + "/*.jinja"))}
+    out = {os.path.basename(p): open(p, encoding="utf-8", newline="").read() for p in sorted(glob.glob(OWN + "/*.jinja"))}
+    out["models/tiny"] = open(os.path.join(ROOT, "models/tiny/chat_template.jinja"), encoding="utf-8", newline="").read()
+    return out
 
 
 def check_conversations(tmp_path, template, n):
