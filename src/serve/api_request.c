@@ -282,11 +282,10 @@ static bool read_chat(struct api_request *r, struct api_error *e) {
     r->add_generation_prompt = true;
     if (!api_field_bool(&r->add_generation_prompt, r->body, "add_generation_prompt", e))
         return false;
-    if (!api_field_bool(&r->continue_final_message, r->body, "continue_final_message", e))
-        return false;
-    if (r->continue_final_message && r->add_generation_prompt)
-        return api_invalid(e, "continue_final_message",
-                           "continue_final_message: needs add_generation_prompt false");
+    bool continue_final = false;
+    if (!api_field_bool(&continue_final, r->body, "continue_final_message", e)) return false;
+    if (continue_final)
+        return api_invalid(e, "continue_final_message", "continue_final_message: true is not supported");
     r->template_kwargs = api_field(r->body, "chat_template_kwargs");
     if (r->template_kwargs && !json_is_object(r->template_kwargs))
         return api_invalid(e, "chat_template_kwargs",
@@ -359,6 +358,14 @@ bool api_request_parse(struct api_request *out, enum api_kind kind, const char *
     if (read_fields(out, ctx, e)) return true;
     api_request_release(out);
     return false;
+}
+
+void api_request_drop_body(struct api_request *r) {
+    json_t *stop = json_incref(json_object_get(r->body, "stop"));
+    json_decref(r->body);
+    r->body = stop;
+    r->messages = r->tools = r->template_kwargs = NULL;
+    r->prompt = NULL;
 }
 
 void api_request_release(struct api_request *r) {

@@ -37,7 +37,7 @@ struct api_request {
 
     json_t *messages, *tools,
         *template_kwargs; /* chat: borrowed; tools and template_kwargs may be NULL */
-    bool add_generation_prompt, continue_final_message;
+    bool add_generation_prompt;
 
     const char *prompt; /* completions: text, borrowed, or NULL: prompt_ids */
     size_t prompt_len;
@@ -66,6 +66,8 @@ struct api_request {
 /* False: *e says why, and nothing is held. Any thread. */
 bool api_request_parse(struct api_request *out, enum api_kind kind, const char *text, size_t len,
                        const struct api_context *ctx, struct api_error *e);
+/* Frees the parsed body but for the stop strings, once the record is made: a body of 32 MiB may take 20 times that. */
+void api_request_drop_body(struct api_request *r);
 void api_request_release(struct api_request *r);
 
 #endif

@@ -135,29 +135,6 @@ static bool render_either(const struct front *f, struct chat_prompt *out,
     return ok || failed(e, "messages", &err);
 }
 
-/* As transformers does: the prompt ends where the last message's text ends. */
-static bool cut_after_final(struct chat_prompt *p, const struct api_request *api,
-                            struct api_error *e) {
-    const json_t *last = json_array_get(api->messages, json_array_size(api->messages) - 1);
-    const char *s = json_string_value(json_object_get(last, "content"));
-    size_t len = json_string_length(json_object_get(last, "content")), at = p->text.len;
-    while (len && strchr(" \t\n\r\v\f", *s)) s++, len--;
-    size_t trimmed = len;
-    while (trimmed && strchr(" \t\n\r\v\f", s[trimmed - 1])) trimmed--;
-    for (;; at--) {
-        if (trimmed && at + trimmed <= p->text.len && memcmp(p->text.data + at, s, trimmed) == 0)
-            break;
-        if (at == 0)
-            return api_invalid(
-                e, "continue_final_message",
-                "continue_final_message: the template does not show the final message");
-    }
-    bool whole = at + len <= p->text.len &&
-                 memcmp(p->text.data + at, s, len) == 0; /* trailing space was kept */
-    p->text.len = p->origin.len = at + (whole ? len : trimmed);
-    return true;
-}
-
 static bool prepare_chat(const struct front *f, struct request *r, const struct api_request *api,
                          struct api_error *e) {
     if (!f->chat)
@@ -167,7 +144,6 @@ static bool prepare_chat(const struct front *f, struct request *r, const struct 
     struct prompt_ids ids = {0};
     struct err err;
     bool ok = render_either(f, &prompt, api, e) &&
-              (!api->continue_final_message || cut_after_final(&prompt, api, e)) &&
               check_bytes(f, prompt.text.data, prompt.text.len, "messages", e);
     if (ok && prompt_encode(&ids, f->tok, &prompt, f->trust, &err))
         ok = failed(e, "messages", &err);
@@ -284,5 +260,7 @@ bool front_prepare(const struct front *f, struct job *j, struct api_error *e) {
     bool ok = api_request_parse(&j->api, j->kind, j->body, j->body_len, &ctx, e);
     free(j->body);
     j->body = NULL;
-    return ok && fill_record(f, j, e);
+    ok = ok && fill_record(f, j, e);
+    api_request_drop_body(&j->api);
+    return ok;
 }

@@ -62,10 +62,11 @@ static void stream_begin(struct reply *r) {
 static void stream_send(struct reply *r) {
     struct evbuffer *chunk = evbuffer_new();
     if (!r->streaming) stream_begin(r);
-    if (chunk && evbuffer_add(chunk, r->out.data, r->out.len) == 0)
-        evhttp_send_reply_chunk(r->req, chunk);
+    bool whole = chunk && evbuffer_add(chunk, r->out.data, r->out.len) == 0;
+    if (whole) evhttp_send_reply_chunk(r->req, chunk);
     if (chunk) evbuffer_free(chunk);
     r->out.len = 0;
+    if (!whole) http_conn_drop(r->conn); /* rather than text with a hole */
 }
 
 static void stream_end(struct reply *r) {
@@ -82,7 +83,7 @@ static void fail(struct reply *r, const struct api_error *e) {
         server_send_error(req, e);
     } else if (answer_error_event(&r->out, e) == ST_OK) {
         stream_send(r);
-        stream_end(r);
+        if (r->state == REPLY_OPEN) stream_end(r);
     } else {
         http_conn_drop(r->conn);
     }
@@ -97,6 +98,7 @@ static void send_what_is_there(struct reply *r) {
         return;
     }
     if (r->out.len) stream_send(r);
+    if (r->state != REPLY_OPEN) return;
     if (r->answer.finish) {
         stream_end(r);
     } else if (http_conn_unread(r->conn) > SERVER_UNREAD_BYTES_MAX) {

@@ -56,8 +56,11 @@ void server_log(struct server *s, const char *fmt, ...) {
 void server_send(struct evhttp_request *req, int status, const struct buf *body) {
     struct evbuffer *b = evbuffer_new();
     struct evkeyvalq *h = evhttp_request_get_output_headers(req);
-    if (b && body && evhttp_request_get_command(req) != EVHTTP_REQ_HEAD)
-        (void)evbuffer_add(b, body->data, body->len);
+    bool with_body = body && evhttp_request_get_command(req) != EVHTTP_REQ_HEAD;
+    if (with_body && (!b || evbuffer_add(b, body->data, body->len) != 0)) {
+        body = NULL;
+        status = 500;
+    }
     if (body) evhttp_add_header(h, "Content-Type", "application/json");
     evhttp_send_reply(req, status, api_reason(status), b);
     if (b) evbuffer_free(b);

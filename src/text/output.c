@@ -52,7 +52,7 @@ static enum st give(struct text_output *o, struct buf *out, size_t n) {
 enum st text_output_push(struct text_output *o, struct buf *out, uint32_t id, bool watch_stops) {
     enum st st = tok_stream_push(&o->stream, &o->held, o->tok, id, o->special);
     if (st) return st;
-    if (!watch_stops) return give(o, out, o->held.len);
+    if (!watch_stops) return give(o, out, o->held.len - undecided(o)); /* it may end later, where stops count */
     size_t begin = 0;
     if (find_stop(o, &begin, &o->stopped_by)) {
         st = give(o, out, begin);

@@ -229,16 +229,6 @@ class Running:
             self.s.stop()
 
 
-def test_continue_final_message(server):
-    said = "Once there was a clever fox who"
-    body = {"messages": HELLO + [{"role": "assistant", "content": said}], "add_generation_prompt": False, "max_tokens": 1}
-    closed = server.chat(**body)[2]["usage"]["prompt_tokens"]
-    status, _, r = server.chat(**body, continue_final_message=True)
-    assert status == 200 and r["usage"]["prompt_tokens"] == closed - 1  # all but the end-of-sentence token
-    status, _, r = server.chat(messages=body["messages"], continue_final_message=True)
-    assert status == 400 and r["error"]["param"] == "continue_final_message"
-
-
 def test_stop_strings_and_ids(server):
     base = dict(prompt="Once upon a time", max_tokens=60, temperature=0, ignore_eos=True)
     text = server.complete(**base)[2]["choices"][0]["text"]
@@ -418,11 +408,10 @@ def test_garbage_is_refused(server):
         with contextlib.suppress(ConnectionError):
             s = server.socket(timeout=10)
             s.sendall(data)
-            s.shutdown(socket.SHUT_WR)
-            answer = read_all(s)
-            assert answer == b"" or re.match(rb"HTTP/1\.[01] 4\d\d ", answer), (data[:40], answer[:200])
-            if answer:
-                assert b"application/json" in answer and b"<HTML>" not in answer
+            answer = s.recv(65536)
+            s.close()
+            assert re.match(rb"HTTP/1\.[01] 4\d\d ", answer), (data[:40], answer[:200])
+            assert b"application/json" in answer and b"<HTML>" not in answer
     assert server.chat(max_tokens=1)[0] == 200
 
 

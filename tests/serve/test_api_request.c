@@ -64,7 +64,7 @@ static const struct refusal refusals[] = {
     {API_CHAT, CHAT(",\"chat_template_kwargs\":[]"), 400, "chat_template_kwargs",
      "chat_template_kwargs: found an array, expected an object"},
     {API_CHAT, CHAT(",\"continue_final_message\":true"), 400, "continue_final_message",
-     "continue_final_message: needs add_generation_prompt false"},
+     "continue_final_message: true is not supported"},
     {API_CHAT, CHAT(",\"temperature\":\"hot\""), 400, "temperature",
      "temperature: found a string, expected a number"},
     {API_CHAT, CHAT(",\"temperature\":-0.5"), 400, "temperature",
@@ -81,8 +81,8 @@ static const struct refusal refusals[] = {
     {API_CHAT, CHAT(",\"repetition_penalty\":0"), 400, "repetition_penalty",
      "repetition_penalty: found 0, expected more than 0 (1 is off)"},
     {API_CHAT, CHAT(",\"seed\":\"7\""), 400, "seed", "seed: found a string, expected an integer"},
-    {API_CHAT, CHAT(",\"seed\":9223372036854775808"), 400, "",
-     "request body: line 1 column 70: too big integer near '9223372036854775808'"},
+    {API_CHAT, CHAT(",\"seed\":9223372036854775808"), 400, "seed",
+     "seed: found a real number, expected an integer"},
     {API_CHAT, CHAT(",\"max_tokens\":0"), 400, "max_tokens",
      "max_tokens: found 0, expected 1 to 2147483647"},
     {API_CHAT, CHAT(",\"max_tokens\":5,\"max_completion_tokens\":-1"), 400, "max_completion_tokens",
@@ -187,7 +187,7 @@ static void defaults_are_the_checkpoints_and_openais(void **state) {
     assert_int_equal(q.logprobs, -1);
     assert_int_equal(q.n_stops, 0);
     assert_true(q.skip_special && q.add_generation_prompt);
-    assert_false(q.stream || q.include_usage || q.ignore_eos || q.continue_final_message);
+    assert_false(q.stream || q.include_usage || q.ignore_eos);
     assert_string_equal(q.unknown, "");
     api_request_release(&q);
 }
@@ -204,7 +204,7 @@ static void every_field_arrives(void **state) {
                               "\"min_tokens\":2,\"logprobs\":true,\"top_logprobs\":3,\"skip_"
                               "special_tokens\":false,\"stream\":true,"
                               "\"stream_options\":{\"include_usage\":true},\"add_generation_"
-                              "prompt\":false,\"continue_final_message\":true,"
+                              "prompt\":false,\"continue_final_message\":false,"
                               "\"n\":1,\"tool_choice\":\"auto\",\"response_format\":{\"type\":"
                               "\"text\"},\"user\":\"u\",\"cache_me\":1,\"x\\ny\":2"));
     assert_float_equal(q.sampling.temperature, 1, 0);
@@ -226,7 +226,7 @@ static void every_field_arrives(void **state) {
     assert_string_equal(q.max_tokens_name, "max_completion_tokens");
     assert_int_equal(q.min_tokens, 2);
     assert_int_equal(q.logprobs, 3);
-    assert_true(q.ignore_eos && q.stream && q.include_usage && q.continue_final_message);
+    assert_true(q.ignore_eos && q.stream && q.include_usage);
     assert_false(q.skip_special || q.add_generation_prompt);
     assert_non_null(strstr(q.unknown, "cache_me"));
     assert_non_null(strstr(q.unknown, "x?y"));

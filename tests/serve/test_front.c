@@ -124,36 +124,6 @@ static void roles_and_origins_of_a_chat(void **state) {
     front_close(&f);
 }
 
-static void a_final_message_goes_on(void **state) {
-    (void)state;
-    struct front f = make_front(plain);
-    struct api_error e;
-    struct job *j = prepare(&f, API_CHAT,
-                            "{\"messages\":[{\"role\":\"user\",\"content\":\"ab\"},{\"role\":"
-                            "\"assistant\",\"content\":\"ab \"}],"
-                            "\"add_generation_prompt\":false,\"continue_final_message\":true}",
-                            &e);
-    expect_prompt(j, "^ab$^ab ", "pppppggg");
-    job_free(j);
-    front_close(&f);
-    f = make_front("{% for m in messages %}<s>{{ m.content | trim }}</s>{% endfor %}");
-    j = prepare(&f, API_CHAT,
-                "{\"messages\":[{\"role\":\"assistant\",\"content\":\" ab "
-                "\"}],\"add_generation_prompt\":false,\"continue_final_message\":true}",
-                &e);
-    expect_prompt(j, "^ab", "pgg");
-    job_free(j);
-    front_close(&f);
-    f = make_front("nothing");
-    assert_null(prepare(&f, API_CHAT,
-                        "{\"messages\":[{\"role\":\"assistant\",\"content\":\"ab\"}],\"add_"
-                        "generation_prompt\":false,\"continue_final_message\":true}",
-                        &e));
-    assert_string_equal(e.message,
-                        "continue_final_message: the template does not show the final message");
-    front_close(&f);
-}
-
 #define CALL                                                                                       \
     "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"function\":{"      \
     "\"name\":\"f\",\"arguments\":\"{\\\"k\\\":1}\"}}]}]}"
@@ -254,7 +224,6 @@ static void seeds_and_stop_ids(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(roles_and_origins_of_a_chat),
-        cmocka_unit_test(a_final_message_goes_on),
         cmocka_unit_test(tool_arguments_suit_either_template),
         cmocka_unit_test(raw_text_gets_bos_and_ids_do_not),
         cmocka_unit_test(lengths_fit_the_context),
