@@ -14,6 +14,7 @@ enum { TEMPLATE_BYTES_MAX = 4 << 20, CONFIG_BYTES_MAX = 64 << 20, PATH_BYTES_MAX
 struct chat_model {
     struct chat_template *plain, *tool_use; /* tool_use may be NULL */
     json_t *tokens;                         /* bos_token, eos_token, ...: strings */
+    bool by_itself;                         /* a .jinja file: the request may name the tokens */
 };
 
 /* The tokens that transformers hands to a template
@@ -130,8 +131,8 @@ enum st chat_model_open(struct chat_model **out, const char *path, struct err *e
         return err_set(err, ST_NO_MEMORY, "%s: out of memory", path);
     }
     size_t len = strlen(path);
-    bool file = len > 6 && strcmp(path + len - 6, ".jinja") == 0;
-    enum st st = file ? read_template(&m->plain, path, err) : open_folder(m, path, err);
+    m->by_itself = len > 6 && strcmp(path + len - 6, ".jinja") == 0;
+    enum st st = m->by_itself ? read_template(&m->plain, path, err) : open_folder(m, path, err);
     if (st) {
         chat_model_free(m);
         return st;
@@ -152,12 +153,12 @@ void chat_model_free(struct chat_model *m) {
  * -----------------------------------------------------------------------------------------------
  */
 
-static enum st add_variables(json_t *context, const json_t *from, const char *what,
-                             struct err *err) {
+static enum st add_variables(json_t *context, const struct chat_model *m, const json_t *from,
+                             const char *what, struct err *err) {
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)from, key, v) {
-        for (int i = 0; i < N_TOKENS; i++)
+        for (int i = 0; i < N_TOKENS && !m->by_itself; i++)
             if (strcmp(key, token_names[i]) == 0)
                 return err_set(err, ST_INVALID, "%s: %s is the checkpoint's and cannot be given",
                                what, key);
@@ -186,7 +187,7 @@ static enum st make_context(json_t **out, const struct chat_model *m, const json
         json_decref(context);
         return err_set(err, ST_NO_MEMORY, "request: out of memory");
     }
-    enum st st = add_variables(context, request, "request", err);
+    enum st st = add_variables(context, m, request, "request", err);
     json_object_del(context, "chat_template_kwargs");
     json_object_del(context, "continue_final_message");
     for (int i = 0; i < 2 && !st; i++)
@@ -194,7 +195,7 @@ static enum st make_context(json_t **out, const struct chat_model *m, const json
             st = err_set(err, ST_INVALID, "chat_template_kwargs: %s belong beside it, not in it",
                          i ? "tools" : "messages");
     if (!st && json_is_object(kwargs))
-        st = add_variables(context, kwargs, "chat_template_kwargs", err);
+        st = add_variables(context, m, kwargs, "chat_template_kwargs", err);
     if (st)
         json_decref(context);
     else

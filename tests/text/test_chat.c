@@ -328,7 +328,8 @@ static void the_template_of_a_folder_is_found_as_transformers_does(void **state)
     check_folder(dir, "{}", "messages: found nothing, expected an array");
     put(dir, "chat_template.jinja", "file {{ bos_token }}\n\n");
     check_folder(dir, HI "}", "file <s>\n");
-    check_folder(path, HI "}", "file \n"); /* by itself: no tokens */
+    check_folder(path, HI "}", "file \n"); /* by itself: no tokens but those of the request */
+    check_folder(path, HI ",\"bos_token\":\"<b>\"}", "file <b>\n");
     unlink(path);
     unlink(config);
     rmdir(dir);
