@@ -15,7 +15,7 @@
 #include "engine/instance.h"
 #include "model/weights_random.h"
 
-/* --- geometries --------------------------------------------------------------------------------------------- */
+/* --- geometries ------------------------------------------------------------------------------- */
 
 struct geometry {
     const char *name;
@@ -50,7 +50,7 @@ static enum st make_config(struct model_config *c, uint32_t geometry, uint32_t l
     return config_check(c, err);
 }
 
-/* --- what one token costs ----------------------------------------------------------------------------------- */
+/* --- what one token costs --------------------------------------------------------------------- */
 
 struct cost {
     double active;       /* weights one decoded token reads: all but the embedding and the experts not chosen */
@@ -79,7 +79,7 @@ static enum st add_cost(void *ctx, struct weight_key key, uint32_t rows, uint32_
     return ST_OK;
 }
 
-/* --- running ------------------------------------------------------------------------------------------------ */
+/* --- running ---------------------------------------------------------------------------------- */
 
 enum { WEIGHTS_BF16, WEIGHTS_FP8 };
 static const char *const weights_names[] = {"bf16", "fp8"};

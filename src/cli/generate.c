@@ -107,7 +107,7 @@ static void print_json(struct answer *w, const struct request *r, uint64_t begun
     json_decref(out);
 }
 
-/* --- the record --------------------------------------------------------------------------------------------- */
+/* --- the record ------------------------------------------------------------------------------- */
 
 static enum st read_prompt(struct request *r, const struct generate_args *a, const struct tokenizer *tok, struct err *err) {
     if (a->ids) {
@@ -162,7 +162,7 @@ static enum st fill_request(struct request *r, const struct generate_args *a, co
     return ST_OK;
 }
 
-/* --- running ------------------------------------------------------------------------------------------------ */
+/* --- running ---------------------------------------------------------------------------------- */
 
 static enum st answer(const struct generate_args *a, struct instance *in, struct tokenizer *tok, uint64_t begun, struct err *err) {
     struct request r = {0};

@@ -50,7 +50,7 @@ void generator_free(struct generator *g) {
     free(g);
 }
 
-/* --- the sequence: prompt, then what was generated ---------------------------------------------------------- */
+/* --- the sequence: prompt, then what was generated -------------------------------------------- */
 
 static uint32_t token_at(const struct request *r, uint32_t pos) {
     return pos < r->n_prompt ? r->prompt[pos] : r->choice.ids[pos - r->n_prompt];
@@ -78,7 +78,7 @@ static void run_rows(struct generator *g, const struct request *r, uint32_t from
     memcpy(g->last_hidden, step_hidden(in->step, n - 1), in->config.hidden * sizeof(float));
 }
 
-/* --- one token ---------------------------------------------------------------------------------------------- */
+/* --- one token -------------------------------------------------------------------------------- */
 
 static bool is_stop(const struct request *r, uint32_t id) {
     for (uint32_t i = 0; i < r->n_stop_ids; i++)

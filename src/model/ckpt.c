@@ -18,7 +18,7 @@ enum { INDEX_BYTES_MAX = 64 << 20, SHARDS_MAX = 4096 };
 static const size_t scales_bytes_max = (size_t)8 << 30;
 static const char index_name[] = "model.safetensors.index.json", single_name[] = "model.safetensors";
 
-/* --- the table of tensors ---------------------------------------------------------------------------------- */
+/* --- the table of tensors --------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b) {
     const struct safetensors_tensor *const *x = a, *const *y = b;
@@ -65,7 +65,7 @@ static enum st gather(struct ckpt *c, const json_t *weight_map, struct err *err)
     return ST_OK;
 }
 
-/* --- shards ------------------------------------------------------------------------------------------------ */
+/* --- shards ----------------------------------------------------------------------------------- */
 
 static enum st add_shard(struct ckpt *c, const char *name, struct err *err) {
     char path[CKPT_PATH_BYTES + 8];
@@ -150,7 +150,7 @@ static enum st open_shards(struct ckpt *c, struct err *err) {
     return st ? st : gather(c, NULL, err);
 }
 
-/* --- tensors as weights ------------------------------------------------------------------------------------ */
+/* --- tensors as weights ----------------------------------------------------------------------- */
 
 static enum st dtype_of(enum ops_dtype *out, const struct ckpt *c, const struct safetensors_tensor *t,
                         struct err *err) {
@@ -297,7 +297,7 @@ static enum st load_tensors(struct ckpt *c, struct err *err) {
     return st ? st : weight_visit(&c->config, load_tensor, c, err);
 }
 
-/* --- opening ----------------------------------------------------------------------------------------------- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static enum st read_configs(struct ckpt *c, struct err *err) {
     char path[CKPT_PATH_BYTES + 64];

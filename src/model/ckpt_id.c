@@ -22,7 +22,7 @@
 enum { SAMPLE_BYTES = 4096, SAMPLES_A_SHARD = 256, DIGEST_BYTES = 32, PROGRESS_BYTES = 16 << 20 };
 static const char stored_name[] = "supernode.sha256";
 
-/* --- hashing ----------------------------------------------------------------------------------------------- */
+/* --- hashing ---------------------------------------------------------------------------------- */
 
 /* A field is its length, then its bytes, so that no two lists of fields hash alike. EVP fails only for lack of memory,
  * which EVP_DigestFinal reports as well. */
@@ -50,7 +50,7 @@ static bool hash_end(EVP_MD_CTX *h, char id[CKPT_ID_BYTES]) {
     return ok;
 }
 
-/* --- content ----------------------------------------------------------------------------------------------- */
+/* --- content ---------------------------------------------------------------------------------- */
 
 static void add_sample(EVP_MD_CTX *h, const uint8_t *data, uint64_t size, uint64_t at) {
     uint64_t len = size - at < SAMPLE_BYTES ? size - at : SAMPLE_BYTES;
@@ -198,7 +198,7 @@ enum st ckpt_model_id(char id[CKPT_ID_BYTES], const char *weights_id, const char
     return hash_end(h, id) ? ST_OK : err_set(err, ST_NO_MEMORY, "out of memory while hashing");
 }
 
-/* --- statistics -------------------------------------------------------------------------------------------- */
+/* --- statistics ------------------------------------------------------------------------------- */
 
 void ckpt_stats(const struct ckpt *c, struct ckpt_stats *out) {
     *out = (struct ckpt_stats){.n_shards = c->n_shards, .dtype = "F32"};
@@ -227,7 +227,7 @@ void ckpt_stats(const struct ckpt *c, struct ckpt_stats *out) {
             out->dtype = names[d];
 }
 
-/* --- the hub's cache --------------------------------------------------------------------------------------- */
+/* --- the hub's cache -------------------------------------------------------------------------- */
 
 static bool is_dir(const char *path) {
     struct stat sb;

@@ -11,7 +11,7 @@
 
 #include "model/step_impl.h"
 
-/* --- memory ------------------------------------------------------------------------------------------------ */
+/* --- memory ----------------------------------------------------------------------------------- */
 
 static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -116,7 +116,7 @@ void step_free(struct step *s) {
     free(s);
 }
 
-/* --- helpers of the stages --------------------------------------------------------------------------------- */
+/* --- helpers of the stages -------------------------------------------------------------------- */
 
 struct matmul_run {
     struct step *s;
@@ -184,7 +184,7 @@ void step_activate(struct step *s, uint32_t first_slot, bool (*keep)(const struc
     step_each_row(s, s->n, angles, NULL);
 }
 
-/* --- the default loop -------------------------------------------------------------------------------------- */
+/* --- the default loop ------------------------------------------------------------------------- */
 
 static bool every_row(const struct step_row *row) {
     (void)row;

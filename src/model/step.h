@@ -59,7 +59,7 @@ uint64_t step_bytes(const struct model_config *c, struct step_limits limits, uin
 /* All stages for one or two row sets, each begun with step_begin. */
 void model_step(struct step *const *steps, uint32_t n_steps);
 
-/* --- stages, in order ------------------------------------------------------------------------------------- */
+/* --- stages, in order ------------------------------------------------------------------------- */
 
 /* The input is borrowed until the last stage. */
 void step_begin(struct step *s, const struct step_input *in);
@@ -77,7 +77,7 @@ void step_combine(struct step *s, uint32_t layer); /* needs the output of every 
 void step_head(struct step *s); /* final norm, logits of the rows that want them */
 void step_mtp(struct step *s);  /* MTP rows of the cache, drafts of the rows that want them; nothing without MTP */
 
-/* --- between the stages ----------------------------------------------------------------------------------- */
+/* --- between the stages ----------------------------------------------------------------------- */
 
 /* After step_gate: who goes where. Routes of a row are neighbours, expert ascending; n_rows * top_k in all. */
 struct step_route {

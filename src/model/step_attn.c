@@ -76,7 +76,7 @@ void step_prolog(struct step *s, uint32_t layer) {
     step_each_row(s, s->n, rotate_q_row, NULL);
 }
 
-/* --- attention --------------------------------------------------------------------------------------------- */
+/* --- attention -------------------------------------------------------------------------------- */
 
 struct attention_run {
     struct step *s;

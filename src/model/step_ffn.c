@@ -8,7 +8,7 @@
 
 #include "model/step_impl.h"
 
-/* --- gate and up, fused ------------------------------------------------------------------------------------ */
+/* --- gate and up, fused ----------------------------------------------------------------------- */
 
 /* h[t, row0 ..] = swiglu(gate x, up x) for one tile of intermediate rows. */
 static void gate_up(const struct step *s, float *h, size_t h_stride, const float *x, uint32_t n_tok,
@@ -56,7 +56,7 @@ void step_dense(struct step *s, uint32_t layer) {
     step_each_row(s, s->n, add_proj_row, NULL);
 }
 
-/* --- gate -------------------------------------------------------------------------------------------------- */
+/* --- gate ------------------------------------------------------------------------------------- */
 
 static void route_row(struct step *s, uint32_t row, const void *arg) {
     const struct model_layer *l = arg;
@@ -92,7 +92,7 @@ void step_shared(struct step *s, uint32_t layer) {
     if (f->gate.rows > 0) step_ffn(s, s->proj, s->xn, f);
 }
 
-/* --- routed experts ---------------------------------------------------------------------------------------- */
+/* --- routed experts --------------------------------------------------------------------------- */
 
 struct expert_run {
     struct step *s;

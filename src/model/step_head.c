@@ -45,7 +45,7 @@ const float *step_logits(const struct step *s, uint32_t row) {
     return s->logits + (size_t)s->logits_of[row] * s->m->config.vocab;
 }
 
-/* --- MTP --------------------------------------------------------------------------------------------------- */
+/* --- MTP -------------------------------------------------------------------------------------- */
 
 static const float *hidden_before(const struct step *s, uint32_t input) {
     const struct step_row *r = &s->in->rows[input];

@@ -59,8 +59,7 @@ static uint32_t block_rows(uint32_t slot, uint32_t base) {
     return slot - base < OPS_KV_BLOCK - 1 ? slot - base + 1 : OPS_KV_BLOCK;
 }
 
-/* --- expanded
- * ---------------------------------------------------------------------------------------------- */
+/* --- expanded --------------------------------------------------------------------------------- */
 
 struct expanded {
     const struct ops_kernels *k;
@@ -162,8 +161,7 @@ void ops_mla_expanded(const struct ops_kernels *k, float *out, size_t out_stride
     for (uint32_t t = 0; t < n_tok; t++) divide_row(out + t * out_stride, e.l[t], shape->v_dim);
 }
 
-/* --- absorbed
- * ---------------------------------------------------------------------------------------------- */
+/* --- absorbed --------------------------------------------------------------------------------- */
 
 size_t ops_mla_absorbed_workspace_bytes(uint32_t n_heads, const struct ops_mla_shape *shape) {
     size_t row = (size_t)2 * shape->kv_lora + shape->rope + OPS_KV_BLOCK + 2;

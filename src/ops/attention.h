@@ -30,10 +30,12 @@ struct ops_mla_shape {
 };
 
 /* Expanded form, one head: keys and values of each block are made from the latents with kv_b and
- * dropped again. out   n_tok rows of v_dim, out_stride floats apart q     n_tok rows of [nope,
- * rope] (rotated), q_stride floats apart slot  [n_tok] ascending: query t sees slots first_slot ..
- * slot[t] kv_b  the layer's kv_b_proj; this head's rows are head * (nope + v_dim) + [0, nope +
- * v_dim) ws    ops_mla_expanded_workspace_bytes(n_tok, shape), 64-byte aligned */
+ * dropped again.
+ *   out   n_tok rows of v_dim, out_stride floats apart
+ *   q     n_tok rows of [nope, rope] (rotated), q_stride floats apart
+ *   slot  [n_tok] ascending: query t sees slots first_slot .. slot[t]
+ *   kv_b  the layer's kv_b_proj; this head's rows are head * (nope + v_dim) + [0, nope + v_dim)
+ *   ws    ops_mla_expanded_workspace_bytes(n_tok, shape), 64-byte aligned */
 void ops_mla_expanded(const struct ops_kernels *k, float *out, size_t out_stride, const float *q,
                       size_t q_stride, const uint32_t *slot, uint32_t n_tok,
                       const struct ops_kv_view *kv, const struct ops_weight *kv_b, uint32_t head,
@@ -41,10 +43,11 @@ void ops_mla_expanded(const struct ops_kernels *k, float *out, size_t out_stride
 size_t ops_mla_expanded_workspace_bytes(uint32_t n_tok, const struct ops_mla_shape *shape);
 
 /* Absorbed form, one query token, heads [head0, head0 + n_heads): q_nope is carried through W_UK
- * into latent space, attention runs on the latents themselves, and W_UV brings the result back. out
- * n_heads rows of v_dim, out_stride floats apart q     n_heads rows of [nope, rope] (rotated),
- * q_stride floats apart slot  the query's own slot ws    ops_mla_absorbed_workspace_bytes(n_heads,
- * shape), 64-byte aligned */
+ * into latent space, attention runs on the latents themselves, and W_UV brings the result back.
+ *   out   n_heads rows of v_dim, out_stride floats apart
+ *   q     n_heads rows of [nope, rope] (rotated), q_stride floats apart
+ *   slot  the query's own slot
+ *   ws    ops_mla_absorbed_workspace_bytes(n_heads, shape), 64-byte aligned */
 void ops_mla_absorbed(const struct ops_kernels *k, float *out, size_t out_stride, const float *q,
                       size_t q_stride, uint32_t slot, const struct ops_kv_view *kv,
                       const struct ops_weight *kv_b, uint32_t head0, uint32_t n_heads,

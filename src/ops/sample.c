@@ -13,8 +13,7 @@
 
 #include "ops/mathf.h"
 
-/* --- candidates in order
- * ---------------------------------------------------------------------------------------- */
+/* --- candidates in order ---------------------------------------------------------------------- */
 
 /* work[0 .. heap) is a heap, the best on top; popped candidates lie behind it, the best last. */
 struct candidates {
@@ -56,9 +55,7 @@ static struct ops_sample_work nth(struct candidates *c, uint32_t i) {
     return c->work[c->len - 1 - i];
 }
 
-/* --- logits
- * -------------------------------------------------------------------------------------------------------
- */
+/* --- logits ----------------------------------------------------------------------------------- */
 
 static float no_nan(float x) {
     return isnan(x) ? -INFINITY : x;
@@ -95,9 +92,7 @@ static uint32_t argmax(const struct ops_sample_work *work, uint32_t n) {
     return best;
 }
 
-/* --- the draw
- * -----------------------------------------------------------------------------------------------------
- */
+/* --- the draw --------------------------------------------------------------------------------- */
 
 static double weight(float logit, float top) {
     return ops_expf(logit - top);

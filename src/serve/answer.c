@@ -33,8 +33,7 @@ void answer_release(struct answer *a) {
     for (int i = 0; i < ANSWER_LISTS; i++) buf_release(&a->lists[i]);
 }
 
-/* --- log-probabilities
- * -------------------------------------------------------------------------------------- */
+/* --- log-probabilities ------------------------------------------------------------------------ */
 
 static enum st decode(struct answer *a, uint32_t id) {
     a->token.len = 0;
@@ -167,9 +166,7 @@ static void write_logprobs(struct json_out *o, const struct answer *a) {
     }
 }
 
-/* --- objects
- * ------------------------------------------------------------------------------------------------
- */
+/* --- objects ---------------------------------------------------------------------------------- */
 
 static void write_head(struct json_out *o, const struct answer *a, const char *object) {
     json_out_raw(o, "{\"id\":\"");
@@ -248,8 +245,7 @@ static enum st write_whole(const struct answer *a, struct buf *out) {
     return o.st;
 }
 
-/* --- the stream
- * --------------------------------------------------------------------------------------------- */
+/* --- the stream ------------------------------------------------------------------------------- */
 
 /* Text and logprobs since the last chunk, if there are any. */
 static enum st flush_chunk(struct answer *a, struct buf *out) {

@@ -15,9 +15,7 @@
 /* Normalisers may compose characters: at most three bytes become one (Hangul, NFC). */
 enum { NORMALISER_SHRINK = 3 };
 
-/* --- opening
- * ------------------------------------------------------------------------------------------------
- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static enum st measure_tokens(struct front *f, struct err *err) {
     struct buf bytes = {.max = 1 << 24};
@@ -56,9 +54,7 @@ void front_close(struct front *f) {
     *f = (struct front){0};
 }
 
-/* --- prompts
- * ------------------------------------------------------------------------------------------------
- */
+/* --- prompts ---------------------------------------------------------------------------------- */
 
 static bool failed(struct api_error *e, const char *param, const struct err *err) {
     return api_fail(e, err->code == ST_NO_MEMORY ? 500 : 400, param, NULL, "%s", err->text);
@@ -178,8 +174,7 @@ static void prepend_bos(const struct front *f, struct request *r) {
     r->roles[0].len++;
 }
 
-/* --- the record
- * --------------------------------------------------------------------------------------------- */
+/* --- the record ------------------------------------------------------------------------------- */
 
 static bool set_limits(const struct front *f, struct request *r, const struct api_request *api,
                        struct api_error *e) {

@@ -30,8 +30,7 @@ struct http_conn {
     void *closed_arg;
 };
 
-/* --- lingering
- * ---------------------------------------------------------------------------------------------- */
+/* --- lingering -------------------------------------------------------------------------------- */
 
 static void linger_end(struct http_linger *l) {
     event_free(l->ev);
@@ -70,8 +69,7 @@ static void linger_begin(struct http_conns *c, int fd) {
     *l = (struct http_linger){0};
 }
 
-/* --- evhttp's own error pages
- * ------------------------------------------------------------------------------- */
+/* --- evhttp's own error pages ----------------------------------------------------------------- */
 
 static void describe(const struct http_conns *c, int status, struct api_error *e) {
     switch (status) {
@@ -123,9 +121,7 @@ static void output_changed(struct evbuffer *out, const struct evbuffer_cb_info *
     replace_page(conn->all, out, status);
 }
 
-/* --- life
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static void conn_free(struct http_conn *c) {
     *c->link = c->next;
@@ -218,9 +214,7 @@ void http_conns_release(struct http_conns *c) {
     *c = (struct http_conns){0};
 }
 
-/* --- watching
- * -----------------------------------------------------------------------------------------------
- */
+/* --- watching --------------------------------------------------------------------------------- */
 
 struct http_conn *http_conn_of(const struct http_conns *c, struct evhttp_request *req) {
     struct evhttp_connection *evcon = evhttp_request_get_connection(req);

@@ -18,9 +18,7 @@ static void cancel(struct reply *r) {
     atomic_store_explicit(&r->job->cancel, true, memory_order_relaxed);
 }
 
-/* --- sending
- * ------------------------------------------------------------------------------------------------
- */
+/* --- sending ---------------------------------------------------------------------------------- */
 
 /* evhttp wrote the last byte. */
 static void reply_written(struct evhttp_request *req, void *arg) {
@@ -108,9 +106,7 @@ static void send_what_is_there(struct reply *r) {
     }
 }
 
-/* --- tokens
- * -------------------------------------------------------------------------------------------------
- */
+/* --- tokens ----------------------------------------------------------------------------------- */
 
 static void answer_begin(struct reply *r) {
     const struct front *f = r->server->front;
@@ -157,9 +153,7 @@ static void take_done(struct reply *r) {
     fail(r, &e);
 }
 
-/* --- life
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static void reply_free(struct server *s, uint32_t slot) {
     struct reply *r = s->replies[slot];

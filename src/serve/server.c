@@ -32,8 +32,7 @@ enum {
     RETRY_AFTER_S = 1
 };
 
-/* --- small answers
- * ------------------------------------------------------------------------------------------ */
+/* --- small answers ---------------------------------------------------------------------------- */
 
 void server_log(struct server *s, const char *fmt, ...) {
     char line[512];
@@ -148,9 +147,7 @@ static void post_completion(struct server *s, struct evhttp_request *req) {
     reply_begin(s, req, API_COMPLETION);
 }
 
-/* --- routes
- * -------------------------------------------------------------------------------------------------
- */
+/* --- routes ----------------------------------------------------------------------------------- */
 
 struct route {
     const char *path;
@@ -217,9 +214,7 @@ static void on_request(struct evhttp_request *req, void *arg) {
     free(path);
 }
 
-/* --- stopping
- * -----------------------------------------------------------------------------------------------
- */
+/* --- stopping --------------------------------------------------------------------------------- */
 
 static void stop_if_drained(struct server *s) {
     if (s->stopping && s->n_replies == 0) event_base_loopexit(s->base, NULL);
@@ -283,9 +278,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
     if (s->bound) evconnlistener_enable(evhttp_bound_socket_get_listener(s->bound));
 }
 
-/* --- life
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 /* libevent's own warnings concern single connections; what matters comes back as a status. */
 static void no_log(int severity, const char *message) {

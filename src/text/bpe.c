@@ -89,7 +89,7 @@ enum st bpe_add_merge(struct bpe *b, uint32_t left, uint32_t right, uint32_t mer
     return ST_OK;
 }
 
-/* --- a caller's memory -------------------------------------------------------------------- */
+/* --- a caller's memory ------------------------------------------------------------------------ */
 
 enum st tok_ids_append(struct tok_ids *ids, uint32_t id, uint32_t byte) {
     if (ids->len == ids->cap) {
@@ -138,7 +138,7 @@ static enum st reserve(struct bpe_scratch *s, size_t n) {
     return ST_OK;
 }
 
-/* --- the heap: the least (rank, position) first ------------------------------------------- */
+/* --- the heap: the least (rank, position) first ----------------------------------------------- */
 
 static enum st heap_push(struct bpe_scratch *s, uint32_t rank, uint32_t position) {
     if (s->heap_len == s->heap_cap) {
@@ -168,7 +168,7 @@ static uint64_t heap_pop(struct bpe_scratch *s) {
     return least;
 }
 
-/* --- merging ------------------------------------------------------------------------------ */
+/* --- merging ---------------------------------------------------------------------------------- */
 
 /* n tokens in s->ids, s->previous their offsets. Returns how many are left. */
 static uint32_t merge_short(const struct bpe *b, struct bpe_scratch *s, uint32_t n) {

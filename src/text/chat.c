@@ -22,9 +22,7 @@ struct chat_template {
     const struct jj_scope *scope;
 };
 
-/* --- compiling
- * -----------------------------------------------------------------------------------------------
- */
+/* --- compiling -------------------------------------------------------------------------------- */
 
 struct compile {
     struct chat_template *t;
@@ -75,8 +73,7 @@ void chat_template_free(struct chat_template *t) {
     free(t);
 }
 
-/* --- the context
- * --------------------------------------------------------------------------------------------- */
+/* --- the context ------------------------------------------------------------------------------ */
 
 static const struct jj_str *text(struct jj *j, const char *p, size_t len, uint8_t origin) {
     return jj_str_new(j, p, len, origin);
@@ -185,9 +182,7 @@ static struct jj_dict *make_context(struct jj *j, const json_t *context) {
     return d;
 }
 
-/* --- rendering
- * -----------------------------------------------------------------------------------------------
- */
+/* --- rendering -------------------------------------------------------------------------------- */
 
 struct render {
     const struct chat_template *t;

@@ -23,9 +23,7 @@ static const char *const token_names[] = {"bos_token", "eos_token", "unk_token",
                                           "pad_token", "cls_token", "mask_token"};
 enum { N_TOKENS = sizeof token_names / sizeof *token_names };
 
-/* --- opening
- * -------------------------------------------------------------------------------------------------
- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static enum st read_template(struct chat_template **out, const char *path, struct err *err) {
     struct buf text = {.max = TEMPLATE_BYTES_MAX};
@@ -149,9 +147,7 @@ void chat_model_free(struct chat_model *m) {
     free(m);
 }
 
-/* --- rendering
- * -----------------------------------------------------------------------------------------------
- */
+/* --- rendering -------------------------------------------------------------------------------- */
 
 static enum st add_variables(json_t *context, const struct chat_model *m, const json_t *from,
                              const char *what, struct err *err) {

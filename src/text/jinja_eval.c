@@ -13,9 +13,7 @@
 #include "text/jinja_loop.h"
 #include "text/jinja_show.h"
 
-/* --- frames
- * --------------------------------------------------------------------------------------------------
- */
+/* --- frames ----------------------------------------------------------------------------------- */
 
 static struct jj_val from_context(struct jj_run *run, const struct jj_str *name) {
     const struct jj_val *v = jj_dict_get_str(run->j, run->context, name);
@@ -63,8 +61,7 @@ static struct jj_val *place(struct jj_frame *f, const struct jj_node *n) {
     return &f->v[n->slot];
 }
 
-/* --- expressions
- * --------------------------------------------------------------------------------------------- */
+/* --- expressions ------------------------------------------------------------------------------ */
 
 static struct jj_val eval(struct jj_run *run, struct jj_frame *f, const struct jj_node *n);
 
@@ -239,9 +236,7 @@ static struct jj_val eval(struct jj_run *run, struct jj_frame *f, const struct j
     return v;
 }
 
-/* --- calls
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- calls ------------------------------------------------------------------------------------ */
 
 struct jj_macro {
     struct jj_run *run;
@@ -358,8 +353,7 @@ struct jj_val jj_call(struct jj *j, struct jj_val callee, const struct jj_args *
     return v;
 }
 
-/* --- statements
- * ---------------------------------------------------------------------------------------------- */
+/* --- statements ------------------------------------------------------------------------------- */
 
 static void assign(struct jj_run *run, struct jj_frame *f, const struct jj_node *target,
                    struct jj_val v) {

@@ -12,8 +12,7 @@
 
 #define UNUSED (void)j, (void)self, (void)a, (void)raw
 
-/* --- attribute paths and sort keys
- * --------------------------------------------------------------------------- */
+/* --- attribute paths and sort keys ------------------------------------------------------------ */
 
 struct jj_val jj_path(struct jj *j, struct jj_val v, struct jj_val path) {
     if (path.kind == JJ_NONE || !jj_given(path)) return v;
@@ -166,8 +165,7 @@ JJ_FILTER(f_sum) {
     return total;
 }
 
-/* --- whole sequences
- * ----------------------------------------------------------------------------------------- */
+/* --- whole sequences -------------------------------------------------------------------------- */
 
 JJ_FILTER(f_list) {
     UNUSED;
@@ -237,8 +235,7 @@ JJ_FILTER(f_join) {
     return jj_strv(jj_sb_done(&b));
 }
 
-/* --- generators
- * ---------------------------------------------------------------------------------------------- */
+/* --- generators ------------------------------------------------------------------------------- */
 
 struct gen {
     struct jj_iter *in;

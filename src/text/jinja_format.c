@@ -111,8 +111,7 @@ static const struct jj_str *cut_to(struct jj *j, const struct jj_str *s, int64_t
     return jj_str_cut(j, s, 0, jj_at_cp(j, s, (uint32_t)precision));
 }
 
-/* --- printf style
- * -------------------------------------------------------------------------------------------- */
+/* --- printf style ----------------------------------------------------------------------------- */
 
 struct percent {
     struct jj *j;
@@ -270,8 +269,7 @@ const struct jj_str *jj_percent(struct jj *j, const struct jj_str *fmt, struct j
     return jj_sb_done(&b);
 }
 
-/* --- str.format
- * ---------------------------------------------------------------------------------------------- */
+/* --- str.format ------------------------------------------------------------------------------- */
 
 static int64_t spec_number(struct jj *j, const struct jj_str *f, uint32_t *at) {
     if (*at >= f->len || f->p[*at] < '0' || f->p[*at] > '9') return -1;

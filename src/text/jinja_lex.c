@@ -123,8 +123,7 @@ static void push_data(struct lexer *x, uint32_t from, uint32_t to, char sign, bo
             jj_strv(jj_str_new(x->j, x->p + from, end - from, CHAT_FROM_TEMPLATE));
 }
 
-/* --- inside tags
- * --------------------------------------------------------------------------------------------- */
+/* --- inside tags ------------------------------------------------------------------------------ */
 
 static bool digit_in(char c, uint32_t base) {
     if (base == 16 && ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'))) return true;
@@ -344,8 +343,7 @@ static void lex_tag(struct lexer *x, const char *mark, enum jj_tok end_type, boo
     }
 }
 
-/* --- outside tags
- * -------------------------------------------------------------------------------------------- */
+/* --- outside tags ----------------------------------------------------------------------------- */
 
 static void skip_comment(struct lexer *x) {
     for (uint32_t i = x->at; i < x->len; i++) {

@@ -11,9 +11,7 @@
 #include "text/jinja_show.h"
 #include "text/jinja_text.h"
 
-/* --- arguments
- * -----------------------------------------------------------------------------------------------
- */
+/* --- arguments -------------------------------------------------------------------------------- */
 
 struct params {
     uint32_t n, required;
@@ -86,9 +84,7 @@ static const struct jj_str *str_or_none(struct jj *j, struct jj_val v, const cha
     return jj_given(v) && v.kind != JJ_NONE ? jj_want_str(j, v, what) : NULL;
 }
 
-/* --- str
- * -----------------------------------------------------------------------------------------------------
- */
+/* --- str -------------------------------------------------------------------------------------- */
 
 #define METHOD(name)                                                                               \
     static struct jj_val name(struct jj *j, struct jj_val self, const struct jj_val *a,            \
@@ -457,8 +453,7 @@ static const struct jj_builtin str_methods[] = {
     {NULL, NULL, NULL},
 };
 
-/* --- dict, list, tuple, range, numbers
- * ----------------------------------------------------------------------- */
+/* --- dict, list, tuple, range, numbers -------------------------------------------------------- */
 
 METHOD(d_items) {
     UNUSED;

@@ -38,8 +38,7 @@ static _Noreturn void fail_zero(struct jj *j) {
     jj_fail(j, ST_INVALID, "division by zero");
 }
 
-/* --- arithmetic
- * ---------------------------------------------------------------------------------------------- */
+/* --- arithmetic ------------------------------------------------------------------------------- */
 
 static double number(struct jj_val v) {
     return v.kind == JJ_FLOAT ? v.f : (double)jj_intlike(v);
@@ -211,8 +210,7 @@ struct jj_val jj_pow10_round(struct jj *j, struct jj_val v, int64_t digits) {
     return jj_float(strtod(text, NULL), v.origin);
 }
 
-/* --- comparison
- * ---------------------------------------------------------------------------------------------- */
+/* --- comparison ------------------------------------------------------------------------------- */
 
 static bool contains(struct jj *j, struct jj_val seq, struct jj_val v) {
     struct jj_val x;
@@ -250,9 +248,7 @@ bool jj_compare(struct jj *j, int op, struct jj_val a, struct jj_val b) {
     }
 }
 
-/* --- lookups
- * -------------------------------------------------------------------------------------------------
- */
+/* --- lookups ---------------------------------------------------------------------------------- */
 
 static struct jj_val no_element(struct jj *j, struct jj_val obj, struct jj_val key) {
     if (key.kind == JJ_STR) return jj_undef_attr(j, obj, key.s);

@@ -22,8 +22,7 @@ static struct jj_node *parse_tuple(struct parser *p, enum mode mode, bool parens
                                    const char *end_name);
 static struct jj_node *parse_body(struct parser *p, const char *const *ends, const char **found);
 
-/* --- tokens and nodes
- * ---------------------------------------------------------------------------------------- */
+/* --- tokens and nodes ------------------------------------------------------------------------- */
 
 static struct jj_node *node(struct parser *p, enum jj_node_kind kind, uint32_t line) {
     struct jj_node *n = jj_alloc(p->j, sizeof *n);
@@ -112,8 +111,7 @@ static void leave(struct parser *p) {
     p->depth--;
 }
 
-/* --- primary expressions
- * ------------------------------------------------------------------------------------- */
+/* --- primary expressions ---------------------------------------------------------------------- */
 
 static bool constant(const struct jj_str *s, struct jj_val *out) {
     if (jj_str_is(s, "true") || jj_str_is(s, "True"))
@@ -202,8 +200,7 @@ static struct jj_node *parse_primary(struct parser *p, bool ns_targets) {
     }
 }
 
-/* --- calls, subscripts, filters, tests
- * ----------------------------------------------------------------------- */
+/* --- calls, subscripts, filters, tests -------------------------------------------------------- */
 
 static void push_kwarg(struct parser *p, struct jj_call_args *args, uint32_t *cap,
                        struct jj_kwarg kw) {
@@ -383,9 +380,7 @@ static struct jj_node *parse_filter_expr(struct parser *p, struct jj_node *n) {
     }
 }
 
-/* --- operators
- * -----------------------------------------------------------------------------------------------
- */
+/* --- operators -------------------------------------------------------------------------------- */
 
 static struct jj_node *parse_unary(struct parser *p, bool with_filter) {
     uint32_t line = p->t->line;
@@ -534,9 +529,7 @@ static struct jj_node *parse_tuple(struct parser *p, enum mode mode, bool parens
     return n;
 }
 
-/* --- targets
- * -------------------------------------------------------------------------------------------------
- */
+/* --- targets ---------------------------------------------------------------------------------- */
 
 static void check_target(struct parser *p, const struct jj_node *n) {
     p->j->line = n->line;
@@ -574,8 +567,7 @@ static struct jj_node *parse_param(struct parser *p) {
     return n;
 }
 
-/* --- statements
- * ---------------------------------------------------------------------------------------------- */
+/* --- statements ------------------------------------------------------------------------------- */
 
 /* The statements up to one of `ends` (its name consumed, returned in *found). */
 static struct jj_node *parse_block(struct parser *p, const char *const *ends, const char **found) {

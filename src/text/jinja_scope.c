@@ -16,9 +16,7 @@ struct resolver {
     const struct jj_str *loop, *caller, *kwargs, *varargs;
 };
 
-/* --- symbols
- * -------------------------------------------------------------------------------------------------
- */
+/* --- symbols ---------------------------------------------------------------------------------- */
 
 int64_t jj_scope_find(const struct jj_scope *s, const struct jj_str *name) {
     for (uint32_t i = 0; i < s->n; i++)
@@ -92,8 +90,7 @@ static void merge_branches(struct resolver *r, struct jj_scope *s, struct jj_sco
     }
 }
 
-/* --- pass one: one frame
- * ------------------------------------------------------------------------------------- */
+/* --- pass one: one frame ---------------------------------------------------------------------- */
 
 static void track(struct resolver *r, struct jj_scope *s, const struct jj_node *n);
 
@@ -173,8 +170,7 @@ static void track(struct resolver *r, struct jj_scope *s, const struct jj_node *
     jj_leave(r->j);
 }
 
-/* --- pass two: places and inner frames
- * ----------------------------------------------------------------------- */
+/* --- pass two: places and inner frames -------------------------------------------------------- */
 
 struct where {
     struct jj_scope *scope;

@@ -38,9 +38,7 @@ static void put_text(struct jj_sb *b, const char *text, uint8_t origin) {
     jj_sb_put(b, text, strlen(text), origin);
 }
 
-/* --- repr
- * ----------------------------------------------------------------------------------------------------
- */
+/* --- repr ------------------------------------------------------------------------------------- */
 
 static void put_str_repr(struct jj_sb *b, const struct jj_str *s) {
     bool single = memchr(s->p, '\'', s->len) != NULL, both = single && memchr(s->p, '"', s->len);
@@ -179,8 +177,7 @@ const struct jj_str *jj_escape(struct jj *j, const struct jj_str *s) {
     return jj_sb_done(&b);
 }
 
-/* --- json.dumps
- * ---------------------------------------------------------------------------------------------- */
+/* --- json.dumps ------------------------------------------------------------------------------- */
 
 static void put_json_str(struct jj_sb *b, const struct jj_str *s, bool ascii) {
     char text[16];

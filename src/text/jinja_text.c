@@ -33,9 +33,7 @@ static uint32_t prev_cp(const struct jj_str *s, uint32_t at) {
     return at;
 }
 
-/* --- classes
- * -------------------------------------------------------------------------------------------------
- */
+/* --- classes ---------------------------------------------------------------------------------- */
 
 bool jj_is_space(int32_t cp) {
     if (cp < 0x80) return (cp >= 9 && cp <= 13) || (cp >= 28 && cp <= 32);
@@ -156,9 +154,7 @@ bool jj_is_title(const struct jj_str *s) {
     return any;
 }
 
-/* --- case
- * ----------------------------------------------------------------------------------------------------
- */
+/* --- case ------------------------------------------------------------------------------------- */
 
 /* Letters whose upper case is more than one letter (SpecialCasing.txt, the unconditional ones
  * without Greek iota). */
@@ -261,8 +257,7 @@ const struct jj_str *jj_recase(struct jj *j, const struct jj_str *s, enum jj_cas
     return jj_sb_done(&b);
 }
 
-/* --- stripping, finding
- * -------------------------------------------------------------------------------------- */
+/* --- stripping, finding ----------------------------------------------------------------------- */
 
 static bool strips(const struct jj_str *chars, int32_t cp) {
     if (!chars) return jj_is_space(cp);
@@ -323,9 +318,7 @@ uint32_t jj_count(struct jj *j, const struct jj_str *s, const struct jj_str *sub
     return n;
 }
 
-/* --- splitting
- * -----------------------------------------------------------------------------------------------
- */
+/* --- splitting -------------------------------------------------------------------------------- */
 
 static void push_cut(struct jj *j, struct jj_list *l, const struct jj_str *s, uint32_t from,
                      uint32_t to) {
@@ -433,9 +426,7 @@ struct jj_list *jj_lines(struct jj *j, const struct jj_str *s, bool keep_ends) {
     return l;
 }
 
-/* --- making
- * --------------------------------------------------------------------------------------------------
- */
+/* --- making ----------------------------------------------------------------------------------- */
 
 const struct jj_str *jj_replace(struct jj *j, const struct jj_str *s, const struct jj_str *old,
                                 const struct jj_str *with, int64_t max) {

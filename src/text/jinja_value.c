@@ -13,9 +13,7 @@
 
 enum { DICT_SLOTS_FROM = 8 };
 
-/* --- strings
- * -------------------------------------------------------------------------------------------------
- */
+/* --- strings ---------------------------------------------------------------------------------- */
 
 uint32_t jj_cps(const char *p, size_t len) {
     uint32_t n = 0;
@@ -156,8 +154,7 @@ const struct jj_str *jj_concat(struct jj *j, const struct jj_str *a, const struc
     return jj_sb_done(&sb);
 }
 
-/* --- lists and other values
- * ---------------------------------------------------------------------------------- */
+/* --- lists and other values ------------------------------------------------------------------- */
 
 struct jj_list *jj_list_new(struct jj *j, uint32_t cap) {
     struct jj_list *l = jj_alloc(j, sizeof *l);
@@ -274,8 +271,7 @@ bool jj_is_number(struct jj_val v) {
     return jj_is_intlike(v) || v.kind == JJ_FLOAT;
 }
 
-/* --- equality, hash, order
- * ----------------------------------------------------------------------------------- */
+/* --- equality, hash, order -------------------------------------------------------------------- */
 
 static int int_float_cmp(int64_t i, double f) { /* exact, as Python's; f is not NaN */
     if (f >= 9223372036854775808.0) return -1;
@@ -424,9 +420,7 @@ static uint32_t hash(struct jj *j, struct jj_val v) {
     }
 }
 
-/* --- dicts
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- dicts ------------------------------------------------------------------------------------ */
 
 struct jj_dict *jj_dict_new(struct jj *j) {
     struct jj_dict *d = jj_alloc(j, sizeof *d);
@@ -501,9 +495,7 @@ struct jj_val *jj_dict_get_lit(struct jj *j, const struct jj_dict *d, const char
     return jj_dict_get(j, d, jj_strv(&s));
 }
 
-/* --- walking
- * -------------------------------------------------------------------------------------------------
- */
+/* --- walking ---------------------------------------------------------------------------------- */
 
 struct jj_val jj_range_at(const struct jj_range *r, uint32_t i) {
     assert(i < r->len);

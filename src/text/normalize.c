@@ -29,7 +29,7 @@ struct normalizer {
     uint32_t len;
 };
 
-/* --- reading the file --------------------------------------------------------------------- */
+/* --- reading the file ------------------------------------------------------------------------- */
 
 static enum st read_content(struct step *s, const json_t *json, const char *member,
                             const char *place, struct err *err) {
@@ -144,7 +144,7 @@ bool normalizer_is_empty(const struct normalizer *n) {
     return n->len == 0;
 }
 
-/* --- the steps ---------------------------------------------------------------------------- */
+/* --- the steps -------------------------------------------------------------------------------- */
 
 static bool is_ascii(const struct working *text) {
     for (size_t i = 0; i < text->len; i++)

@@ -86,7 +86,7 @@ static bool accept(struct onig *o, const char *text) {
     return true;
 }
 
-/* --- sets: what stands inside brackets ---------------------------------------------------- */
+/* --- sets: what stands inside brackets -------------------------------------------------------- */
 
 /* clang-format off */
 static const struct {
@@ -325,7 +325,7 @@ static enum st parse_class(struct onig *o, struct buf *out) {
     return st ? st : put(o, out, negated ? ")[\\x{0}-\\x{10ffff}])" : ")");
 }
 
-/* --- atoms, repeats, groups --------------------------------------------------------------- */
+/* --- atoms, repeats, groups ------------------------------------------------------------------- */
 
 static bool folds_together(uint32_t a, uint32_t b) {
     static const char pairs[][2] = {{'s', 's'}, {'f', 'f'}, {'f', 'i'}, {'f', 'l'}, {'s', 't'}};

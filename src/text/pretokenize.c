@@ -33,7 +33,7 @@ struct pretokenizer {
     bool ended; /* by a ByteLevel */
 };
 
-/* --- reading the file --------------------------------------------------------------------- */
+/* --- reading the file ------------------------------------------------------------------------- */
 
 static const char gpt2_expression[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
@@ -222,7 +222,7 @@ void pretokenizer_free(struct pretokenizer *p) {
     free(p);
 }
 
-/* --- cutting ------------------------------------------------------------------------------ */
+/* --- cutting ---------------------------------------------------------------------------------- */
 
 void pieces_release(struct pieces *p) {
     free(p->v);

@@ -141,7 +141,7 @@ enum st tok_encode_masked(struct tok_ids *out, const struct tokenizer *t, const 
     return encode(out, t, text, len, allow, TOK_ADDED_MATCH, err);
 }
 
-/* --- ids and tokens ----------------------------------------------------------------------- */
+/* --- ids and tokens --------------------------------------------------------------------------- */
 
 static const struct added_token *find_added(const struct tokenizer *t, uint32_t id) {
     uint32_t lo = 0, hi = t->n_added;
@@ -193,7 +193,7 @@ bool tok_adds_bos(const struct tokenizer *t) {
     return t->adds_bos;
 }
 
-/* --- decoding ----------------------------------------------------------------------------- */
+/* --- decoding --------------------------------------------------------------------------------- */
 
 static void token_bytes(const char **bytes, size_t *len, const struct tokenizer *t, uint32_t id,
                         enum tok_special special) {

@@ -37,7 +37,7 @@ static const char *quote(struct quoted *q, const char *text, size_t len) {
     return q->text;
 }
 
-/* --- model -------------------------------------------------------------------------------- */
+/* --- model ------------------------------------------------------------------------------------ */
 
 static enum st read_vocab(struct tokenizer *t, struct json_reader *r, struct buf *scratch) {
     if (!json_accept(r, '{')) return json_expect(r, "an object", ST_INVALID);
@@ -213,7 +213,7 @@ static enum st read_model(struct tokenizer *t, const json_t *root, struct json_s
     return st;
 }
 
-/* --- added tokens ------------------------------------------------------------------------- */
+/* --- added tokens ----------------------------------------------------------------------------- */
 
 static char *copy(const char *text, size_t len) {
     char *p = malloc(len + 1);
@@ -415,7 +415,7 @@ static enum st finish_added(struct tokenizer *t, const char *name, struct err *e
     return ST_OK;
 }
 
-/* --- decoder, post-processor, configuration ----------------------------------------------- */
+/* --- decoder, post-processor, configuration --------------------------------------------------- */
 
 static bool has_type(const json_t *json, const char *type) {
     const json_t *found = json_object_get(json, "type");

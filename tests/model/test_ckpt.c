@@ -4,7 +4,7 @@
 
 #include "model/model.h"
 
-/* --- tensors ------------------------------------------------------------------------------------------------ */
+/* --- tensors ---------------------------------------------------------------------------------- */
 
 static void reshape(struct checkpoint *k, const char *name, uint32_t n_dims, uint64_t d0, uint64_t d1) {
     struct tensor *t = checkpoint_find(k, name);
@@ -150,7 +150,7 @@ static void a_large_configuration_is_refused_by_its_first_tensor(void **state) {
     }
 }
 
-/* --- the index ---------------------------------------------------------------------------------------------- */
+/* --- the index -------------------------------------------------------------------------------- */
 
 static void faults_of_the_index_are_named(void **state) {
     (void)state;
@@ -249,7 +249,7 @@ static void too_many_shards_are_refused(void **state) {
     checkpoint_remove(&k);
 }
 
-/* --- what must work ----------------------------------------------------------------------------------------- */
+/* --- what must work --------------------------------------------------------------------------- */
 
 static void forms_that_published_checkpoints_have_are_read(void **state) {
     (void)state;
@@ -295,7 +295,7 @@ static void forms_that_published_checkpoints_have_are_read(void **state) {
     checkpoint_remove(&k);
 }
 
-/* --- files -------------------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------ */
 
 static void faults_of_files_are_named(void **state) {
     (void)state;

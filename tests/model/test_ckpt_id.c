@@ -137,7 +137,7 @@ static void shards_are_taken_by_name(void **state) {
     checkpoint_remove(&k);
 }
 
-/* --- supernode.sha256 --------------------------------------------------------------------------------------- */
+/* --- supernode.sha256 ------------------------------------------------------------------------- */
 
 static void count_progress(void *ctx, uint64_t done, uint64_t all) {
     uint64_t *last = ctx;
@@ -204,7 +204,7 @@ static void a_stored_digest_holds_while_its_samples_do(void **state) {
     checkpoint_remove(&k);
 }
 
-/* --- the hub's cache ---------------------------------------------------------------------------------------- */
+/* --- the hub's cache -------------------------------------------------------------------------- */
 
 static void sha256_of(char hex[CKPT_ID_BYTES], const char *path) {
     struct file_map map;

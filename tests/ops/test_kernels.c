@@ -162,9 +162,7 @@ static void dot_widens_every_f8_code_everywhere(void **state) {
     }
 }
 
-/* --- chain
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- chain ------------------------------------------------------------------------------------ */
 
 static void check_chain(struct dot_case *c, int use_depth, uint64_t seed) {
     struct rng r = {seed};
@@ -213,9 +211,7 @@ static void chain_is_the_reference_over_random_cases(void **state) {
     }
 }
 
-/* --- rows
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- rows ------------------------------------------------------------------------------------- */
 
 static void softmax_is_the_reference_for_every_first_and_n(void **state) {
     (void)state;

@@ -145,8 +145,7 @@ static void draws_follow_the_distribution(void **state) {
     assert_true(chi2 < 31.3); /* 11 degrees of freedom: p = 0.001 */
 }
 
-/* --- against a straight implementation
- * ------------------------------------------------------------------------- */
+/* --- against a straight implementation -------------------------------------------------------- */
 
 static int in_order(const void *a, const void *b) {
     const struct ops_sample_work *x = a, *y = b;

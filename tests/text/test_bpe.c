@@ -109,7 +109,7 @@ static void merges_are_those_of_the_plain_rule(void **state) {
     bpe_scratch_release(&scratch);
 }
 
-/* --- threads ------------------------------------------------------------------------------ */
+/* --- threads ---------------------------------------------------------------------------------- */
 
 struct reader {
     pthread_t thread;

@@ -33,9 +33,7 @@ static enum st render(struct chat_prompt *p, const char *source, const char *con
     return st;
 }
 
-/* --- origins
- * -------------------------------------------------------------------------------------------------
- */
+/* --- origins ---------------------------------------------------------------------------------- */
 
 #define CONTEXT                                                                                    \
     "{\"messages\":[{\"role\":\"user\",\"content\":\"uu<X>uu\",\"list\":[\"u1\",\"u2\"]},"         \
@@ -120,9 +118,7 @@ static void captured_output_keeps_origins(void **state) {
     check("{% generation %}T{{ messages[1].content }}{% endgeneration %}", "Taa", "taa");
 }
 
-/* --- errors
- * --------------------------------------------------------------------------------------------------
- */
+/* --- errors ----------------------------------------------------------------------------------- */
 
 static void refuse(const char *source, enum st code, const char *sentence) {
     struct chat_prompt p;
@@ -181,9 +177,7 @@ static void messages_that_are_none_are_refused(void **state) {
     assert_string_equal(err.text, "t: found bytes that are not UTF-8");
 }
 
-/* --- limits
- * --------------------------------------------------------------------------------------------------
- */
+/* --- limits ----------------------------------------------------------------------------------- */
 
 static void endless_work_meets_a_limit(void **state) {
     (void)state;
@@ -267,9 +261,7 @@ static void every_limit_of_memory_and_steps_fails_cleanly(void **state) {
     }
 }
 
-/* --- folders
- * -------------------------------------------------------------------------------------------------
- */
+/* --- folders ---------------------------------------------------------------------------------- */
 
 static void put(const char *dir, const char *name, const char *text) {
     char path[512];

@@ -59,7 +59,7 @@ static void decode_all(struct buf *out, const struct tok_ids *ids, enum tok_spec
     assert_int_equal(tok_stream_end(&s, out), ST_OK);
 }
 
-/* --- what a file says --------------------------------------------------------------------- */
+/* --- what a file says ------------------------------------------------------------------------- */
 
 static void named_tokens_come_from_the_configuration(void **state) {
     (void)state;
@@ -75,7 +75,7 @@ static void named_tokens_come_from_the_configuration(void **state) {
     assert_int_equal(tok_vocab(small), 2504);
 }
 
-/* --- masks -------------------------------------------------------------------------------- */
+/* --- masks ------------------------------------------------------------------------------------ */
 
 static void a_masked_user_cannot_forge_a_turn(void **state) {
     (void)state;
@@ -134,7 +134,7 @@ static void the_longest_allowed_token_counts(void **state) {
     tok_ids_release(&some);
 }
 
-/* --- streaming ---------------------------------------------------------------------------- */
+/* --- streaming -------------------------------------------------------------------------------- */
 
 static void a_stream_never_emits_half_a_character(void **state) {
     (void)state;
@@ -186,7 +186,7 @@ static void special_tokens_are_skipped_on_request(void **state) {
     tok_ids_release(&ids);
 }
 
-/* --- long texts --------------------------------------------------------------------------- */
+/* --- long texts ------------------------------------------------------------------------------- */
 
 /* Of the thread, not of a machine that others keep busy. */
 static uint64_t cpu_now_ns(void) {
@@ -228,7 +228,7 @@ static void a_megabyte_of_anything_takes_linear_time(void **state) {
     free(text);
 }
 
-/* --- hostile files ------------------------------------------------------------------------ */
+/* --- hostile files ---------------------------------------------------------------------------- */
 
 /* clang-format off */
 #define MODEL(vocab, merges) "\"model\":{\"type\":\"BPE\",\"vocab\":" vocab ",\"merges\":" merges "}"

@@ -40,9 +40,7 @@ INLINE uint32_t ceil_div(uint32_t a, uint32_t b) {
     return (a + b - 1) / b;
 }
 
-/* --- few tokens
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- few tokens ------------------------------------------------------------------------------- */
 
 /* acc[t] += x row t * w over n columns; a lane without a product is left untouched. */
 INLINE void few_run(enum ops_dtype dtype, const uint32_t n_t, struct lanes acc[FEW_TOKENS],
@@ -92,8 +90,7 @@ INLINE void few(enum ops_dtype dtype, const uint32_t n_t, float *out, size_t out
     }
 }
 
-/* --- many tokens: one tile
- * ---------------------------------------------------------------------------------------- */
+/* --- many tokens: one tile -------------------------------------------------------------------- */
 
 typedef __m256 tile_acc[TILE_TOKENS][TILE_ROWS]; /* one half of the lanes */
 
@@ -208,8 +205,7 @@ INLINE void tile(enum ops_dtype dtype, const uint32_t n_t, float *out, size_t ou
     }
 }
 
-/* --- many tokens: panels and groups
- * ------------------------------------------------------------------------------- */
+/* --- many tokens: panels and groups ----------------------------------------------------------- */
 
 /* Widens rows [r0, r0 + n) and columns [k0, k0 + cols). A row that does not exist repeats the
  * first. */

@@ -49,9 +49,7 @@ INLINE uint32_t ceil_div(uint32_t a, uint32_t b) {
     return (a + b - 1) / b;
 }
 
-/* --- few tokens
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- few tokens ------------------------------------------------------------------------------- */
 
 /* acc[t] += x row t * w over n columns; what is left of 16 lanes ends under a mask, so that a lane
  * without a product is left untouched. */
@@ -117,8 +115,7 @@ INLINE void few(enum ops_dtype dtype, const uint32_t n_t, float *out, size_t out
     }
 }
 
-/* --- many tokens: one tile
- * ---------------------------------------------------------------------------------------- */
+/* --- many tokens: one tile -------------------------------------------------------------------- */
 
 typedef __m512 tile_acc[TILE_TOKENS][TILE_ROWS];
 
@@ -232,8 +229,7 @@ INLINE void tile_f8(const uint32_t n_t, const struct tile *tile, const struct pa
     tile_finish(n_t, acc, tile, p);
 }
 
-/* --- many tokens: panels and groups
- * ------------------------------------------------------------------------------- */
+/* --- many tokens: panels and groups ----------------------------------------------------------- */
 
 /* Widens rows [r0, r0 + n) and columns [k0, k0 + cols). A row that does not exist repeats the
  * first. */

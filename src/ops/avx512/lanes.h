@@ -83,8 +83,7 @@ INLINE float tree_sum(__m512 a) {
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
 
-/* --- e4m3, 64 codes at a time
- * ------------------------------------------------------------------------------------ */
+/* --- e4m3, 64 codes at a time ----------------------------------------------------------------- */
 
 /* As BF16 a code's high byte and low byte depend on its low seven bits: two lookups. */
 struct f8_tables {
