@@ -23,8 +23,9 @@ static struct jj_val from_context(struct jj_run *run, const struct jj_str *name)
              : (struct jj_val){.kind = JJ_MISSING};
 }
 
-static struct jj_val from_outer(const struct jj_frame *f, const struct jj_str *name) {
+static struct jj_val from_outer(struct jj *j, const struct jj_frame *f, const struct jj_str *name) {
     for (; f; f = f->up) {
+        jj_spend(j, f->scope->n / 64);
         int64_t i = jj_scope_find(f->scope, name);
         if (i >= 0) return f->v[i];
     }
@@ -32,11 +33,12 @@ static struct jj_val from_outer(const struct jj_frame *f, const struct jj_str *n
 }
 
 static void fill_frame(struct jj_run *run, struct jj_frame *f) {
+    jj_spend(run->j, f->scope->n / 16 + 1);
     for (uint32_t i = 0; i < f->scope->n; i++) {
         const struct jj_symbol *y = &f->scope->v[i];
         f->v[i] = (struct jj_val){.kind = JJ_MISSING};
         if (y->load == JJ_LOAD_CONTEXT) f->v[i] = from_context(run, y->name);
-        if (y->load == JJ_LOAD_OUTER) f->v[i] = from_outer(f->up, y->name);
+        if (y->load == JJ_LOAD_OUTER) f->v[i] = from_outer(run->j, f->up, y->name);
     }
 }
 
@@ -49,7 +51,8 @@ struct jj_frame *jj_frame_new(struct jj_run *run, const struct jj_scope *scope,
     return f;
 }
 
-static void set_own(struct jj_frame *f, const struct jj_str *name, struct jj_val v) {
+static void set_own(struct jj *j, struct jj_frame *f, const struct jj_str *name, struct jj_val v) {
+    jj_spend(j, f->scope->n / 64);
     int64_t i = jj_scope_find(f->scope, name);
     assert(i >= 0);
     f->v[i] = v;
@@ -93,6 +96,7 @@ static struct jj_args eval_args(struct jj_run *run, struct jj_frame *f,
         if (n_kw) memcpy(all, kw, n_kw * sizeof *all);
         for (uint32_t i = 0; i < more.dict->len; i++) {
             const struct jj_str *name = jj_want_str(j, more.dict->v[i].key, "keywords");
+            jj_spend(j, n_kw / 64);
             for (uint32_t k = 0; k < n_kw; k++)
                 if (jj_str_eq(all[k].name, name))
                     jj_fail(j, ST_INVALID, "two values for keyword argument '%.*s'", (int)name->len,
@@ -259,7 +263,9 @@ void jj_put_macro_repr(struct jj_sb *b, const struct jj_macro *m) {
     jj_sb_lit(b, ">");
 }
 
-static struct jj_val take_kw(struct jj_kw *kw, uint32_t *n, const struct jj_str *name) {
+static struct jj_val take_kw(struct jj *j, struct jj_kw *kw, uint32_t *n,
+                             const struct jj_str *name) {
+    jj_spend(j, *n / 64);
     for (uint32_t i = 0; i < *n; i++)
         if (jj_str_eq(kw[i].name, name)) {
             struct jj_val v = kw[i].val;
@@ -279,7 +285,7 @@ static void bind_special(struct jj *j, const struct jj_macro *m, struct jj_frame
     for (uint32_t i = 0; i < f->scope->n; i++) {
         const struct jj_str *s = f->scope->v[i].name;
         if (n->wants_caller && !own_caller && jj_str_is(s, "caller")) {
-            struct jj_val v = take_kw(args->kw, &args->n_kw, s);
+            struct jj_val v = take_kw(j, args->kw, &args->n_kw, s);
             f->v[i] = jj_given(v) && v.kind != JJ_NONE ? v : jj_undef_hint(j, "No caller defined");
         }
     }
@@ -312,7 +318,8 @@ static struct jj_val call_macro(struct jj *j, const struct jj_macro *m,
     args.kw = jj_alloc(j, args.n_kw * sizeof *args.kw);
     if (args.n_kw) memcpy(args.kw, given->kw, args.n_kw * sizeof *args.kw);
     for (uint32_t i = 0; i < n->n; i++) {
-        struct jj_val v = i < args.n ? args.pos[i] : take_kw(args.kw, &args.n_kw, n->list[i]->name);
+        struct jj_val v =
+            i < args.n ? args.pos[i] : take_kw(j, args.kw, &args.n_kw, n->list[i]->name);
         *place(f, n->list[i]) = v;
     }
     bind_special(j, m, f, &args);
@@ -359,7 +366,7 @@ static void assign(struct jj_run *run, struct jj_frame *f, const struct jj_node 
                    struct jj_val v) {
     struct jj *j = run->j;
     if (target->kind == JJ_N_NAME) {
-        set_own(f, target->name, v);
+        set_own(j, f, target->name, v);
     } else if (target->kind == JJ_N_NSREF) {
         struct jj_val ns = *place(f, target);
         if (ns.kind != JJ_NAMESPACE)
@@ -486,7 +493,7 @@ static enum jj_flow exec_one(struct jj_run *run, struct jj_frame *f, const struc
     case JJ_N_SET_BLOCK: return exec_set_block(run, f, n);
     case JJ_N_FOR: return jj_exec_for(run, f, n, eval(run, f, n->b), 0);
     case JJ_N_IF: return exec_if(run, f, n);
-    case JJ_N_MACRO: set_own(f, n->name, macro_value(run, n, f)); return JJ_GO_ON;
+    case JJ_N_MACRO: set_own(j, f, n->name, macro_value(run, n, f)); return JJ_GO_ON;
     case JJ_N_CALL_BLOCK: {
         struct jj_kw caller = {.name = jj_str_lit(j, "caller"), .val = macro_value(run, n->b, f)};
         jj_put_str(run->out, eval_call(run, f, n->a, &caller));

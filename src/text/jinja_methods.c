@@ -37,6 +37,7 @@ static struct params read_params(const char *text) {
 
 struct jj_val jj_call_builtin(struct jj *j, const struct jj_builtin *f, struct jj_val self,
                               const struct jj_args *args) {
+    if (self.kind == JJ_STR) jj_spend_bytes(j, self.s->len); /* most of them read it whole */
     if (!f->params) return f->fn(j, self, NULL, args);
     struct jj_val a[JJ_PARAMS_MAX] = {0};
     bool positional = f->params[0] == '/';
@@ -286,6 +287,7 @@ static struct jj_val affix(struct jj *j, struct jj_val self, const struct jj_val
     if (a[0].kind == JJ_TUPLE) {
         for (uint32_t i = 0; i < a[0].list->len; i++) {
             const struct jj_str *x = jj_want_str(j, a[0].list->v[i], what);
+            jj_spend(j, x->len / 64 + 1);
             if (s && test(s, x)) return jj_bool(true);
         }
         return jj_bool(false);

@@ -299,7 +299,7 @@ uint32_t jj_rfind(struct jj *j, const struct jj_str *s, const struct jj_str *sub
             jj_spend(j, (end - i) / 16 + 1);
             return i;
         }
-        if (i % 16 == 0) jj_spend(j, 1 + sub->len / 1024);
+        if (i % 16 == 0) jj_spend(j, 1 + sub->len / 4);
         if (i == 0) return JJ_NOT_FOUND;
     }
 }
@@ -314,7 +314,8 @@ bool jj_ends(const struct jj_str *s, const struct jj_str *sub) {
 uint32_t jj_count(struct jj *j, const struct jj_str *s, const struct jj_str *sub) {
     if (!sub->len) return s->cps + 1;
     uint32_t n = 0;
-    for (uint32_t at = 0; (at = jj_find(j, s, sub, at)) != JJ_NOT_FOUND; at += sub->len) n++;
+    for (uint32_t at = 0; (at = jj_find(j, s, sub, at)) != JJ_NOT_FOUND; at += sub->len, n++)
+        jj_spend(j, 1);
     return n;
 }
 

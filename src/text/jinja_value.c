@@ -316,9 +316,9 @@ static bool ranges_equal(const struct jj_range *a, const struct jj_range *b) {
 }
 
 bool jj_equal(struct jj *j, struct jj_val a, struct jj_val b) {
+    jj_spend(j, 1);
     if (jj_is_number(a) && jj_is_number(b)) return number_cmp(a, b) == 0;
     if (a.kind != b.kind) return false;
-    jj_spend(j, 1);
     jj_enter(j);
     bool eq = false;
     switch ((enum jj_kind)a.kind) {
@@ -375,18 +375,14 @@ int jj_order(struct jj *j, struct jj_val a, struct jj_val b, const char *op) {
 }
 
 bool jj_hashable(struct jj *j, struct jj_val v) {
-    switch ((enum jj_kind)v.kind) {
-    case JJ_LIST:
-    case JJ_DICT:
-    case JJ_VIEW: return false;
-    case JJ_TUPLE:
-        jj_enter(j);
-        for (uint32_t i = 0; i < v.list->len; i++)
-            if (!jj_hashable(j, v.list->v[i])) return false;
-        jj_leave(j);
-        return true;
-    default: return true;
-    }
+    jj_spend(j, 1); /* a tuple may hold another one twice, and so on: 2^depth visits */
+    if (v.kind == JJ_LIST || v.kind == JJ_DICT || v.kind == JJ_VIEW) return false;
+    bool yes = true;
+    jj_enter(j);
+    for (uint32_t i = 0; v.kind == JJ_TUPLE && i < v.list->len && yes; i++)
+        yes = jj_hashable(j, v.list->v[i]);
+    jj_leave(j);
+    return yes;
 }
 
 static uint32_t hash_bytes(const void *p, size_t len) {
@@ -398,6 +394,7 @@ static uint32_t hash_bytes(const void *p, size_t len) {
 
 static uint32_t hash(struct jj *j, struct jj_val v) {
     double f;
+    jj_spend(j, 1);
     switch ((enum jj_kind)v.kind) {
     case JJ_STR: jj_spend_bytes(j, v.s->len); return hash_bytes(v.s->p, v.s->len);
     case JJ_BOOL:
