@@ -119,6 +119,17 @@ static void set(struct jj *j, struct jj_dict *d, const char *key, struct jj_val 
     jj_dict_set(j, d, jj_strv(text(j, key, strlen(key), key_origin)), v);
 }
 
+/* A role's name is the format's word, not the message's: templates build "<|user|>" from it. A word
+ * that no format knows stays text. */
+static uint8_t role_origin(const json_t *role) {
+    static const char *const words[] = {"system",    "user",        "assistant",
+                                        "developer", "tool",        "function",
+                                        "ipython",   "observation", "latest_reminder"};
+    for (size_t i = 0; json_is_string(role) && i < sizeof words / sizeof *words; i++)
+        if (strcmp(json_string_value(role), words[i]) == 0) return CHAT_FROM_TEMPLATE;
+    return CHAT_FROM_OTHER;
+}
+
 /* {"thinking": reasoning, **message, "reasoning_content": reasoning}, without the members that are
  * null. */
 static struct jj_val message(struct jj *j, const json_t *m, uint8_t origin) {
@@ -131,8 +142,8 @@ static struct jj_val message(struct jj *j, const json_t *m, uint8_t origin) {
     if (reasoning) set(j, d, "thinking", value(j, reasoning, origin), origin);
     const char *key;
     json_t *item;
-    json_object_foreach((json_t *)m, key, item) if (!json_is_null(item))
-        set(j, d, key, value(j, item, origin), origin);
+    json_object_foreach((json_t *)m, key, item) if (!json_is_null(item)) set(
+        j, d, key, value(j, item, strcmp(key, "role") == 0 ? role_origin(item) : origin), origin);
     if (reasoning) set(j, d, "reasoning_content", value(j, reasoning, origin), origin);
     return jj_dictv(d);
 }

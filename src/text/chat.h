@@ -28,7 +28,7 @@ void chat_template_free(struct chat_template *t); /* NULL is allowed */
  * tojson) keep the origin of the value they were made from; whatever cannot be attributed counts as
  * CHAT_FROM_OTHER. */
 enum chat_origin {
-    CHAT_FROM_TEMPLATE,  /* literal text and constants of the template */
+    CHAT_FROM_TEMPLATE,  /* literal text and constants of the template, and the names of roles */
     CHAT_FROM_ASSISTANT, /* an assistant message's own strings */
     CHAT_FROM_OTHER,     /* user, system, tool messages, tools, keyword arguments: plain text */
 };

@@ -37,7 +37,8 @@ static enum st render(struct chat_prompt *p, const char *source, const char *con
 
 #define CONTEXT                                                                                    \
     "{\"messages\":[{\"role\":\"user\",\"content\":\"uu<X>uu\",\"list\":[\"u1\",\"u2\"]},"         \
-    "{\"role\":\"assistant\",\"content\":\"aa\",\"calls\":{\"key\":\"val\"}}],"                    \
+    "{\"role\":\"assistant\",\"content\":\"aa\",\"reasoning\":\"r\","                               \
+    "\"calls\":{\"key\":\"val\"}},{\"role\":\"<X>\"},{\"role\":\"assistantx\"}],"                 \
     "\"bos_token\":\"<s>\",\"evil_token\":\"evil\",\"kw\":\"kw\",\"num\":42,\"yes\":true}"
 
 /* origins: one letter a byte: t template, a assistant, o other. */
@@ -59,7 +60,10 @@ static void a_string_has_the_origin_of_who_wrote_it(void **state) {
     check("T{{ 'T' }}{{ messages[0].content }}{{ messages[1].content }}", "TTuu<X>uuaa",
           "ttoooooooaa");
     check("{{ bos_token }}{{ kw }}{{ evil_token }}", "<s>kwevil", "tttoooooo");
-    check("{{ messages[0].role }}{{ messages[1].role }}", "userassistant", "ooooaaaaaaaaa");
+    check("{{ messages[0].role }}{{ messages[1].role }}", "userassistant", "ttttttttttttt");
+    check("{{ '<|' + messages[0]['role'] + '|>' }}", "<|user|>", "tttttttt");
+    check("{{ messages[2].role }}{{ messages[3].role }}", "<X>assistantx", "ooooooooooooo");
+    check("{{ messages[1].reasoning_content }}{{ messages[1].thinking }}", "rr", "aa");
     check("{{ num }}{{ num + 1 }}{{ 1 }}{{ yes }}", "42431True", "ooootoooo");
     check("{% for k in messages[0] %}{{ k }}{% endfor %}", "rolecontentlist", "ooooooooooooooo");
     check("{% for k in messages[1].calls %}{{ k }}{% endfor %}", "key", "aaa");
@@ -179,6 +183,13 @@ static void messages_that_are_none_are_refused(void **state) {
 
 /* --- limits ----------------------------------------------------------------------------------- */
 
+/* 2^50 leaves, of 50 tuples; and a string that many methods read whole. */
+#define SHARED_TUPLE                                                                               \
+    "{% set ns = namespace(t=1) %}{% for i in range(50) %}{% set ns.t = (ns.t, ns.t) %}{% endfor %}"
+#define MEGABYTES(expression)                                                                      \
+    "{% set x = 'x' * 1999999 %}{% for i in range(99999) %}{% if " expression                      \
+    " %}{% endif %}{% endfor %}"
+
 static void endless_work_meets_a_limit(void **state) {
     (void)state;
     static const char *const sources[] = {
@@ -206,6 +217,23 @@ static void endless_work_meets_a_limit(void **state) {
         "{{ range(99999)|batch(2)|list|map('join', 'x' * 99999)|join }}",
         "{% set s = 'ab' * 499999 %}{% for i in range(99999) %}{{ 'x' in s }}{% endfor %}",
         "{% set s = 'é' * 499999 %}{% for i in range(99999) %}{{ s[499998] }}{% endfor %}",
+        SHARED_TUPLE "{{ {}[ns.t] is defined }}",
+        SHARED_TUPLE "{{ {ns.t: 1} }}",
+        SHARED_TUPLE "{% set a = ns.t %}" SHARED_TUPLE "{{ a == ns.t }}",
+        SHARED_TUPLE "{% set a = ns.t %}" SHARED_TUPLE "{{ a < ns.t }}",
+        SHARED_TUPLE "{{ ns.t }}",
+        SHARED_TUPLE "{{ ns.t|tojson }}",
+        MEGABYTES("x.isalpha()"),
+        MEGABYTES("x.islower()"),
+        MEGABYTES("x.istitle()"),
+        MEGABYTES("x.startswith(x)"),
+        MEGABYTES("x.endswith((x, x))"),
+        MEGABYTES("x|wordcount"),
+        MEGABYTES("('0' ~ x)|int"),
+        MEGABYTES("x.count('x')"),
+        MEGABYTES("x.rfind(x[:999999] ~ 'y')"),
+        MEGABYTES("'x'.startswith((x,) * 999)"),
+        "{% set l = [1] * 9999 %}{% for i in range(99999) %}{{ 2 in l }}{{ l == l }}{% endfor %}",
     };
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
         struct chat_prompt p;
@@ -215,6 +243,28 @@ static void endless_work_meets_a_limit(void **state) {
         if (st != ST_FULL && st != ST_UNSUPPORTED)
             fail_msg("%s: %s %s", sources[i], st_name(st), err.text);
     }
+}
+
+/* A round costs what its frame holds, also the names that nothing sets: within the limit of steps,
+ * 30000 rounds would copy 180 million of them. */
+static void a_wide_frame_costs_steps(void **state) {
+    (void)state;
+    struct buf source = {.max = 1 << 20};
+    struct chat_prompt p;
+    struct err err = {0};
+    char line[64];
+    enum st st = buf_append_str(&source, "{% for i in range(99999) %}{% if false %}");
+    for (int i = 0; i < 6000 && !st; i++) {
+        snprintf(line, sizeof line, "{%% set v%d = 1 %%}", i);
+        st = buf_append_str(&source, line);
+    }
+    if (!st) st = buf_append_str(&source, "{% endif %}{% endfor %}");
+    if (!st) st = buf_append(&source, "", 1);
+    assert_int_equal(st, ST_OK);
+    assert_int_equal(render(&p, source.data, CONTEXT, &usual, &err), ST_FULL);
+    assert_non_null(strstr(err.text, "steps"));
+    chat_prompt_release(&p);
+    buf_release(&source);
 }
 
 static void deep_nesting_is_refused(void **state) {
@@ -338,6 +388,7 @@ int main(void) {
         cmocka_unit_test(raise_exception_is_an_error_with_its_text),
         cmocka_unit_test(messages_that_are_none_are_refused),
         cmocka_unit_test(endless_work_meets_a_limit),
+        cmocka_unit_test(a_wide_frame_costs_steps),
         cmocka_unit_test(deep_nesting_is_refused),
         cmocka_unit_test(every_limit_of_memory_and_steps_fails_cleanly),
         cmocka_unit_test(the_template_of_a_folder_is_found_as_transformers_does),
