@@ -164,12 +164,13 @@ static struct jj_val messages(struct jj *j, const json_t *list) {
     return jj_listv(l);
 }
 
+const char *const chat_token_names[CHAT_TOKENS] = {
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+
 /* The checkpoint's own tokens; any other name ending in _token is the caller's, hence text. */
 static bool is_special_token(const char *key) {
-    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
-                                        "pad_token", "cls_token", "mask_token"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(key, names[i]) == 0) return true;
+    for (size_t i = 0; i < CHAT_TOKENS; i++)
+        if (strcmp(key, chat_token_names[i]) == 0) return true;
     return false;
 }
 

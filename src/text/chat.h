@@ -17,6 +17,11 @@
 
 struct chat_template;
 
+/* The tokens that transformers hands to a template
+ * (PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES): bos_token and six more. */
+enum { CHAT_TOKENS = 7 };
+extern const char *const chat_token_names[CHAT_TOKENS];
+
 /* source: the Jinja text; name stands in errors ("chat_template.jinja: line 3: ..."). Unknown
  * statements, filters and tests are refused here, with construct and line, where they can be seen
  * without running. */

@@ -17,12 +17,6 @@ struct chat_model {
     bool by_itself;                         /* a .jinja file: the request may name the tokens */
 };
 
-/* The tokens that transformers hands to a template
- * (PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES). */
-static const char *const token_names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
-                                          "pad_token", "cls_token", "mask_token"};
-enum { N_TOKENS = sizeof token_names / sizeof *token_names };
-
 /* --- opening ---------------------------------------------------------------------------------- */
 
 static enum st read_template(struct chat_template **out, const char *path, struct err *err) {
@@ -35,14 +29,14 @@ static enum st read_template(struct chat_template **out, const char *path, struc
 
 static enum st read_tokens(struct chat_model *m, const json_t *config, const char *path,
                            struct err *err) {
-    for (int i = 0; i < N_TOKENS; i++) {
-        const json_t *v = json_at(config, token_names[i]);
+    for (int i = 0; i < CHAT_TOKENS; i++) {
+        const json_t *v = json_at(config, chat_token_names[i]);
         if (json_is_object(v)) v = json_object_get(v, "content");
         if (!v) continue;
         if (!json_is_string(v))
             return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", path,
-                           token_names[i], json_kind(v));
-        if (json_object_set_new(m->tokens, token_names[i], json_copy((json_t *)v)))
+                           chat_token_names[i], json_kind(v));
+        if (json_object_set_new(m->tokens, chat_token_names[i], json_copy((json_t *)v)))
             return err_set(err, ST_NO_MEMORY, "%s: out of memory", path);
     }
     return ST_OK;
@@ -154,8 +148,8 @@ static enum st add_variables(json_t *context, const struct chat_model *m, const 
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)from, key, v) {
-        for (int i = 0; i < N_TOKENS && !m->by_itself; i++)
-            if (strcmp(key, token_names[i]) == 0)
+        for (int i = 0; i < CHAT_TOKENS && !m->by_itself; i++)
+            if (strcmp(key, chat_token_names[i]) == 0)
                 return err_set(err, ST_INVALID, "%s: %s is the checkpoint's and cannot be given",
                                what, key);
         if (json_object_set(context, key, v))

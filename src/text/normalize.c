@@ -140,10 +140,6 @@ void normalizer_free(struct normalizer *n) {
     free(n);
 }
 
-bool normalizer_is_empty(const struct normalizer *n) {
-    return n->len == 0;
-}
-
 /* --- the steps -------------------------------------------------------------------------------- */
 
 static bool is_ascii(const struct working *text) {

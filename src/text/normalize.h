@@ -18,7 +18,6 @@ struct normalizer;
 enum st ST_CHECKED normalizer_new(struct normalizer **out, const json_t *json, const char *name,
                                   struct err *err);
 void normalizer_free(struct normalizer *n); /* NULL is allowed */
-bool normalizer_is_empty(const struct normalizer *n);
 
 /* Replaces text by its normalised form, where it changes. */
 enum st ST_CHECKED normalize(struct working *text, const struct normalizer *n,
