@@ -431,11 +431,17 @@ JJ_FILTER(f_filesizeformat) {
     return jj_strv(jj_str_new(j, text, strlen(text), v.origin));
 }
 
-JJ_FILTER(f_refused) {
-    UNUSED;
-    jj_fail(j, ST_UNSUPPORTED,
-            "the filters pprint, random, striptags, urlize and wordwrap are not supported");
-}
+/* Known to Jinja, so that a template that only names them in a branch still compiles. */
+#define REFUSED(name)                                                                              \
+    JJ_FILTER(f_##name) {                                                                          \
+        UNUSED;                                                                                    \
+        jj_fail(j, ST_UNSUPPORTED, "filter '" #name "' is not supported in a chat template");      \
+    }
+REFUSED(pprint)
+REFUSED(random)
+REFUSED(striptags)
+REFUSED(urlize)
+REFUSED(wordwrap)
 
 static const struct jj_builtin filters[] = {
     {"abs", f_abs, ""},
@@ -465,12 +471,11 @@ static const struct jj_builtin filters[] = {
     {"urlencode", f_urlencode, ""},
     {"wordcount", f_wordcount, ""},
     {"xmlattr", f_xmlattr, "| autospace"},
-    /* known to Jinja, so that a template that only names them in a branch still compiles */
-    {"pprint", f_refused, NULL},
-    {"random", f_refused, NULL},
-    {"striptags", f_refused, NULL},
-    {"urlize", f_refused, NULL},
-    {"wordwrap", f_refused, NULL},
+    {"pprint", f_pprint, NULL},
+    {"random", f_random, NULL},
+    {"striptags", f_striptags, NULL},
+    {"urlize", f_urlize, NULL},
+    {"wordwrap", f_wordwrap, NULL},
 };
 
 const struct jj_builtin *jj_filter_find(const struct jj_str *name) {

@@ -90,7 +90,7 @@ static const struct jj_str *float_text(struct jj *j, struct jj_val v, const stru
     char text[PRECISION_MAX + 400], sign[4], fmt[8];
     int precision = s->precision < 0 ? 6 : (int)s->precision;
     sign_text(sign, signbit(f) && !isnan(f), s);
-    snprintf(fmt, sizeof fmt, "%s%%.*%c", s->alt ? "#" : "", s->type == '%' ? 'f' : s->type);
+    snprintf(fmt, sizeof fmt, "%%.*%c", s->type == '%' ? 'f' : s->type);
     if (s->alt) jj_fail(j, ST_UNSUPPORTED, "format: '#' with a float is not supported");
     if (isnan(f) || isinf(f)) {
         bool upper = s->type >= 'A' && s->type <= 'Z';

@@ -105,10 +105,14 @@ GLOBAL(g_strftime_now) {
     return jj_strv(jj_str_new(j, text, n, jj_str_origin(format)));
 }
 
-GLOBAL(g_refused) {
-    UNUSED;
-    jj_fail(j, ST_UNSUPPORTED, "cycler, joiner and lipsum are not supported");
-}
+#define REFUSED(name)                                                                              \
+    GLOBAL(g_##name) {                                                                             \
+        UNUSED;                                                                                    \
+        jj_fail(j, ST_UNSUPPORTED, "function '" #name "' is not supported in a chat template");    \
+    }
+REFUSED(cycler)
+REFUSED(joiner)
+REFUSED(lipsum)
 
 static const struct jj_global globals[] = {
     {{"range", g_range, NULL}},
@@ -116,9 +120,9 @@ static const struct jj_global globals[] = {
     {{"namespace", g_namespace, NULL}},
     {{"raise_exception", g_raise, "message"}},
     {{"strftime_now", g_strftime_now, "format"}},
-    {{"cycler", g_refused, NULL}},
-    {{"joiner", g_refused, NULL}},
-    {{"lipsum", g_refused, NULL}},
+    {{"cycler", g_cycler, NULL}},
+    {{"joiner", g_joiner, NULL}},
+    {{"lipsum", g_lipsum, NULL}},
 };
 
 const struct jj_global *jj_global_find(const struct jj_str *name) {

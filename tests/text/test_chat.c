@@ -140,6 +140,10 @@ static void what_is_unknown_is_named_with_its_line(void **state) {
     refuse("\n\n{{ x is nope }}", ST_UNSUPPORTED, "t.jinja: line 3: no test named 'nope'");
     refuse("{% if true %}\n{{ x|from_json }}{% endif %}", ST_UNSUPPORTED,
            "t.jinja: line 2: no filter named 'from_json'");
+    refuse("\n{{ x|pprint }}", ST_UNSUPPORTED,
+           "t.jinja: line 2: filter 'pprint' is not supported in a chat template");
+    refuse("\n\n{% set c = cycler('a') %}", ST_UNSUPPORTED,
+           "t.jinja: line 3: function 'cycler' is not supported in a chat template");
     refuse("\n{% nope %}", ST_INVALID, "t.jinja: line 2: unknown statement 'nope'");
     refuse("{% include 'x' %}", ST_UNSUPPORTED,
            "t.jinja: line 1: statement 'include' is not supported in a chat template");
