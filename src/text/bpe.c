@@ -89,6 +89,10 @@ enum st bpe_add_merge(struct bpe *b, uint32_t left, uint32_t right, uint32_t mer
     return ST_OK;
 }
 
+void bpe_never_whole(struct bpe *b, uint32_t id) {
+    if (id < b->vocab->ids) b->whole[id] = WHOLE_NO;
+}
+
 /* --- a caller's memory ------------------------------------------------------------------------ */
 
 enum st tok_ids_append(struct tok_ids *ids, uint32_t id, uint32_t byte) {
@@ -261,9 +265,9 @@ enum st bpe_encode(struct tok_ids *out, const struct bpe *b, struct bpe_scratch 
     uint32_t id = vocabulary_find(b->vocab, piece, len, false);
     uint8_t whole = WHOLE_NO;
     if (id != NO_TOKEN) {
-        whole =
-            b->whole_first ? WHOLE_YES : atomic_load_explicit(&b->whole[id], memory_order_relaxed);
-        if (whole == WHOLE_YES) return tok_ids_append(out, id, at);
+        whole = atomic_load_explicit(&b->whole[id], memory_order_relaxed);
+        if (whole == WHOLE_YES || (whole == WHOLE_UNKNOWN && b->whole_first))
+            return tok_ids_append(out, id, at);
     }
     enum st st = reserve(s, len);
     size_t before = out->len;

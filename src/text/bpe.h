@@ -36,6 +36,9 @@ void bpe_release(struct bpe *b);
 /* The next merge, of the next rank; at most BPE_MERGES_MAX. A pair that comes again gets the later
  * rank. ST_NO_MEMORY. */
 enum st ST_CHECKED bpe_add_merge(struct bpe *b, uint32_t left, uint32_t right, uint32_t merged);
+/* A piece of exactly this token's bytes is merged all the same: an added token's, which text that
+ * may not hold one must not reach through whole_first. */
+void bpe_never_whole(struct bpe *b, uint32_t id);
 
 /* Memory of one caller, kept from piece to piece. */
 struct bpe_scratch {

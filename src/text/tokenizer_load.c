@@ -3,6 +3,7 @@
  * or refused by name; truncation and padding, which every server turns off, are passed over. The
  * ids of added tokens must be those that `tokenizers` would give: of the vocabulary's token with
  * that content, else counted on from its size. */
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,6 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "text/json_reader.h"
 #include "text/tokenizer_parts.h"
 #include "text/utf8.h"
 
@@ -39,114 +39,137 @@ static const char *quote(struct quoted *q, const char *text, size_t len) {
 
 /* --- model ------------------------------------------------------------------------------------ */
 
-static enum st read_vocab(struct tokenizer *t, struct json_reader *r, struct buf *scratch) {
-    if (!json_accept(r, '{')) return json_expect(r, "an object", ST_INVALID);
-    for (bool first = true; !json_accept(r, '}'); first = false) {
-        if (!first && !json_accept(r, ',')) return json_expect(r, "',' or '}'", ST_INVALID);
-        const char *key;
-        size_t len;
-        uint32_t id;
-        struct quoted q;
-        enum st st = json_read_string(r, &key, &len, scratch);
-        if (!st && !json_accept(r, ':')) st = json_expect(r, "':'", ST_INVALID);
-        if (!st) st = json_read_u32(r, &id, VOCABULARY_IDS_MAX - 1);
-        if (st) return st;
-        switch (vocabulary_add(&t->vocab, key, len, id)) {
-        case VOCABULARY_ADDED: break;
-        case VOCABULARY_NO_MEMORY:
-            return err_set(r->err, ST_NO_MEMORY, "%s: %s: out of memory", r->name, r->place);
-        case VOCABULARY_SAME_KEY:
-            return err_set(r->err, ST_INVALID, "%s: %s: found '%s' twice", r->name, r->place,
-                           quote(&q, key, len));
-        case VOCABULARY_SAME_ID:
-            return err_set(r->err, ST_INVALID, "%s: %s: '%s': found id %u, which another token has",
-                           r->name, r->place, quote(&q, key, len), id);
-        }
+static enum st add_key(struct tokenizer *t, const char *key, const json_t *id, const char *name,
+                       struct err *err) {
+    size_t len = strlen(key);
+    struct quoted q;
+    if (!json_is_integer(id))
+        return err_set(err, ST_INVALID,
+                       "%s: model.vocab: '%s': found %s, expected an integer from 0 to %d", name,
+                       quote(&q, key, len), json_kind(id), VOCABULARY_IDS_MAX - 1);
+    json_int_t v = json_integer_value(id);
+    if (v < 0 || v >= VOCABULARY_IDS_MAX)
+        return err_set(err, ST_INVALID, "%s: model.vocab: '%s': found %lld, expected 0 to %d", name,
+                       quote(&q, key, len), (long long)v, VOCABULARY_IDS_MAX - 1);
+    switch (vocabulary_add(&t->vocab, key, len, (uint32_t)v)) {
+    case VOCABULARY_ADDED: break;
+    case VOCABULARY_NO_MEMORY:
+        return err_set(err, ST_NO_MEMORY, "%s: model.vocab: out of memory", name);
+    case VOCABULARY_SAME_KEY: /* JSON with two of one key was refused, and no two keys are the same
+                                 bytes */
+        assert(!"a key twice");
+        break;
+    case VOCABULARY_SAME_ID:
+        return err_set(err, ST_INVALID,
+                       "%s: model.vocab: '%s': found id %lld, which another token has", name,
+                       quote(&q, key, len), (long long)v);
     }
-    return json_peek(r) == '\0' ? ST_OK : json_expect(r, "the end", ST_INVALID);
+    return ST_OK;
+}
+
+static enum st read_vocab(struct tokenizer *t, const json_t *vocab, const char *name,
+                          struct err *err) {
+    if (!json_is_object(vocab))
+        return err_set(err, ST_INVALID, "%s: model.vocab: found %s, expected an object", name,
+                       json_kind(vocab));
+    size_t bytes = 0;
+    const char *key;
+    json_t *id;
+    json_object_foreach((json_t *)vocab, key, id) bytes += strlen(key);
+    enum st st = vocabulary_init(&t->vocab, bytes, name, err);
+    json_object_foreach((json_t *)vocab, key, id) {
+        if (!st) st = add_key(t, key, id, name, err);
+    }
+    return st;
 }
 
 /* Both halves of a merge as the file has them, one after the other in text. */
 struct merge {
     struct buf text, bytes;
     size_t left_len;
+    const char *place; /* "tokenizer.json: model.merges[3]" */
+    struct err *err;
 };
 
 static enum st find_part(uint32_t *id, const struct tokenizer *t, struct merge *m, size_t start,
-                         size_t len, struct json_reader *r) {
+                         size_t len) {
     bool literal;
     size_t n = alphabet_decode(m->bytes.data, &literal, m->text.data + start, len);
     *id = vocabulary_find(&t->vocab, m->bytes.data, n, literal);
     struct quoted q;
     return *id != NO_TOKEN
                ? ST_OK
-               : err_set(r->err, ST_INVALID,
-                         "%s: %s[%u]: found '%s', expected a token of model.vocab", r->name,
-                         r->place, t->bpe.n_merges, quote(&q, m->text.data + start, len));
+               : err_set(m->err, ST_INVALID, "%s: found '%s', expected a token of model.vocab",
+                         m->place, quote(&q, m->text.data + start, len));
 }
 
-static enum st add_merge(struct tokenizer *t, struct merge *m, struct json_reader *r) {
+static enum st add_merge(struct tokenizer *t, struct merge *m) {
     uint32_t left, right, merged;
-    if (t->bpe.n_merges == BPE_MERGES_MAX)
-        return err_set(r->err, ST_FULL, "%s: %s: found more than %d merges", r->name, r->place,
-                       BPE_MERGES_MAX);
     m->bytes.len = 0;
     enum st st = buf_append(&m->bytes, m->text.data, m->text.len); /* room for any decoded part */
-    if (st) return err_set(r->err, st, "%s: %s: out of memory", r->name, r->place);
-    st = find_part(&left, t, m, 0, m->left_len, r);
-    if (!st) st = find_part(&right, t, m, m->left_len, m->text.len - m->left_len, r);
-    if (!st) st = find_part(&merged, t, m, 0, m->text.len, r);
+    if (st) return err_set(m->err, st, "%s: out of memory", m->place);
+    st = find_part(&left, t, m, 0, m->left_len);
+    if (!st) st = find_part(&right, t, m, m->left_len, m->text.len - m->left_len);
+    if (!st) st = find_part(&merged, t, m, 0, m->text.len);
     if (!st && bpe_add_merge(&t->bpe, left, right, merged))
-        st = err_set(r->err, ST_NO_MEMORY, "%s: %s: out of memory", r->name, r->place);
+        st = err_set(m->err, ST_NO_MEMORY, "%s: out of memory", m->place);
     return st;
 }
 
-static enum st put_part(struct merge *m, struct json_reader *r, const char *text, size_t len) {
-    enum st st = buf_append(&m->text, text, len);
-    return st ? err_set(r->err, st, "%s: %s: out of memory", r->name, r->place) : ST_OK;
+static enum st put_halves(struct merge *m, const char *left, size_t left_len, const char *right,
+                          size_t right_len) {
+    m->left_len = left_len;
+    m->text.len = 0;
+    enum st st = buf_append(&m->text, left, left_len);
+    if (!st) st = buf_append(&m->text, right, right_len);
+    return st ? err_set(m->err, st, "%s: out of memory", m->place) : ST_OK;
 }
 
 /* "a b", or ["a", "b"]. */
-static enum st read_merge(struct merge *m, struct json_reader *r, struct buf *scratch) {
-    const char *text;
-    size_t len;
-    m->text.len = 0;
-    if (json_peek(r) == '"') {
-        enum st st = json_read_string(r, &text, &len, scratch);
-        if (st) return st;
+static enum st read_merge(struct merge *m, const json_t *json) {
+    if (json_is_string(json)) {
+        const char *text = json_string_value(json);
+        size_t len = json_string_length(json);
         const char *space = memchr(text, ' ', len);
-        if (!space || memchr(space + 1, ' ', len - (size_t)(space + 1 - text)))
-            return json_expect(r, "a merge of two tokens with one space between before this",
-                               ST_INVALID);
-        m->left_len = (size_t)(space - text);
-        st = put_part(m, r, text, m->left_len);
-        return st ? st : put_part(m, r, space + 1, len - m->left_len - 1);
+        size_t left_len = space ? (size_t)(space - text) : len;
+        struct quoted q;
+        if (!space || memchr(space + 1, ' ', len - left_len - 1))
+            return err_set(m->err, ST_INVALID,
+                           "%s: found '%s', expected two tokens with one space between", m->place,
+                           quote(&q, text, len));
+        return put_halves(m, text, left_len, space + 1, len - left_len - 1);
     }
-    if (!json_accept(r, '['))
-        return json_expect(r, "a merge, \"a b\" or [\"a\", \"b\"]", ST_INVALID);
-    enum st st = json_read_string(r, &text, &len, scratch);
-    if (!st) st = put_part(m, r, text, len);
-    m->left_len = m->text.len;
-    if (!st && !json_accept(r, ',')) st = json_expect(r, "',' between two tokens", ST_INVALID);
-    if (!st) st = json_read_string(r, &text, &len, scratch);
-    if (!st) st = put_part(m, r, text, len);
-    if (!st && !json_accept(r, ']')) st = json_expect(r, "']' after two tokens", ST_INVALID);
-    return st;
+    const json_t *left = json_array_get(json, 0), *right = json_array_get(json, 1);
+    if (!json_is_array(json) || json_array_size(json) != 2 || !json_is_string(left) ||
+        !json_is_string(right))
+        return err_set(m->err, ST_INVALID, "%s: found %s%s, expected \"a b\" or [\"a\", \"b\"]",
+                       m->place, json_kind(json), json_is_array(json) ? " of something else" : "");
+    return put_halves(m, json_string_value(left), json_string_length(left),
+                      json_string_value(right), json_string_length(right));
 }
 
-static enum st read_merges(struct tokenizer *t, struct json_reader *r, struct buf *scratch) {
-    struct merge m = {.text = {.max = scratch->max}, .bytes = {.max = scratch->max}};
-    if (!json_accept(r, '[')) return json_expect(r, "an array", ST_INVALID);
+static enum st read_merges(struct tokenizer *t, const json_t *merges, const char *name,
+                           struct err *err) {
+    if (!json_is_array(merges))
+        return err_set(err, ST_INVALID, "%s: model.merges: found %s, expected an array", name,
+                       json_kind(merges));
+    if (json_array_size(merges) > BPE_MERGES_MAX)
+        return err_set(err, ST_FULL, "%s: model.merges: found more than %d merges", name,
+                       BPE_MERGES_MAX);
+    char place[PLACE_MAX];
+    struct merge m = {.text = {.max = FILE_BYTES_MAX},
+                      .bytes = {.max = FILE_BYTES_MAX},
+                      .place = place,
+                      .err = err};
     enum st st = ST_OK;
-    for (bool first = true; !st && !json_accept(r, ']'); first = false) {
-        if (!first && !json_accept(r, ',')) st = json_expect(r, "',' or ']'", ST_INVALID);
-        if (!st) st = read_merge(&m, r, scratch);
-        if (!st) st = add_merge(t, &m, r);
+    for (size_t i = 0; i < json_array_size(merges) && !st; i++) {
+        snprintf(place, sizeof place, "%s: model.merges[%zu]", name, i);
+        st = read_merge(&m, json_array_get(merges, i));
+        if (!st) st = add_merge(t, &m);
     }
     buf_release(&m.text);
     buf_release(&m.bytes);
-    if (st) return st;
-    return json_peek(r) == '\0' ? ST_OK : json_expect(r, "the end", ST_INVALID);
+    return st;
 }
 
 /* The options of a BPE model that we do not do must be off, or without effect, which those about
@@ -175,8 +198,7 @@ static enum st check_model_options(const struct tokenizer *t, const json_t *mode
         text ? "unk_token" : "byte_fallback", text ? "a string" : "true");
 }
 
-static enum st read_model(struct tokenizer *t, const json_t *root, struct json_span vocab,
-                          struct json_span merges, const char *file, const char *name,
+static enum st read_model(struct tokenizer *t, const json_t *root, const char *name,
                           struct err *err) {
     const json_t *model = json_object_get(root, "model");
     char place[PLACE_MAX];
@@ -189,28 +211,11 @@ static enum st read_model(struct tokenizer *t, const json_t *root, struct json_s
     if (st) return st;
     if (strcmp(type, "BPE") != 0)
         return err_set(err, ST_UNSUPPORTED, "%s: type: found '%.40s', expected BPE", place, type);
-    if (!vocab.text || !merges.text)
-        return err_set(err, ST_INVALID, "%s: %s: found nothing, expected %s", place,
-                       vocab.text ? "merges" : "vocab", vocab.text ? "an array" : "an object");
-    struct buf scratch = {.max = FILE_BYTES_MAX};
-    struct json_reader r = {.start = vocab.text,
-                            .at = vocab.text,
-                            .end = vocab.text + vocab.len,
-                            .file = file,
-                            .name = name,
-                            .place = "model.vocab",
-                            .err = err};
-    st = vocabulary_init(&t->vocab, vocab.len, name, err);
-    if (!st) st = read_vocab(t, &r, &scratch);
+    st = read_vocab(t, json_object_get(model, "vocab"), name, err);
     if (!st) st = bpe_init(&t->bpe, &t->vocab, name, err);
     if (!st) st = json_get_bool(&t->bpe.whole_first, model, "ignore_merges", false, place, err);
     if (!st) st = check_model_options(t, model, place, err);
-    r.start = r.at = merges.text;
-    r.end = merges.text + merges.len;
-    r.place = "model.merges";
-    if (!st) st = read_merges(t, &r, &scratch);
-    buf_release(&scratch);
-    return st;
+    return st ? st : read_merges(t, json_object_get(model, "merges"), name, err);
 }
 
 /* --- added tokens ----------------------------------------------------------------------------- */
@@ -411,6 +416,7 @@ static enum st finish_added(struct tokenizer *t, const char *name, struct err *e
     for (uint32_t i = 0; i < t->n_added; i++) order[i] = (struct id_index){t->added[i].id, i};
     qsort(order, t->n_added, sizeof *order, by_id);
     for (uint32_t i = 0; i < t->n_added; i++) t->added_by_id[i] = order[i].index;
+    for (uint32_t i = 0; i < t->n_added; i++) bpe_never_whole(&t->bpe, t->added[i].id);
     free(order);
     return ST_OK;
 }
@@ -519,21 +525,17 @@ static enum st check_version(const json_t *root, const char *name, struct err *e
 
 static enum st load(struct tokenizer *t, const char *json, size_t len, const char *config,
                     size_t config_len, const char *name, const char *config_name, struct err *err) {
-    struct json_span vocab, merges;
-    struct buf rest = {.max = FILE_BYTES_MAX};
     json_t *root = NULL, *config_root = NULL;
-    enum st st = json_cut(&rest, &vocab, &merges, json, len, name, err);
-    if (!st) st = json_parse(&root, rest.data, rest.len, name, err);
+    enum st st = json_parse(&root, json, len, name, err);
     if (!st && config) st = json_parse(&config_root, config, config_len, config_name, err);
     if (!st && config && !json_is_object(config_root))
         st = err_set(err, ST_INVALID, "%s: found %s, expected an object", config_name,
                      json_kind(config_root));
     if (!st) st = check_version(root, name, err);
-    if (!st) st = read_model(t, root, vocab, merges, json, name, err);
+    if (!st) st = read_model(t, root, name, err);
     if (!st) st = read_rest(t, root, config_root, name, config_name, err);
     json_decref(root);
     json_decref(config_root);
-    buf_release(&rest);
     return st;
 }
 
