@@ -37,8 +37,8 @@ static enum st render(struct chat_prompt *p, const char *source, const char *con
 
 #define CONTEXT                                                                                    \
     "{\"messages\":[{\"role\":\"user\",\"content\":\"uu<X>uu\",\"list\":[\"u1\",\"u2\"]},"         \
-    "{\"role\":\"assistant\",\"content\":\"aa\",\"reasoning\":\"r\","                               \
-    "\"calls\":{\"key\":\"val\"}},{\"role\":\"<X>\"},{\"role\":\"assistantx\"}],"                 \
+    "{\"role\":\"assistant\",\"content\":\"aa\",\"reasoning\":\"r\","                              \
+    "\"calls\":{\"key\":\"val\"}},{\"role\":\"<X>\"},{\"role\":\"assistantx\"}],"                  \
     "\"bos_token\":\"<s>\",\"evil_token\":\"evil\",\"kw\":\"kw\",\"num\":42,\"yes\":true}"
 
 /* origins: one letter a byte: t template, a assistant, o other. */
@@ -189,7 +189,8 @@ static void messages_that_are_none_are_refused(void **state) {
 
 /* 2^50 leaves, of 50 tuples; and a string that many methods read whole. */
 #define SHARED_TUPLE                                                                               \
-    "{% set ns = namespace(t=1) %}{% for i in range(50) %}{% set ns.t = (ns.t, ns.t) %}{% endfor %}"
+    "{% set ns = namespace(t=1) %}{% for i in range(50) %}{% set ns.t = (ns.t, ns.t) %}{% endfor " \
+    "%}"
 #define MEGABYTES(expression)                                                                      \
     "{% set x = 'x' * 1999999 %}{% for i in range(99999) %}{% if " expression                      \
     " %}{% endif %}{% endfor %}"
