@@ -40,13 +40,13 @@ static const struct ops_kernels table_avx2 = {.isa = "avx2",
                                               .swiglu = avx2_swiglu,
                                               .rms_norm = avx2_rms_norm};
 
-/* These ask the operating system too: registers that it does not save count as missing. F16C is not asked for (clang 14
- * does not know its name): every processor with AVX2 and FMA has it. */
+/* These ask the operating system too: registers that it does not save count as missing. */
 static int has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vbmi");
 }
+/* F16C is not asked for (clang 14 does not know its name): who has AVX2 and FMA has it. */
 static int has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }

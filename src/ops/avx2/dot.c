@@ -71,8 +71,10 @@ INLINE void few_row_f8(const uint32_t n_t, struct lanes acc[FEW_TOKENS], const f
             few_run(OPS_F8, n_t, part, x + k, x_stride, w + k, OPS_SCALE_BLOCK);
         else
             few_run(OPS_F8, n_t, part, x + k, x_stride, w + k, len);
-        for (uint32_t t = 0; t < n_t; t++)
-            acc[t] = lanes_first(len, lanes_fma(part[t], scale, acc[t]), acc[t]);
+        for (uint32_t t = 0; t < n_t; t++) {
+            struct lanes sum = lanes_fma(part[t], scale, acc[t]);
+            acc[t] = len >= 16 ? sum : lanes_first(len, sum, acc[t]);
+        }
     }
 }
 
