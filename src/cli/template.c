@@ -12,6 +12,7 @@
 #include "cli/flags.h"
 #include "model/ckpt.h"
 #include "text/chat_load.h"
+#include "text/prompt.h"
 
 enum { REQUEST_BYTES_MAX = 64 << 20 };
 
@@ -30,6 +31,27 @@ static bool is_template_file(const char *model) {
     return len > 6 && strcmp(model + len - 6, ".jinja") == 0;
 }
 
+/* The ids that the server would run, as supernode tokenize writes them. */
+static enum st ids_as_json(struct buf *out, const struct chat_prompt *prompt, const char *folder,
+                           struct err *err) {
+    struct tokenizer *tok = NULL;
+    struct prompt_ids ids = {0};
+    enum st st = tok_open(&tok, folder, err);
+    if (!st) st = prompt_encode(&ids, tok, prompt, PROMPT_TRUST_NONE, err);
+    for (size_t i = 0; i <= ids.ids.len && !st; i++) {
+        char text[16];
+        if (i < ids.ids.len)
+            snprintf(text, sizeof text, "%c%u", i ? ',' : '[', ids.ids.v[i]);
+        else
+            snprintf(text, sizeof text, i ? "]\n" : "[]\n");
+        st = buf_append_str(out, text);
+        if (st) err_set(err, st, "%s: out of memory", folder);
+    }
+    prompt_ids_release(&ids);
+    tok_free(tok);
+    return st;
+}
+
 /* One letter per byte: t template, a assistant, o other. */
 static void origins_as_letters(struct buf *origin) {
     for (size_t i = 0; i < origin->len; i++)
@@ -37,13 +59,18 @@ static void origins_as_letters(struct buf *origin) {
 }
 
 int cli_template(int argc, char **argv) {
-    bool origins = false;
+    bool origins = false, ids = false;
     const struct flag flags[] = {
         {.name = "origins",
          .type = FLAG_BOOL,
          .out = &origins,
          .advanced = true,
          .help = "write where each byte comes from instead: t template, a assistant, o other"},
+        {.name = "ids",
+         .type = FLAG_BOOL,
+         .out = &ids,
+         .advanced = true,
+         .help = "write the token ids of the prompt instead, as a JSON array"},
         {.name = NULL},
     };
     const struct flag_command cmd = {
@@ -66,14 +93,18 @@ int cli_template(int argc, char **argv) {
     struct chat_model *m = NULL;
     json_t *request = NULL;
     struct chat_prompt prompt = {0};
+    struct buf list = {.max = SIZE_MAX / 2};
     enum st st = is_template_file(args[0]) ? ST_OK : ckpt_resolve(folder, args[0], &err);
     if (!st) st = chat_model_open(&m, is_template_file(args[0]) ? args[0] : folder, &err);
     if (!st) st = read_request(&request, args[1] ? args[1] : "-", &err);
     if (!st) st = chat_model_render(&prompt, m, request, (int64_t)time(NULL), &err);
     if (!st && origins) origins_as_letters(&prompt.origin);
-    const struct buf *out = origins ? &prompt.origin : &prompt.text;
+    if (!st && ids)
+        st = ids_as_json(&list, &prompt, is_template_file(args[0]) ? args[0] : folder, &err);
+    const struct buf *out = ids ? &list : origins ? &prompt.origin : &prompt.text;
     if (!st && (fwrite(out->data, 1, out->len, stdout) != out->len || fflush(stdout) != 0))
         st = err_set(&err, ST_IO, "standard output: cannot write: %s", strerror(errno));
+    buf_release(&list);
     chat_prompt_release(&prompt);
     json_decref(request);
     chat_model_free(m);

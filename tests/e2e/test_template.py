@@ -236,6 +236,35 @@ def test_published_templates_match(name, tmp_path):
     assert rendered > 5, "too few conversations rendered to say anything"
 
 
+# --- ids ---------------------------------------------------------------------------------------------------------
+
+IDS = [os.path.join(ROOT, "models/tiny"), os.path.join(SHARED, "tokenizers/deepseek-v3")]
+
+
+@pytest.mark.parametrize("folder", IDS, ids=["tiny", "deepseek-v3"])
+def test_ids_are_those_of_transformers(folder):
+    """Where no message holds an added token, the ids of a prompt are the original's too."""
+    if not os.path.isdir(folder):
+        pytest.skip("../shared/data is not here")
+    tok = PreTrainedTokenizerFast.from_pretrained(folder)
+    added = sorted(tok.get_added_vocab(), key=len)
+    r = random.Random(SEED + 2)
+    compared = 0
+    for request in FIXED[:3] + [make_request(r) for _ in range(int(os.environ.get("SUPERNODE_CONVERSATIONS", "40")))]:
+        request = {k: v for k, v in request.items() if k in ("messages", "add_generation_prompt")}
+        if any(a in json.dumps(request["messages"], ensure_ascii=False) for a in added):
+            continue
+        try:
+            want = tok.apply_chat_template(json.loads(json.dumps(request["messages"])), tokenize=True, return_dict=False,
+                                           add_generation_prompt=request.get("add_generation_prompt", True))
+        except Exception:  # what the template refuses, test_published_templates_match compares
+            continue
+        ok, got = ours(folder, request, "--ids")
+        assert ok and json.loads(got) == want, f"seed {SEED + 2}: {got}\nexpected {want}\nfor {json.dumps(request, ensure_ascii=False)}"
+        compared += 1
+    assert compared >= 10, compared
+
+
 # --- expressions -------------------------------------------------------------------------------------------------
 
 VARIABLES = {"n": 5, "s": "hello wOrld", "u": "Grüße, Σίσυφος 🦊!", "l": [1, 2, 3], "d": {"k": 1, "z": "q"}, "shadow": {"items": [1]},
