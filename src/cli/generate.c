@@ -22,7 +22,7 @@ enum { PROMPT_BYTES_MAX = 64 << 20, TEXT_BYTES_MAX = 1 << 30 };
 struct generate_args {
     struct model_args model;
     const char *prompt, *file, *ids;
-    uint32_t *prompt_ids, n_prompt_ids; /* of --ids; moves to the record */
+    uint32_t *prompt_ids, n_prompt_ids; /* of --ids */
     uint32_t max_tokens, min_tokens, max_model_len, logprobs, top_k, chunk;
     float temperature, top_p, min_p, repetition_penalty;
     struct flag_i64 seed;
@@ -111,7 +111,9 @@ static void print_json(struct answer *w, const struct request *r, uint64_t begun
 
 static enum st read_prompt(struct request *r, const struct generate_args *a, const struct tokenizer *tok, struct err *err) {
     if (a->ids) {
-        r->prompt = a->prompt_ids; /* the record's from here on */
+        r->prompt = malloc(a->n_prompt_ids * sizeof *r->prompt);
+        if (!r->prompt) return err_set(err, ST_NO_MEMORY, "prompt: out of memory");
+        memcpy(r->prompt, a->prompt_ids, a->n_prompt_ids * sizeof *r->prompt);
         r->n_prompt = a->n_prompt_ids;
         return ST_OK;
     }
@@ -265,5 +267,7 @@ int cli_generate(int argc, char **argv) {
     if (result == FLAG_HELP_SHOWN) return 0;
     if (check_args(&a, &err)) return cli_fail(CLI_USAGE, &err);
     if (a.ids && ids_parse(&a.prompt_ids, &a.n_prompt_ids, a.ids, &err)) return cli_fail(CLI_USAGE, &err);
-    return run(&a, args[0], &err);
+    int rc = run(&a, args[0], &err);
+    free(a.prompt_ids);
+    return rc;
 }

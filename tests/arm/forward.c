@@ -52,7 +52,8 @@ static void must(enum st st, const struct err *err) {
     exit(1);
 }
 
-static void machine_open(struct machine *x, struct flat *f, const struct ops_kernels *k, enum ops_dtype kv, uint32_t threads) {
+static void machine_open(struct machine *x, struct flat *f, const struct ops_kernels *k,
+                         enum ops_dtype kv, uint32_t threads) {
     struct err err;
     struct weight_source source = weight_table_source(&f->weights);
     struct step_limits limits = {.rows_max = ROWS_MAX, .logits_max = ROWS_MAX};
@@ -80,7 +81,8 @@ static enum token_role role_of(enum roles roles, uint32_t pos) {
 }
 
 /* Runs all ids in chunks whose sizes go round a list; with two sequences the second is the first once more, one chunk behind. */
-static void run(struct answer *a, struct machine *x, enum roles roles, const uint32_t *chunks, uint32_t n_chunks, uint32_t n_seqs) {
+static void run(struct answer *a, struct machine *x, enum roles roles, const uint32_t *chunks,
+                uint32_t n_chunks, uint32_t n_seqs) {
     const struct model_config *c = &x->f->config;
     const int32_t *ids = x->f->ids.data;
     uint32_t n = x->f->ids.cols, done[SEQS] = {0}, turn = 0;
@@ -94,10 +96,15 @@ static void run(struct answer *a, struct machine *x, enum roles roles, const uin
             uint32_t chunk = chunks[(turn + s) % n_chunks], left = n - done[s];
             take[s] = s == 1 && turn == 0 ? 0 : chunk < left ? chunk : left;
             if (take[s] > ROWS_MAX - n_rows) take[s] = ROWS_MAX - n_rows;
-            seqs[s] = (struct step_seq){.pages = x->pages[s], .n_pages = x->n_pages, .hidden_before = before[s]};
+            seqs[s] = (struct step_seq){
+                .pages = x->pages[s], .n_pages = x->n_pages, .hidden_before = before[s]};
             for (uint32_t i = 0; i < take[s]; i++, n_rows++)
-                rows[n_rows] = (struct step_row){.token = (uint32_t)ids[done[s] + i], .pos = done[s] + i, .seq = s,
-                                                 .role = role_of(roles, done[s] + i), .logits = true, .draft = true};
+                rows[n_rows] = (struct step_row){.token = (uint32_t)ids[done[s] + i],
+                                                 .pos = done[s] + i,
+                                                 .seq = s,
+                                                 .role = role_of(roles, done[s] + i),
+                                                 .logits = true,
+                                                 .draft = true};
         }
         struct step_input in = {.rows = rows, .n_rows = n_rows, .seqs = seqs, .n_seqs = n_seqs};
         step_begin(x->step, &in);
@@ -106,8 +113,11 @@ static void run(struct answer *a, struct machine *x, enum roles roles, const uin
             uint32_t pos = rows[r].pos;
             memcpy(before[rows[r].seq], step_hidden(x->step, r), c->hidden * sizeof(float));
             if (rows[r].seq != n_seqs - 1) continue;
-            memcpy(a->logits + (size_t)pos * c->vocab, step_logits(x->step, r), c->vocab * sizeof(float));
-            if (c->n_mtp && pos > 0) memcpy(a->drafts + (size_t)(pos - 1) * c->vocab, step_draft_logits(x->step, r), c->vocab * sizeof(float));
+            memcpy(a->logits + (size_t)pos * c->vocab, step_logits(x->step, r),
+                   c->vocab * sizeof(float));
+            if (c->n_mtp && pos > 0)
+                memcpy(a->drafts + (size_t)(pos - 1) * c->vocab, step_draft_logits(x->step, r),
+                       c->vocab * sizeof(float));
         }
         for (uint32_t s = 0; s < n_seqs; s++) done[s] += take[s];
         turn++;
@@ -117,7 +127,9 @@ static void run(struct answer *a, struct machine *x, enum roles roles, const uin
 
 static struct answer answer_new(const struct flat *f) {
     size_t values = (size_t)f->ids.cols * f->config.vocab;
-    return (struct answer){.values = values, .logits = need(calloc(values, sizeof(float))), .drafts = need(calloc(values, sizeof(float)))};
+    return (struct answer){.values = values,
+                           .logits = need(calloc(values, sizeof(float))),
+                           .drafts = need(calloc(values, sizeof(float)))};
 }
 
 static void answer_free(struct answer *a) {
@@ -126,7 +138,8 @@ static void answer_free(struct answer *a) {
 }
 
 static bool same(const struct answer *a, const struct answer *b) {
-    return memcmp(a->logits, b->logits, a->values * sizeof(float)) == 0 && memcmp(a->drafts, b->drafts, a->values * sizeof(float)) == 0;
+    return memcmp(a->logits, b->logits, a->values * sizeof(float)) == 0 &&
+           memcmp(a->drafts, b->drafts, a->values * sizeof(float)) == 0;
 }
 
 /* Largest difference as a share of the largest expected value; a NaN counts as 1. */
@@ -141,7 +154,8 @@ static double distance(const float *got, const struct flat_expect *want) {
     return isfinite(off) ? off / largest : 1;
 }
 
-static void compare_with_oracle(const struct flat *f, const struct answer *a, const char *isa, const char *what) {
+static void compare_with_oracle(const struct flat *f, const struct answer *a, const char *isa,
+                                const char *what) {
     double off = distance(a->logits, &f->logits);
     if (f->mtp_logits.data) {
         double drafts = distance(a->drafts, &f->mtp_logits);
@@ -154,8 +168,10 @@ static const uint32_t whole[] = {128}, odd[] = {1, 7, 33, 2, 19, 64};
 
 /* The first table answers in whole chunks on one thread: compared with the oracle, and written. Then every table, the first too, must
  * give the same bits in odd chunks, on two threads, as the second of two sequences. */
-static void check_table(struct flat *f, const struct ops_kernels *k, struct answer *first, FILE *out) {
-    static const char *const names[N_ROLES][2] = {{"prompt, KV f32", "prompt, KV bf16"}, {"mixed roles, KV f32", "mixed roles, KV bf16"}};
+static void check_table(struct flat *f, const struct ops_kernels *k, struct answer *first,
+                        FILE *out) {
+    static const char *const names[N_ROLES][2] = {{"prompt, KV f32", "prompt, KV bf16"},
+                                                  {"mixed roles, KV f32", "mixed roles, KV bf16"}};
     for (int kv = 0; kv < 2; kv++) {
         struct machine one, two;
         machine_open(&one, f, k, kv ? OPS_BF16 : OPS_F32, 1);
@@ -171,7 +187,9 @@ static void check_table(struct flat *f, const struct ops_kernels *k, struct answ
                 fwrite(kept->drafts, sizeof(float), kept->values, out);
             }
             run(&other, &two, roles, odd, sizeof odd / sizeof *odd, 2);
-            snprintf(what, sizeof what, "%s: the same bits in odd chunks, on two threads, beside another sequence", names[roles][kv]);
+            snprintf(what, sizeof what,
+                     "%s: the same bits in odd chunks, on two threads, beside another sequence",
+                     names[roles][kv]);
             report(same(kept, &other), k->isa, what, -1);
             answer_free(&other);
         }

@@ -44,10 +44,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct model_config c;
     struct config_facts facts;
     struct generation_config g;
-    if (config_from_json(&c, &facts, json, "c", &err)) assert(strncmp(err.text, "c: ", 3) == 0);
-    else check_accepted(&c);
+    if (config_from_json(&c, &facts, json, "c", &err))
+        assert(strncmp(err.text, "c: ", 3) == 0);
+    else
+        check_accepted(&c);
     generation_config_init(&g);
-    if (!generation_config_from_json(&g, json, "c", &err)) assert(g.temperature >= 0 && g.top_p >= 0 && g.n_eos <= CONFIG_EOS_MAX);
+    if (!generation_config_from_json(&g, json, "c", &err))
+        assert(g.temperature >= 0 && g.top_p >= 0 && g.n_eos <= CONFIG_EOS_MAX);
     json_decref(json);
     return 0;
 }

@@ -24,10 +24,14 @@
 
 /* Two layers, the first dense; MTP; every width odd to its neighbour. */
 static const char ckpt_test_config[] =
-    "{\"architectures\":[\"DeepseekV3ForCausalLM\"],\"vocab_size\":40,\"hidden_size\":18,\"num_hidden_layers\":2,"
-    "\"num_attention_heads\":3,\"q_lora_rank\":10,\"kv_lora_rank\":9,\"qk_nope_head_dim\":7,\"qk_rope_head_dim\":4,\"v_head_dim\":5,"
-    "\"intermediate_size\":21,\"first_k_dense_replace\":1,\"n_routed_experts\":8,\"n_shared_experts\":1,\"moe_intermediate_size\":6,"
-    "\"num_experts_per_tok\":2,\"n_group\":4,\"topk_group\":2,\"max_position_embeddings\":512,\"num_nextn_predict_layers\":1}";
+    "{\"architectures\":[\"DeepseekV3ForCausalLM\"],\"vocab_size\":40,\"hidden_size\":18,\"num_"
+    "hidden_layers\":2,"
+    "\"num_attention_heads\":3,\"q_lora_rank\":10,\"kv_lora_rank\":9,\"qk_nope_head_dim\":7,\"qk_"
+    "rope_head_dim\":4,\"v_head_dim\":5,"
+    "\"intermediate_size\":21,\"first_k_dense_replace\":1,\"n_routed_experts\":8,\"n_shared_"
+    "experts\":1,\"moe_intermediate_size\":6,"
+    "\"num_experts_per_tok\":2,\"n_group\":4,\"topk_group\":2,\"max_position_embeddings\":512,"
+    "\"num_nextn_predict_layers\":1}";
 
 struct tensor {
     char name[WEIGHT_NAME_BYTES + 16], shard[64];
@@ -46,7 +50,10 @@ struct checkpoint {
 };
 
 static inline uint64_t ckpt_test_dtype_bytes(const char *dtype) {
-    return strcmp(dtype, "F64") == 0 || strcmp(dtype, "I64") == 0 ? 8 : strchr(dtype, '3') && dtype[1] == '3' ? 4 : dtype[1] == '8' ? 1 : 2;
+    return strcmp(dtype, "F64") == 0 || strcmp(dtype, "I64") == 0 ? 8
+           : strchr(dtype, '3') && dtype[1] == '3'                ? 4
+           : dtype[1] == '8'                                      ? 1
+                                                                  : 2;
 }
 
 /* Small finite values in any of the float types. */
@@ -63,7 +70,8 @@ static inline void tensor_fill(struct tensor *t) {
     }
 }
 
-static inline struct tensor *checkpoint_add(struct checkpoint *k, const char *name, const char *dtype, uint32_t n_dims, uint64_t d0,
+static inline struct tensor *checkpoint_add(struct checkpoint *k, const char *name,
+                                            const char *dtype, uint32_t n_dims, uint64_t d0,
                                             uint64_t d1) {
     if (k->len == k->cap) k->v = realloc(k->v, (k->cap = k->cap * 2 + 64) * sizeof *k->v);
     assert_non_null(k->v);
@@ -80,12 +88,14 @@ struct ckpt_test_add {
     const char *dtype;
 };
 
-static inline enum st ckpt_test_add_one(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols, struct err *err) {
+static inline enum st ckpt_test_add_one(void *ctx, struct weight_key key, uint32_t rows,
+                                        uint32_t cols, struct err *err) {
     struct ckpt_test_add *add = ctx;
     char name[WEIGHT_NAME_BYTES + 16];
     (void)err;
     weight_name(name, key);
-    bool norm = strstr(name, "norm") || strstr(name, "e_score"), f8 = !norm && strcmp(add->dtype, "F8_E4M3") == 0;
+    bool norm = strstr(name, "norm") || strstr(name, "e_score"),
+         f8 = !norm && strcmp(add->dtype, "F8_E4M3") == 0;
     checkpoint_add(add->k, name, norm ? "F32" : add->dtype, norm ? 1 : 2, norm ? cols : rows, cols);
     if (f8) {
         strcat(name, "_scale_inv");
@@ -104,11 +114,14 @@ static inline void checkpoint_make(struct checkpoint *k, const char *patch, cons
     json_t *value;
     *k = (struct checkpoint){.dir = "/tmp/supernode-test-XXXXXX"};
     assert_non_null(mkdtemp(k->dir));
-    assert_int_equal(json_parse(&k->config, ckpt_test_config, sizeof ckpt_test_config - 1, "base", &err), ST_OK);
+    assert_int_equal(
+        json_parse(&k->config, ckpt_test_config, sizeof ckpt_test_config - 1, "base", &err), ST_OK);
     assert_int_equal(json_parse(&over, patch, strlen(patch), "patch", &err), ST_OK);
     json_object_foreach(over, key, value) {
-        if (json_is_null(value)) json_object_del(k->config, key);
-        else json_object_set(k->config, key, value);
+        if (json_is_null(value))
+            json_object_del(k->config, key);
+        else
+            json_object_set(k->config, key, value);
     }
     json_decref(over);
     enum st st = config_from_json(&c, &facts, k->config, "config", &err);
@@ -131,7 +144,8 @@ static inline void checkpoint_drop(struct checkpoint *k, const char *name) {
     memmove(t, t + 1, (size_t)(k->v + --k->len - t) * sizeof *t);
 }
 
-static inline void checkpoint_put(const struct checkpoint *k, const char *name, const void *data, size_t len) {
+static inline void checkpoint_put(const struct checkpoint *k, const char *name, const void *data,
+                                  size_t len) {
     char path[256];
     snprintf(path, sizeof path, "%s/%s", k->dir, name);
     FILE *f = fopen(path, "wb");
@@ -140,7 +154,8 @@ static inline void checkpoint_put(const struct checkpoint *k, const char *name, 
     assert_int_equal(fclose(f), 0);
 }
 
-static inline void checkpoint_put_text(const struct checkpoint *k, const char *name, const char *text) {
+static inline void checkpoint_put_text(const struct checkpoint *k, const char *name,
+                                       const char *text) {
     checkpoint_put(k, name, text, strlen(text));
 }
 
@@ -152,8 +167,11 @@ static inline void ckpt_test_write_shard(const struct checkpoint *k, const char 
         const struct tensor *t = &k->v[i];
         if (strcmp(t->shard, shard) != 0) continue;
         st = buf_printf(&header, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", t->name, t->dtype);
-        for (uint32_t d = 0; d < t->n_dims && !st; d++) st = buf_printf(&header, "%s%llu", d ? "," : "", (unsigned long long)t->dims[d]);
-        if (!st) st = buf_printf(&header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at, (unsigned long long)(at + t->bytes));
+        for (uint32_t d = 0; d < t->n_dims && !st; d++)
+            st = buf_printf(&header, "%s%llu", d ? "," : "", (unsigned long long)t->dims[d]);
+        if (!st)
+            st = buf_printf(&header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
+                            (unsigned long long)(at + t->bytes));
         at += t->bytes;
     }
     if (!st) st = buf_append_str(&header, "}");
@@ -188,11 +206,14 @@ static inline void checkpoint_write(const struct checkpoint *k) {
     json_decref(root);
 }
 
-static inline int ckpt_test_remove_one(const char *path, const struct stat *sb, int kind, struct FTW *ftw) {
+static inline int ckpt_test_remove_one(const char *path, const struct stat *sb, int kind,
+                                       struct FTW *ftw) {
     (void)sb, (void)kind, (void)ftw;
     return remove(path);
 }
-static inline void folder_remove(const char *dir) { nftw(dir, ckpt_test_remove_one, 16, FTW_DEPTH | FTW_PHYS); }
+static inline void folder_remove(const char *dir) {
+    nftw(dir, ckpt_test_remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
 
 static inline void checkpoint_remove(struct checkpoint *k) {
     folder_remove(k->dir);
@@ -202,7 +223,8 @@ static inline void checkpoint_remove(struct checkpoint *k) {
 }
 
 /* The sentence of err with the folder's name replaced by "D". */
-static inline const char *sentence(char out[sizeof((struct err){0}.text)], const struct err *err, const char *dir) {
+static inline const char *sentence(char out[sizeof((struct err){0}.text)], const struct err *err,
+                                   const char *dir) {
     size_t n = 0;
     for (const char *s = err->text; *s && n + 1 < sizeof err->text;) {
         bool hit = strncmp(s, dir, strlen(dir)) == 0;

@@ -27,8 +27,12 @@ static struct id id_of(const char *dir) {
     return id;
 }
 
-static void assert_same(struct id a, struct id b) { assert_string_equal(a.hex, b.hex); }
-static void assert_other(struct id a, struct id b) { assert_string_not_equal(a.hex, b.hex); }
+static void assert_same(struct id a, struct id b) {
+    assert_string_equal(a.hex, b.hex);
+}
+static void assert_other(struct id a, struct id b) {
+    assert_string_not_equal(a.hex, b.hex);
+}
 
 /* Flips one bit of a file. */
 static void flip(const char *dir, const char *name, uint64_t at) {
@@ -45,7 +49,10 @@ static void flip(const char *dir, const char *name, uint64_t at) {
 
 /* One tensor of 2 MiB, more than the 256 samples of its shard cover. */
 static void make_large(struct checkpoint *k) {
-    checkpoint_make(k, "{\"vocab_size\":65536,\"hidden_size\":16,\"tie_word_embeddings\":true,\"num_nextn_predict_layers\":null}", "BF16");
+    checkpoint_make(k,
+                    "{\"vocab_size\":65536,\"hidden_size\":16,\"tie_word_embeddings\":true,\"num_"
+                    "nextn_predict_layers\":null}",
+                    "BF16");
     checkpoint_write(k);
 }
 
@@ -60,7 +67,8 @@ static struct span find_tensor(const char *dir, const char *name) {
     assert_int_equal(file_map_open(&map, path, &err), ST_OK);
     uint64_t header = 8 + rd_u64le(map.data), begin, end;
     json_t *json;
-    assert_int_equal(json_parse(&json, (const char *)map.data + 8, header - 8, "header", &err), ST_OK);
+    assert_int_equal(json_parse(&json, (const char *)map.data + 8, header - 8, "header", &err),
+                     ST_OK);
     const json_t *offsets = json_object_get(json_object_get(json, name), "data_offsets");
     begin = (uint64_t)json_integer_value(json_array_get(offsets, 0));
     end = (uint64_t)json_integer_value(json_array_get(offsets, 1));
@@ -78,17 +86,18 @@ static void two_fine_tunes_of_one_shape_differ(void **state) {
     struct id base = id_of(k.dir);
     assert_string_equal(base.how, "samples");
     assert_same(base, id_of(k.dir));
-    struct span embed = find_tensor(k.dir, "model.embed_tokens.weight"), norm = find_tensor(k.dir, "model.norm.weight");
+    struct span embed = find_tensor(k.dir, "model.embed_tokens.weight"),
+                norm = find_tensor(k.dir, "model.norm.weight");
     assert_int_equal(embed.bytes, 2 << 20);
     const uint64_t places[] = {
-        embed.at,                                          /* first 4 KiB */
+        embed.at, /* first 4 KiB */
         embed.at + 4095,
-        embed.at + (embed.bytes - 4096) / 2,               /* middle */
+        embed.at + (embed.bytes - 4096) / 2, /* middle */
         embed.at + (embed.bytes + 4096) / 2 - 1,
-        embed.at + embed.bytes - 4096,                     /* last */
+        embed.at + embed.bytes - 4096, /* last */
         embed.at + embed.bytes - 1,
-        embed.file_bytes / 256 * 100,                      /* a sample of the shard */
-        norm.at + norm.bytes / 2,                          /* a small tensor, anywhere */
+        embed.file_bytes / 256 * 100, /* a sample of the shard */
+        norm.at + norm.bytes / 2,     /* a small tensor, anywhere */
     };
     enum { N = sizeof places / sizeof *places };
     struct id ids[N];
@@ -124,11 +133,13 @@ static void shards_are_taken_by_name(void **state) {
     (void)state;
     struct checkpoint k;
     checkpoint_make(&k, "{}", "BF16");
-    for (size_t i = 0; i < k.len; i++) snprintf(k.v[i].shard, sizeof k.v[i].shard, "model-%zu.safetensors", i % 3);
+    for (size_t i = 0; i < k.len; i++)
+        snprintf(k.v[i].shard, sizeof k.v[i].shard, "model-%zu.safetensors", i % 3);
     checkpoint_write(&k);
     struct id base = id_of(k.dir);
     json_t *map = json_object(), *index = json_pack("{s:o}", "weight_map", map);
-    for (size_t i = k.len; i-- > 0;) json_object_set_new(map, k.v[i].name, json_string(k.v[i].shard));
+    for (size_t i = k.len; i-- > 0;)
+        json_object_set_new(map, k.v[i].name, json_string(k.v[i].shard));
     char *text = json_dumps(index, 0);
     checkpoint_put_text(&k, "model.safetensors.index.json", text);
     assert_same(base, id_of(k.dir));
@@ -184,7 +195,8 @@ static void a_stored_digest_holds_while_its_samples_do(void **state) {
     assert_string_equal(id_of(k.dir).how, "sha256 file");
     flip(k.dir, "model.safetensors", gap);
 
-    static const char *const broken[] = {"", "samples\ncontent\n", "samples 00\ncontent 00\n", "content x samples y", "\xff\xff"};
+    static const char *const broken[] = {"", "samples\ncontent\n", "samples 00\ncontent 00\n",
+                                         "content x samples y", "\xff\xff"};
     for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
         checkpoint_put_text(&k, "supernode.sha256", broken[i]);
         assert_string_equal(id_of(k.dir).how, "samples");
@@ -199,7 +211,8 @@ static void a_stored_digest_holds_while_its_samples_do(void **state) {
     struct err err;
     char text[sizeof err.text];
     assert_int_equal(ckpt_write_sha256(c, NULL, NULL, &err), ST_IO);
-    assert_string_equal(sentence(text, &err, k.dir), "D/supernode.sha256: cannot write: Is a directory");
+    assert_string_equal(sentence(text, &err, k.dir),
+                        "D/supernode.sha256: cannot write: Is a directory");
     ckpt_close(c);
     checkpoint_remove(&k);
 }
@@ -222,7 +235,7 @@ static void make_dir(const char *fmt, const char *root) {
     assert_int_equal(mkdir(path, 0700), 0);
 }
 
-#define REV "0123456789abcdef0123456789abcdef01234567"
+#define REV      "0123456789abcdef0123456789abcdef01234567"
 #define SNAPSHOT "%s/hub/models--org--tiny.Model-1/snapshots/" REV
 
 /* Moves the files of a written checkpoint into root/hub as hub downloads lie there: blobs, and a snapshot of links to them. */
@@ -235,7 +248,8 @@ static void make_cache(const struct checkpoint *k, const char *root) {
     make_dir("%s/hub/models--org--tiny.Model-1/snapshots", root);
     make_dir(SNAPSHOT, root);
     for (int i = 0; i < 2; i++) {
-        char from[512], to[512], link_path[640], target[256], hex[CKPT_ID_BYTES] = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
+        char from[512], to[512], link_path[640], target[256],
+            hex[CKPT_ID_BYTES] = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
         snprintf(from, sizeof from, "%s/%s", k->dir, files[i]);
         if (i == 1) sha256_of(hex, from); /* only large files are named by their SHA-256 */
         snprintf(to, sizeof to, "%s/hub/models--org--tiny.Model-1/blobs/%s", root, hex);
@@ -287,7 +301,9 @@ static void hub_ids_are_found_in_the_cache(void **state) {
     expect_found(root);
     unsetenv("HF_HUB_CACHE");
     assert_int_equal(ckpt_resolve(resolved, "org/tiny.Model-1", &err), ST_NOT_FOUND);
-    assert_string_equal(err.text, "org/tiny.Model-1: no such directory, and not in the Hugging Face cache (/nowhere/hub)");
+    assert_string_equal(
+        err.text,
+        "org/tiny.Model-1: no such directory, and not in the Hugging Face cache (/nowhere/hub)");
     setenv("HF_HOME", root, 1);
     expect_found(root);
     clear_env();
@@ -320,9 +336,11 @@ static void hub_ids_are_found_in_the_cache(void **state) {
         FILE *f = i >= 0 ? fopen(path, "w") : NULL;
         if (f) fputs(refs[i], f), fclose(f);
         assert_int_equal(ckpt_resolve(resolved, "org/tiny.Model-1", &err), ST_NOT_FOUND);
-        assert_non_null(strstr(err.text, "org/tiny.Model-1: no such directory, and not in the Hugging Face cache ("));
+        assert_non_null(strstr(
+            err.text, "org/tiny.Model-1: no such directory, and not in the Hugging Face cache ("));
     }
-    static const char *const names[] = {"", "nothing", "a/b/c", "../x", "org/..", "/etc/none", "org/", "/x", "org/a b", "o\x1b[2J/x"};
+    static const char *const names[] = {"",          "nothing", "a/b/c", "../x",    "org/..",
+                                        "/etc/none", "org/",    "/x",    "org/a b", "o\x1b[2J/x"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         assert_int_equal(ckpt_resolve(resolved, names[i], &err), ST_NOT_FOUND);
         assert_non_null(strstr(err.text, ": no such directory"));
@@ -340,12 +358,14 @@ static void model_id_is_of_everything_that_changes_bits(void **state) {
     struct {
         const char *weights, *profile, *kv;
         uint32_t version;
-    } rows[] = {{w0, "f32", "f32", 1}, {w0, "f32", "bf16", 1}, {w0, "int8", "f32", 1}, {w0, "f32", "f32", 2}, {w1, "f32", "f32", 1},
-                {w0, "f32f", "32", 1}};
+    } rows[] = {{w0, "f32", "f32", 1}, {w0, "f32", "bf16", 1}, {w0, "int8", "f32", 1},
+                {w0, "f32", "f32", 2}, {w1, "f32", "f32", 1},  {w0, "f32f", "32", 1}};
     char ids[6][CKPT_ID_BYTES];
     struct err err;
     for (int i = 0; i < 6; i++) {
-        assert_int_equal(ckpt_model_id(ids[i], rows[i].weights, rows[i].profile, rows[i].kv, rows[i].version, &err), ST_OK);
+        assert_int_equal(ckpt_model_id(ids[i], rows[i].weights, rows[i].profile, rows[i].kv,
+                                       rows[i].version, &err),
+                         ST_OK);
         for (int j = 0; j < i; j++) assert_string_not_equal(ids[i], ids[j]);
     }
     char again[CKPT_ID_BYTES];

@@ -32,10 +32,18 @@ char *__wrap_strdup(const char *s);
 void *__wrap_mmap(void *at, size_t n, int prot, int flags, int fd, off_t from);
 int __wrap_munmap(void *at, size_t n);
 
-void *__wrap_malloc(size_t n) { return fails(n) ? NULL : __real_malloc(n); }
-void *__wrap_calloc(size_t n, size_t size) { return fails(n * size) ? NULL : __real_calloc(n, size); }
-void *__wrap_realloc(void *p, size_t n) { return fails(n) ? NULL : __real_realloc(p, n); }
-char *__wrap_strdup(const char *s) { return fails(strlen(s)) ? NULL : __real_strdup(s); }
+void *__wrap_malloc(size_t n) {
+    return fails(n) ? NULL : __real_malloc(n);
+}
+void *__wrap_calloc(size_t n, size_t size) {
+    return fails(n * size) ? NULL : __real_calloc(n, size);
+}
+void *__wrap_realloc(void *p, size_t n) {
+    return fails(n) ? NULL : __real_realloc(p, n);
+}
+char *__wrap_strdup(const char *s) {
+    return fails(strlen(s)) ? NULL : __real_strdup(s);
+}
 void *__wrap_mmap(void *at, size_t n, int prot, int flags, int fd, off_t from) {
     if (fails(0)) {
         errno = ENOMEM;
@@ -93,10 +101,12 @@ static void every_allocation_may_fail(void **state) {
     checkpoint_make(&k, "{\"n_routed_experts\":2,\"n_group\":1,\"topk_group\":1}", "F8_E4M3");
     checkpoint_find(&k, "lm_head.weight_scale_inv")->dtype = "BF16"; /* scales that are copied */
     tensor_fill(checkpoint_find(&k, "lm_head.weight_scale_inv"));
-    checkpoint_put_text(&k, "generation_config.json", "{\"temperature\":0.5,\"eos_token_id\":[1,2]}");
+    checkpoint_put_text(&k, "generation_config.json",
+                        "{\"temperature\":0.5,\"eos_token_id\":[1,2]}");
     checkpoint_write(&k);
     long one = starve(k.dir);
-    for (size_t i = 0; i < k.len; i++) snprintf(k.v[i].shard, sizeof k.v[i].shard, "model-%zu.safetensors", i % 3);
+    for (size_t i = 0; i < k.len; i++)
+        snprintf(k.v[i].shard, sizeof k.v[i].shard, "model-%zu.safetensors", i % 3);
     checkpoint_write(&k);
     long three = starve(k.dir);
     print_message("one file: %ld allocations, three and an index: %ld\n", one, three);
@@ -118,7 +128,8 @@ static void claims_do_not_decide_how_much_memory_is_taken(void **state) {
     largest = 0;
     assert_int_not_equal(use(k.dir, &err), ST_OK);
     assert_true(largest < 200000);
-    static const uint8_t claim[] = {0, 0, 0, 4, 0, 0, 0, 0, '{', '}'}; /* a header of 64 MiB in 10 bytes */
+    static const uint8_t claim[] = {0, 0, 0, 4,   0,
+                                    0, 0, 0, '{', '}'}; /* a header of 64 MiB in 10 bytes */
     checkpoint_put(&k, "model.safetensors", claim, sizeof claim);
     largest = 0;
     assert_int_equal(use(k.dir, &err), ST_CORRUPT);

@@ -38,7 +38,8 @@ static enum st parse(const char *header, size_t data, struct err *err) {
     return st;
 }
 
-#define T(dtype, shape, offsets) "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
+#define T(dtype, shape, offsets)                                                                   \
+    "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 #define ONE(dtype, shape, offsets) "{\"t\":" T(dtype, shape, offsets) "}"
 
 static const struct refusal {
@@ -53,48 +54,75 @@ static const struct refusal {
     {"{} {}", 0, ST_INVALID, "f: header: line 1 column 4: end of file expected near '{'"},
     {"[]", 0, ST_INVALID, "f: header: found an array, expected an object"},
     {"7", 0, ST_INVALID, "f: header: found an integer, expected an object"},
-    {"{\"t\":1,\"t\":2}", 0, ST_INVALID, "f: header: line 1 column 10: duplicate object key near '\"t\"'"},
+    {"{\"t\":1,\"t\":2}", 0, ST_INVALID,
+     "f: header: line 1 column 10: duplicate object key near '\"t\"'"},
     {"{\"t\":[]}", 0, ST_INVALID, "f: tensor t: found an array, expected an object"},
     {"{\"t\":null}", 0, ST_INVALID, "f: tensor t: found null, expected an object"},
-    {"{\"a\x1b[2J\":1}", 0, ST_INVALID, "f: header: line 1 column 3: control character 0x1b near '\"a'"},
+    {"{\"a\x1b[2J\":1}", 0, ST_INVALID,
+     "f: header: line 1 column 3: control character 0x1b near '\"a'"},
     {"{\"a\\u001b\\n\":1}", 0, ST_INVALID, "f: tensor a??: found 1, expected an object"},
-    {"{\"\xff\":1}", 0, ST_INVALID, "f: header: line 1 column 2: unable to decode byte 0xff near '\"'"},
-    {"{\"a\\u0000\":1}", 0, ST_INVALID, "f: header: line 1 column 10: NUL byte in object key not supported near '\"a\\u0000\"'"},
+    {"{\"\xff\":1}", 0, ST_INVALID,
+     "f: header: line 1 column 2: unable to decode byte 0xff near '\"'"},
+    {"{\"a\\u0000\":1}", 0, ST_INVALID,
+     "f: header: line 1 column 10: NUL byte in object key not supported near '\"a\\u0000\"'"},
 
-    {"{\"t\":{}}", 0, ST_INVALID, "f: tensor t: dtype: found nothing, expected one that safetensors knows"},
-    {"{\"t\":{\"dtype\":32}}", 0, ST_INVALID, "f: tensor t: dtype: found 32, expected one that safetensors knows"},
-    {ONE("F33", "[1]", "[0,4]"), 4, ST_INVALID, "f: tensor t: dtype: found F33, expected one that safetensors knows"},
-    {ONE("f32", "[1]", "[0,4]"), 4, ST_INVALID, "f: tensor t: dtype: found f32, expected one that safetensors knows"},
-    {"{\"t\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4, ST_INVALID, "f: tensor t: shape: found nothing, expected an array of sizes"},
-    {ONE("F32", "4", "[0,4]"), 4, ST_INVALID, "f: tensor t: shape: found 4, expected an array of sizes"},
-    {ONE("F32", "[1,1,1,1,1,1,1,1,1]", "[0,4]"), 4, ST_INVALID, "f: tensor t: shape: found 9 sizes, expected at most 8"},
-    {ONE("F32", "[-1]", "[0,4]"), 4, ST_INVALID, "f: tensor t: shape: entry 0: found -1, expected a size"},
-    {ONE("F32", "[1,1.0]", "[0,4]"), 4, ST_INVALID, "f: tensor t: shape: entry 1: found a real number, expected a size"},
-    {ONE("F32", "[1,\"1\"]", "[0,4]"), 4, ST_INVALID, "f: tensor t: shape: entry 1: found a string, expected a size"},
-    {ONE("F32", "[4294967296,4294967296]", "[0,4]"), 4, ST_INVALID, "f: tensor t: shape: more elements than 64 bits can count"},
-    {ONE("F32", "[9223372036854775807]", "[0,4]"), 4, ST_INVALID, "f: tensor t: shape: more bytes than 64 bits can count"},
+    {"{\"t\":{}}", 0, ST_INVALID,
+     "f: tensor t: dtype: found nothing, expected one that safetensors knows"},
+    {"{\"t\":{\"dtype\":32}}", 0, ST_INVALID,
+     "f: tensor t: dtype: found 32, expected one that safetensors knows"},
+    {ONE("F33", "[1]", "[0,4]"), 4, ST_INVALID,
+     "f: tensor t: dtype: found F33, expected one that safetensors knows"},
+    {ONE("f32", "[1]", "[0,4]"), 4, ST_INVALID,
+     "f: tensor t: dtype: found f32, expected one that safetensors knows"},
+    {"{\"t\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4, ST_INVALID,
+     "f: tensor t: shape: found nothing, expected an array of sizes"},
+    {ONE("F32", "4", "[0,4]"), 4, ST_INVALID,
+     "f: tensor t: shape: found 4, expected an array of sizes"},
+    {ONE("F32", "[1,1,1,1,1,1,1,1,1]", "[0,4]"), 4, ST_INVALID,
+     "f: tensor t: shape: found 9 sizes, expected at most 8"},
+    {ONE("F32", "[-1]", "[0,4]"), 4, ST_INVALID,
+     "f: tensor t: shape: entry 0: found -1, expected a size"},
+    {ONE("F32", "[1,1.0]", "[0,4]"), 4, ST_INVALID,
+     "f: tensor t: shape: entry 1: found a real number, expected a size"},
+    {ONE("F32", "[1,\"1\"]", "[0,4]"), 4, ST_INVALID,
+     "f: tensor t: shape: entry 1: found a string, expected a size"},
+    {ONE("F32", "[4294967296,4294967296]", "[0,4]"), 4, ST_INVALID,
+     "f: tensor t: shape: more elements than 64 bits can count"},
+    {ONE("F32", "[9223372036854775807]", "[0,4]"), 4, ST_INVALID,
+     "f: tensor t: shape: more bytes than 64 bits can count"},
     {ONE("F32", "[9223372036854775808]", "[0,4]"), 4, ST_INVALID,
      "f: tensor t: shape: entry 0: found a real number, expected a size"},
     {ONE("U8", "[9223372036854775807]", "[0,9223372036854775807]"), 4, ST_CORRUPT,
      "f: tensor t: data_offsets: found [0,9223372036854775807], but the data has 4 bytes"},
-    {ONE("F32", "[4611686018427387905]", "[0,4]"), 4, ST_INVALID, "f: tensor t: shape: more bytes than 64 bits can count"},
+    {ONE("F32", "[4611686018427387905]", "[0,4]"), 4, ST_INVALID,
+     "f: tensor t: shape: more bytes than 64 bits can count"},
 
     {"{\"t\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, ST_INVALID,
      "f: tensor t: data_offsets: found nothing, expected an array of two byte offsets"},
-    {ONE("F32", "[1]", "[0]"), 4, ST_INVALID, "f: tensor t: data_offsets: found 1 entries, expected two byte offsets"},
-    {ONE("F32", "[1]", "[0,4,8]"), 4, ST_INVALID, "f: tensor t: data_offsets: found 3 entries, expected two byte offsets"},
-    {ONE("F32", "[1]", "[-4,0]"), 4, ST_INVALID, "f: tensor t: data_offsets: entry 0: found -4, expected a byte offset"},
-    {ONE("F32", "[1]", "[0,4e0]"), 4, ST_INVALID, "f: tensor t: data_offsets: entry 1: found a real number, expected a byte offset"},
-    {ONE("F32", "[1]", "[4,0]"), 4, ST_CORRUPT, "f: tensor t: data_offsets: found [4,0], but the data has 4 bytes"},
-    {ONE("F32", "[1]", "[0,5]"), 4, ST_CORRUPT, "f: tensor t: data_offsets: found [0,5], but the data has 4 bytes"},
-    {ONE("F32", "[1]", "[4,8]"), 4, ST_CORRUPT, "f: tensor t: data_offsets: found [4,8], but the data has 4 bytes"},
+    {ONE("F32", "[1]", "[0]"), 4, ST_INVALID,
+     "f: tensor t: data_offsets: found 1 entries, expected two byte offsets"},
+    {ONE("F32", "[1]", "[0,4,8]"), 4, ST_INVALID,
+     "f: tensor t: data_offsets: found 3 entries, expected two byte offsets"},
+    {ONE("F32", "[1]", "[-4,0]"), 4, ST_INVALID,
+     "f: tensor t: data_offsets: entry 0: found -4, expected a byte offset"},
+    {ONE("F32", "[1]", "[0,4e0]"), 4, ST_INVALID,
+     "f: tensor t: data_offsets: entry 1: found a real number, expected a byte offset"},
+    {ONE("F32", "[1]", "[4,0]"), 4, ST_CORRUPT,
+     "f: tensor t: data_offsets: found [4,0], but the data has 4 bytes"},
+    {ONE("F32", "[1]", "[0,5]"), 4, ST_CORRUPT,
+     "f: tensor t: data_offsets: found [0,5], but the data has 4 bytes"},
+    {ONE("F32", "[1]", "[4,8]"), 4, ST_CORRUPT,
+     "f: tensor t: data_offsets: found [4,8], but the data has 4 bytes"},
     {ONE("F32", "[1]", "[0,9223372036854775807]"), 4, ST_CORRUPT,
      "f: tensor t: data_offsets: found [0,9223372036854775807], but the data has 4 bytes"},
     {ONE("F32", "[1]", "[0,9223372036854775808]"), 4, ST_INVALID,
      "f: tensor t: data_offsets: entry 1: found a real number, expected a byte offset"},
-    {ONE("F32", "[2]", "[0,4]"), 4, ST_CORRUPT, "f: tensor t: 4 bytes of data, expected 8 for its shape in F32"},
-    {ONE("BF16", "[1]", "[0,4]"), 4, ST_CORRUPT, "f: tensor t: 4 bytes of data, expected 2 for its shape in BF16"},
-    {ONE("F32", "[]", "[0,0]"), 0, ST_CORRUPT, "f: tensor t: 0 bytes of data, expected 4 for its shape in F32"},
+    {ONE("F32", "[2]", "[0,4]"), 4, ST_CORRUPT,
+     "f: tensor t: 4 bytes of data, expected 8 for its shape in F32"},
+    {ONE("BF16", "[1]", "[0,4]"), 4, ST_CORRUPT,
+     "f: tensor t: 4 bytes of data, expected 2 for its shape in BF16"},
+    {ONE("F32", "[]", "[0,0]"), 0, ST_CORRUPT,
+     "f: tensor t: 0 bytes of data, expected 4 for its shape in F32"},
 
     {"{\"a\":" T("U8", "[4]", "[0,4]") ",\"b\":" T("U8", "[4]", "[2,6]") "}", 6, ST_CORRUPT,
      "f: tensor b: overlaps the tensor before it by 2 bytes"},
@@ -104,8 +132,10 @@ static const struct refusal {
      "f: tensor b: overlaps the tensor before it by 4 bytes"},
     {"{\"a\":" T("U8", "[2]", "[0,2]") ",\"b\":" T("U8", "[2]", "[4,6]") "}", 6, ST_CORRUPT,
      "f: tensor b: 2 bytes before it belong to no tensor"},
-    {ONE("U8", "[2]", "[2,4]"), 4, ST_CORRUPT, "f: tensor t: 2 bytes before it belong to no tensor"},
-    {ONE("U8", "[2]", "[0,2]"), 4, ST_CORRUPT, "f: the tensors end at byte 2 of the data, expected 4"},
+    {ONE("U8", "[2]", "[2,4]"), 4, ST_CORRUPT,
+     "f: tensor t: 2 bytes before it belong to no tensor"},
+    {ONE("U8", "[2]", "[0,2]"), 4, ST_CORRUPT,
+     "f: the tensors end at byte 2 of the data, expected 4"},
     {"{}", 4, ST_CORRUPT, "f: the tensors end at byte 0 of the data, expected 4"},
 };
 
@@ -117,7 +147,9 @@ static void faults_are_named(void **state) {
         struct err err = {.text = "accepted"};
         enum st st = parse(r->header, r->data, &err);
         bool same = strcmp(err.text, r->sentence) == 0 && st == r->st && err.code == r->st;
-        if (!same) print_message("%s\n  gave     %d %s\n  expected %d %s\n", r->header, st, err.text, r->st, r->sentence);
+        if (!same)
+            print_message("%s\n  gave     %d %s\n  expected %d %s\n", r->header, st, err.text,
+                          r->st, r->sentence);
         bad += !same;
     }
     assert_int_equal(bad, 0);
@@ -125,14 +157,17 @@ static void faults_are_named(void **state) {
 
 static void lengths_of_the_header_are_checked(void **state) {
     (void)state;
-    static const uint64_t lengths[] = {3, 11, 100 * 1000 * 1000 + 1, UINT32_MAX, INT64_MAX, UINT64_MAX - 7, UINT64_MAX};
+    static const uint64_t lengths[] = {
+        3, 11, 100 * 1000 * 1000 + 1, UINT32_MAX, INT64_MAX, UINT64_MAX - 7, UINT64_MAX};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         size_t size;
         uint8_t *file = file_of(&size, lengths[i], "{}", 0);
         struct safetensors s;
         struct err err;
         char want[128];
-        snprintf(want, sizeof want, "f: header length: found %llu, expected at most 2 in a file of 10 bytes", (unsigned long long)lengths[i]);
+        snprintf(want, sizeof want,
+                 "f: header length: found %llu, expected at most 2 in a file of 10 bytes",
+                 (unsigned long long)lengths[i]);
         assert_int_equal(safetensors_parse(&s, file, size, "f", &err), ST_CORRUPT);
         assert_string_equal(err.text, want);
         free(file);
@@ -146,7 +181,8 @@ static void nesting_is_bounded(void **state) {
     struct err err;
     for (int object = 0; object < 2; object++) {
         size_t n = 0;
-        for (int i = 0; i < DEPTH / 5; i++) n += (size_t)sprintf(deep + n, "%s", object ? "{\"a\":" : "[");
+        for (int i = 0; i < DEPTH / 5; i++)
+            n += (size_t)sprintf(deep + n, "%s", object ? "{\"a\":" : "[");
         assert_int_equal(parse(deep, 0, &err), ST_INVALID);
         assert_non_null(strstr(err.text, "maximum parsing depth reached"));
     }
@@ -154,8 +190,10 @@ static void nesting_is_bounded(void **state) {
 }
 
 /* Two tensors, metadata, an empty tensor, a scalar, in an order unlike that of their data. */
-static const char good[] = "{\"__metadata__\":{\"format\":\"pt\"},\"b\":" T("F32", "[2,1]", "[2,10]") ",\"e\":" T("F16", "[0,5]", "[2,2]")
-    ",\"a\":" T("BF16", "[1]", "[0,2]") ",\"s\":" T("I64", "[]", "[10,18]") "}  ";
+static const char good[] =
+    "{\"__metadata__\":{\"format\":\"pt\"},\"b\":" T("F32", "[2,1]", "[2,10]") ",\"e\":" T(
+        "F16", "[0,5]", "[2,2]") ",\"a\":" T("BF16", "[1]", "[0,2]") ",\"s\":" T("I64", "[]",
+                                                                                 "[10,18]") "}  ";
 
 static void a_good_file_is_read(void **state) {
     (void)state;
@@ -187,9 +225,12 @@ static void every_truncation_is_refused(void **state) {
         struct err err;
         memcpy(cut, file, n);
         assert_int_not_equal(safetensors_parse(&s, cut, n, "f", &err), ST_OK);
-        if (n < 8) assert_non_null(strstr(err.text, "bytes, expected a safetensors file of at least 8"));
-        else if (n < 8 + sizeof good - 1) assert_non_null(strstr(err.text, "f: header length: found "));
-        else assert_non_null(strstr(err.text, "but the data has"));
+        if (n < 8)
+            assert_non_null(strstr(err.text, "bytes, expected a safetensors file of at least 8"));
+        else if (n < 8 + sizeof good - 1)
+            assert_non_null(strstr(err.text, "f: header length: found "));
+        else
+            assert_non_null(strstr(err.text, "but the data has"));
         free(cut);
     }
     free(file);
@@ -227,7 +268,8 @@ static void what_is_no_file_is_refused(void **state) {
     snprintf(path, sizeof path, "%s/fifo", dir);
     assert_int_equal(mkfifo(path, 0600), 0);
     snprintf(want, sizeof want, "%s: not a regular file", path);
-    assert_int_equal(safetensors_open(&s, path, &err), ST_INVALID); /* and does not wait for a writer */
+    assert_int_equal(safetensors_open(&s, path, &err),
+                     ST_INVALID); /* and does not wait for a writer */
     assert_string_equal(err.text, want);
     unlink(path);
 
@@ -266,7 +308,8 @@ static void what_is_written_is_read(void **state) {
     assert_int_equal(safetensors_write("/dev/full", out, 1, &err), ST_IO);
     assert_string_equal(err.text, "/dev/full: cannot write: No space left on device");
     assert_int_equal(safetensors_write("/dev/null", out, 1, &err), ST_OK);
-    assert_true(stat("/dev/full", &sb) == 0 && S_ISCHR(sb.st_mode) && stat("/dev/null", &sb) == 0 && S_ISCHR(sb.st_mode));
+    assert_true(stat("/dev/full", &sb) == 0 && S_ISCHR(sb.st_mode) && stat("/dev/null", &sb) == 0 &&
+                S_ISCHR(sb.st_mode));
     /* A link is followed. */
     char target[128];
     snprintf(target, sizeof target, "%s-target", path);
