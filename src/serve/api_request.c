@@ -285,7 +285,8 @@ static bool read_chat(struct api_request *r, struct api_error *e) {
     bool continue_final = false;
     if (!api_field_bool(&continue_final, r->body, "continue_final_message", e)) return false;
     if (continue_final)
-        return api_invalid(e, "continue_final_message", "continue_final_message: true is not supported");
+        return api_invalid(e, "continue_final_message",
+                           "continue_final_message: true is not supported");
     r->template_kwargs = api_field(r->body, "chat_template_kwargs");
     if (r->template_kwargs && !json_is_object(r->template_kwargs))
         return api_invalid(e, "chat_template_kwargs",
