@@ -80,7 +80,9 @@ enum st json_parse(json_t **out, const char *text, size_t len, const char *name,
 enum st json_read_file(json_t **out, const char *path, size_t max, struct err *err) {
     struct buf text = {.max = max};
     enum st st = file_read(&text, path, err);
-    if (!st) st = json_parse(out, text.data ? text.data : "", text.len, path, err);
+    if (!st)
+        st = json_parse(out, text.data ? text.data : "", text.len,
+                        strcmp(path, "-") == 0 ? "standard input" : path, err);
     buf_release(&text);
     return st;
 }

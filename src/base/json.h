@@ -17,7 +17,7 @@
  * 64 bits is read as a real number. */
 enum st ST_CHECKED json_parse(json_t **out, const char *text, size_t len, const char *name,
                               struct err *err);
-/* The same for a file of at most max bytes. */
+/* The same for a file of at most max bytes; "-" is standard input. */
 enum st ST_CHECKED json_read_file(json_t **out, const char *path, size_t max, struct err *err);
 
 /* The member at a dotted path, or NULL when it or one above it is missing; JSON null counts as missing. */

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/file.h"
+#include "base/bytes.h"
 #include "base/json.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
@@ -15,16 +15,6 @@
 #include "text/prompt.h"
 
 enum { REQUEST_BYTES_MAX = 64 << 20 };
-
-static enum st read_request(json_t **out, const char *path, struct err *err) {
-    struct buf text = {.max = REQUEST_BYTES_MAX};
-    enum st st = file_read(&text, path, err);
-    if (!st)
-        st = json_parse(out, text.data ? text.data : "", text.len,
-                        strcmp(path, "-") == 0 ? "standard input" : path, err);
-    buf_release(&text);
-    return st;
-}
 
 static bool is_template_file(const char *model) {
     size_t len = strlen(model);
@@ -96,7 +86,7 @@ int cli_template(int argc, char **argv) {
     struct buf list = {.max = SIZE_MAX / 2};
     enum st st = is_template_file(args[0]) ? ST_OK : ckpt_resolve(folder, args[0], &err);
     if (!st) st = chat_model_open(&m, is_template_file(args[0]) ? args[0] : folder, &err);
-    if (!st) st = read_request(&request, args[1] ? args[1] : "-", &err);
+    if (!st) st = json_read_file(&request, args[1] ? args[1] : "-", REQUEST_BYTES_MAX, &err);
     if (!st) st = chat_model_render(&prompt, m, request, (int64_t)time(NULL), &err);
     if (!st && origins) origins_as_letters(&prompt.origin);
     if (!st && ids)

@@ -7,11 +7,15 @@
 
 enum { HELD_BYTES_MAX = 1 << 20 };
 
-void text_output_init(struct text_output *o, const struct tokenizer *tok, enum tok_special special) {
-    *o = (struct text_output){.tok = tok, .special = special, .held = {.max = HELD_BYTES_MAX}, .stopped_by = -1};
+void text_output_init(struct text_output *o, const struct tokenizer *tok,
+                      enum tok_special special) {
+    *o = (struct text_output){
+        .tok = tok, .special = special, .held = {.max = HELD_BYTES_MAX}, .stopped_by = -1};
 }
 
-void text_output_release(struct text_output *o) { buf_release(&o->held); }
+void text_output_release(struct text_output *o) {
+    buf_release(&o->held);
+}
 
 /* The first stop string to complete in held, scanning from where it could begin: the earliest end wins, then the earliest begin. */
 static bool find_stop(const struct text_output *o, size_t *begin, int32_t *which) {
@@ -52,7 +56,8 @@ static enum st give(struct text_output *o, struct buf *out, size_t n) {
 enum st text_output_push(struct text_output *o, struct buf *out, uint32_t id, bool watch_stops) {
     enum st st = tok_stream_push(&o->stream, &o->held, o->tok, id, o->special);
     if (st) return st;
-    if (!watch_stops) return give(o, out, o->held.len - undecided(o)); /* it may end later, where stops count */
+    if (!watch_stops)
+        return give(o, out, o->held.len - undecided(o)); /* it may end later, where stops count */
     size_t begin = 0;
     if (find_stop(o, &begin, &o->stopped_by)) {
         st = give(o, out, begin);

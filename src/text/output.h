@@ -19,7 +19,7 @@ struct text_output {
     const char *stops[TEXT_STOPS_MAX]; /* borrowed, each 1 to TEXT_STOP_BYTES_MAX bytes */
     uint32_t n_stops;
     struct tok_stream stream;
-    struct buf held; /* decoded, not yet given out */
+    struct buf held;    /* decoded, not yet given out */
     int32_t stopped_by; /* index of the stop string that ended the text; -1: none */
 };
 
@@ -28,7 +28,8 @@ void text_output_release(struct text_output *o);
 
 /* Takes one token; appends to out what is now certain. watch_stops is false while fewer than min_tokens were generated. When a
  * stop string completes, out ends before it and o->stopped_by is set; push nothing more. */
-enum st ST_CHECKED text_output_push(struct text_output *o, struct buf *out, uint32_t id, bool watch_stops);
+enum st ST_CHECKED text_output_push(struct text_output *o, struct buf *out, uint32_t id,
+                                    bool watch_stops);
 /* The end without a stop string: what was held back. */
 enum st ST_CHECKED text_output_end(struct text_output *o, struct buf *out);
 

@@ -16,10 +16,14 @@ struct prompt_ids {
     uint8_t *generated; /* [ids.len] 1: the token is an assistant message's */
 };
 
-enum prompt_trust { PROMPT_TRUST_NONE, PROMPT_TRUST_MESSAGES /* --trust-message-tokens: added tokens count everywhere */ };
+enum prompt_trust {
+    PROMPT_TRUST_NONE,
+    PROMPT_TRUST_MESSAGES /* --trust-message-tokens: added tokens count everywhere */
+};
 
-enum st ST_CHECKED prompt_encode(struct prompt_ids *out, const struct tokenizer *tok, const struct chat_prompt *prompt,
-                                 enum prompt_trust trust, struct err *err);
+enum st ST_CHECKED prompt_encode(struct prompt_ids *out, const struct tokenizer *tok,
+                                 const struct chat_prompt *prompt, enum prompt_trust trust,
+                                 struct err *err);
 void prompt_ids_release(struct prompt_ids *p);
 
 #endif
