@@ -14,7 +14,9 @@ struct arena_block {
     _Alignas(ALIGN) char data[];
 };
 
-static size_t round_up(size_t n) { return (n + ALIGN - 1) & ~(size_t)(ALIGN - 1); }
+static size_t round_up(size_t n) {
+    return (n + ALIGN - 1) & ~(size_t)(ALIGN - 1);
+}
 
 void *arena_alloc(struct arena *a, size_t len) {
     if (len > a->max) return NULL; /* so that rounding cannot overflow: max is far below SIZE_MAX */

@@ -32,7 +32,9 @@ enum st buf_append(struct buf *b, const void *data, size_t len) {
     return ST_OK;
 }
 
-enum st buf_append_str(struct buf *b, const char *s) { return buf_append(b, s, strlen(s)); }
+enum st buf_append_str(struct buf *b, const char *s) {
+    return buf_append(b, s, strlen(s));
+}
 
 enum st buf_printf(struct buf *b, const char *fmt, ...) {
     va_list ap, again;

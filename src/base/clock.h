@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The one place that reads a clock. Control code never includes this: it is handed the time (contracts 9). */
+/* The one place that reads a clock. Control code never includes this: it is handed the time
+ * (contracts 9). */
 #ifndef SUPERNODE_BASE_CLOCK_H
 #define SUPERNODE_BASE_CLOCK_H
 

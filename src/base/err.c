@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements err.h: formatting into the caller's buffer. Names in a sentence come from strangers (tensors, files, flags), and
- * the sentence goes to terminals, logs and JSON: so control characters and what is not UTF-8 become '?'. */
+/* Implements err.h: formatting into the caller's buffer. Names in a sentence come from strangers
+ * (tensors, files, flags), and the sentence goes to terminals, logs and JSON: so control characters
+ * and what is not UTF-8 become '?'. */
 #include "base/err.h"
 
 #include <errno.h>

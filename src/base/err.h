@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Status codes and error sentences. Every fallible function returns enum st; whoever knows the cause writes
- * one sentence into the caller's struct err ("file: place: what was found, expected what"), and whoever passes it up
- * may put a place in front. Nothing here allocates, prints or exits. Codes are grouped by what the
- * caller can do about them, not by where they arose. */
+/* Status codes and error sentences. Every fallible function returns enum st; whoever knows the
+ * cause writes one sentence into the caller's struct err ("file: place: what was found, expected
+ * what"), and whoever passes it up may put a place in front. Nothing here allocates, prints or
+ * exits. Codes are grouped by what the caller can do about them, not by where they arose. */
 #ifndef SUPERNODE_BASE_ERR_H
 #define SUPERNODE_BASE_ERR_H
 
@@ -26,8 +26,8 @@ struct err {
 
 #define ST_CHECKED __attribute__((warn_unused_result))
 
-/* Writes code and sentence (cut at the end of text if longer; control characters and bytes that are not UTF-8 become '?') and
- * returns code. err may be NULL. */
+/* Writes code and sentence (cut at the end of text if longer; control characters and bytes that are
+ * not UTF-8 become '?') and returns code. err may be NULL. */
 enum st err_set(struct err *err, enum st code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

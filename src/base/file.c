@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements file.h. Only regular files are mapped: a FIFO or device in a stranger's checkpoint must not hang us. */
+/* Implements file.h. Only regular files are mapped: a FIFO or device in a stranger's checkpoint
+ * must not hang us. */
 #include "base/file.h"
 
 #include <errno.h>
@@ -40,8 +41,10 @@ enum st file_read(struct buf *out, const char *path, struct err *err) {
         if (n <= 0) break;
         st = buf_append(out, chunk, (size_t)n);
         if (st) {
-            if (st == ST_FULL) err_set(err, st, "%s: larger than %zu bytes", path, out->max);
-            else err_set(err, st, "%s: out of memory", path);
+            if (st == ST_FULL)
+                err_set(err, st, "%s: larger than %zu bytes", path, out->max);
+            else
+                err_set(err, st, "%s: out of memory", path);
             break;
         }
     }

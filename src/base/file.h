@@ -9,7 +9,8 @@
 #include "base/bytes.h"
 #include "base/err.h"
 
-/* Reads a regular file (or "-": stdin) whole and appends it to out (out->max bounds it). Errors name the path. */
+/* Reads a regular file (or "-": stdin) whole and appends it to out (out->max bounds it). Errors
+ * name the path. */
 enum st ST_CHECKED file_read(struct buf *out, const char *path, struct err *err);
 
 struct file_map {
@@ -17,8 +18,8 @@ struct file_map {
     uint64_t size;
 };
 
-/* Maps a regular file read-only. The mapping outlives changes of the directory; a file that shrinks under
- * it kills the process with SIGBUS, as with every program that maps its weights. */
+/* Maps a regular file read-only. The mapping outlives changes of the directory; a file that shrinks
+ * under it kills the process with SIGBUS, as with every program that maps its weights. */
 enum st ST_CHECKED file_map_open(struct file_map *out, const char *path, struct err *err);
 void file_map_close(struct file_map *m);
 

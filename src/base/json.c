@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements json.h. jansson bounds the depth (2048) and checks UTF-8; we bound the text before it reads, and the memory. */
+/* Implements json.h. jansson bounds the depth (2048) and checks UTF-8; we bound the text before it
+ * reads, and the memory. */
 #include "base/json.h"
 
 #include <math.h>
@@ -10,10 +11,13 @@
 #include "base/bytes.h"
 #include "base/file.h"
 
-enum { PARSE_BYTES_MAX = 256 << 20 }; /* all tensors of Kimi-K2 in one file take 144 MB for a header of 19 */
+enum {
+    PARSE_BYTES_MAX = 256 << 20
+}; /* all tensors of Kimi-K2 in one file take 144 MB for a header of 19 */
 
-/* jansson's allocator is ours. It remembers failures, since jansson 2.14 ignores a failed growth of its token buffer and goes on without
- * the byte ("16" becomes "6"). And it bounds what one text may take: "{}," is three bytes of text and 200 of memory. */
+/* jansson's allocator is ours. It remembers failures, since jansson 2.14 ignores a failed growth of
+ * its token buffer and goes on without the byte ("16" becomes "6"). And it bounds what one text may
+ * take: "{}," is three bytes of text and 200 of memory. */
 static _Thread_local struct {
     bool failed;
     size_t left; /* of PARSE_BYTES_MAX while parsing, else SIZE_MAX */
@@ -21,15 +25,20 @@ static _Thread_local struct {
 
 static void *alloc(size_t len) {
     void *p = len <= heap.left ? malloc(len) : NULL;
-    if (!p) heap.failed = true;
-    else if (heap.left != SIZE_MAX) heap.left -= len;
+    if (!p)
+        heap.failed = true;
+    else if (heap.left != SIZE_MAX)
+        heap.left -= len;
     return p;
 }
 
-static void set_alloc(void) { json_set_alloc_funcs(alloc, free); }
+static void set_alloc(void) {
+    json_set_alloc_funcs(alloc, free);
+}
 
-/* jansson refuses a text for one integer over 64 bits anywhere in it, and transformers writes 10^30 for "no limit". Such
- * literals become reals: ".0" behind every run of 19 digits or more outside of strings. */
+/* jansson refuses a text for one integer over 64 bits anywhere in it, and transformers writes 10^30
+ * for "no limit". Such literals become reals: ".0" behind every run of 19 digits or more outside of
+ * strings. */
 static enum st widen_integers(struct buf *out, const char *text, size_t len) {
     bool in_string = false;
     enum st st = ST_OK;
@@ -41,7 +50,8 @@ static enum st widen_integers(struct buf *out, const char *text, size_t len) {
         size_t digits = strspn(text + i, "0123456789"); /* text is NUL-terminated */
         char before = i ? text[i - 1] : ' ', after = text[i + digits];
         i += digits - 1;
-        if (digits < 19 || after == '.' || after == 'e' || after == 'E' || strchr(".+eE", before)) continue;
+        if (digits < 19 || after == '.' || after == 'e' || after == 'E' || strchr(".+eE", before))
+            continue;
         st = buf_append(out, text + from, i + 1 - from);
         if (!st) st = buf_append_str(out, ".0");
         from = i + 1;
@@ -54,7 +64,8 @@ static json_t *load(const char *text, size_t len, json_error_t *e) {
     json_t *v = json_loadb(text, len, flags, e);
     if (v || json_error_code(e) != json_error_numeric_overflow) return v;
     struct buf copy = {.max = len}, wide = {.max = len + len / 8 + 64};
-    if (!buf_append(&copy, text, len) && !widen_integers(&wide, copy.data, len)) v = json_loadb(wide.data, wide.len, flags, e);
+    if (!buf_append(&copy, text, len) && !widen_integers(&wide, copy.data, len))
+        v = json_loadb(wide.data, wide.len, flags, e);
     buf_release(&copy);
     buf_release(&wide);
     return v;
@@ -70,9 +81,13 @@ enum st json_parse(json_t **out, const char *text, size_t len, const char *name,
     heap.left = SIZE_MAX;
     if (heap.failed) {
         json_decref(v);
-        return err_set(err, ST_NO_MEMORY, "%s: out of memory, or more than %d MiB for %zu bytes of text", name, PARSE_BYTES_MAX >> 20, len);
+        return err_set(err, ST_NO_MEMORY,
+                       "%s: out of memory, or more than %d MiB for %zu bytes of text", name,
+                       PARSE_BYTES_MAX >> 20, len);
     }
-    if (!v) return err_set(err, ST_INVALID, "%s: line %d column %d: %s", name, e.line, e.column, e.text);
+    if (!v)
+        return err_set(err, ST_INVALID, "%s: line %d column %d: %s", name, e.line, e.column,
+                       e.text);
     *out = v;
     return ST_OK;
 }
@@ -127,9 +142,11 @@ enum st json_get_u32(uint32_t *out, const json_t *obj, const char *path, uint32_
     }
     double d = json_is_number(v) ? json_number_value(v) : NAN;
     if (!(d == floor(d)))
-        return err_set(err, ST_INVALID, "%s: %s: found %s, expected an integer", name, path, json_kind(v));
+        return err_set(err, ST_INVALID, "%s: %s: found %s, expected an integer", name, path,
+                       json_kind(v));
     if (d < min || d > max)
-        return err_set(err, ST_INVALID, "%s: %s: found %.15g, expected %u to %u", name, path, d, min, max);
+        return err_set(err, ST_INVALID, "%s: %s: found %.15g, expected %u to %u", name, path, d,
+                       min, max);
     *out = (uint32_t)d;
     return ST_OK;
 }
@@ -142,10 +159,12 @@ enum st json_get_f64(double *out, const json_t *obj, const char *path, double mi
         return ST_OK;
     }
     if (!json_is_number(v))
-        return err_set(err, ST_INVALID, "%s: %s: found %s, expected a number", name, path, json_kind(v));
+        return err_set(err, ST_INVALID, "%s: %s: found %s, expected a number", name, path,
+                       json_kind(v));
     double d = json_number_value(v);
     if (!(d >= min && d <= max))
-        return err_set(err, ST_INVALID, "%s: %s: found %.15g, expected %.10g to %.10g", name, path, d, min, max);
+        return err_set(err, ST_INVALID, "%s: %s: found %.15g, expected %.10g to %.10g", name, path,
+                       d, min, max);
     *out = d;
     return ST_OK;
 }
@@ -154,7 +173,8 @@ enum st json_get_bool(bool *out, const json_t *obj, const char *path, bool fallb
                       const char *name, struct err *err) {
     const json_t *v = json_at(obj, path);
     if (v && !json_is_boolean(v))
-        return err_set(err, ST_INVALID, "%s: %s: found %s, expected true or false", name, path, json_kind(v));
+        return err_set(err, ST_INVALID, "%s: %s: found %s, expected true or false", name, path,
+                       json_kind(v));
     *out = v ? json_is_true(v) : fallback;
     return ST_OK;
 }
@@ -163,7 +183,8 @@ enum st json_get_str(const char **out, const json_t *obj, const char *path, cons
                      const char *name, struct err *err) {
     const json_t *v = json_at(obj, path);
     if (v && !json_is_string(v))
-        return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", name, path, json_kind(v));
+        return err_set(err, ST_INVALID, "%s: %s: found %s, expected a string", name, path,
+                       json_kind(v));
     *out = v ? json_string_value(v) : fallback;
     return ST_OK;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* JSON from strangers, by jansson: a file or text with limits on size and depth, and typed reads of members whose errors
- * say file, member, what was found and what was expected. Paths are dotted ("rope_scaling.factor"). */
+/* JSON from strangers, by jansson: a file or text with limits on size and depth, and typed reads of
+ * members whose errors say file, member, what was found and what was expected. Paths are dotted
+ * ("rope_scaling.factor"). */
 #ifndef SUPERNODE_BASE_JSON_H
 #define SUPERNODE_BASE_JSON_H
 
@@ -12,15 +13,16 @@
 
 #include "base/err.h"
 
-/* Parses text; name (a path, "request body") stands in the error. Duplicate members are refused, and a text that would take
- * more than 256 MiB of memory ("{}," is three bytes of text and 200 of memory). The caller json_decref()s *out. An integer over
- * 64 bits is read as a real number. */
+/* Parses text; name (a path, "request body") stands in the error. Duplicate members are refused,
+ * and a text that would take more than 256 MiB of memory ("{}," is three bytes of text and 200 of
+ * memory). The caller json_decref()s *out. An integer over 64 bits is read as a real number. */
 enum st ST_CHECKED json_parse(json_t **out, const char *text, size_t len, const char *name,
                               struct err *err);
 /* The same for a file of at most max bytes; "-" is standard input. */
 enum st ST_CHECKED json_read_file(json_t **out, const char *path, size_t max, struct err *err);
 
-/* The member at a dotted path, or NULL when it or one above it is missing; JSON null counts as missing. */
+/* The member at a dotted path, or NULL when it or one above it is missing; JSON null counts as
+ * missing. */
 json_t *json_at(const json_t *obj, const char *path);
 const char *json_kind(const json_t *v); /* "an object", "a string", "nothing", ... */
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements team.h with pthreads. A run is published by raising `round`; every worker takes part in every
- * round exactly once and then raises `idle`, so the caller knows that no worker still reads fn and ctx when it returns.
- * Spin first, since the next round comes microseconds later while a model runs; then sleep on a
- * condition, so that an idle server uses no processor. */
+/* Implements team.h with pthreads. A run is published by raising `round`; every worker takes part
+ * in every round exactly once and then raises `idle`, so the caller knows that no worker still
+ * reads fn and ctx when it returns. Spin first, since the next round comes microseconds later while
+ * a model runs; then sleep on a condition, so that an idle server uses no processor. */
 #include "base/team.h"
 
 #include <assert.h>
@@ -143,7 +143,9 @@ void team_free(struct team *t) {
     free(t);
 }
 
-uint32_t team_size(const struct team *t) { return t->n_threads; }
+uint32_t team_size(const struct team *t) {
+    return t->n_threads;
+}
 
 uint32_t team_cores(void) {
     cpu_set_t set;

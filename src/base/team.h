@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A team of threads that works through numbered tiles. Tiles are handed out by an atomic counter, so a slow core
- * takes fewer; which thread computes a tile never changes its bits, since tiles write disjoint outputs.
- * Workers spin briefly between calls (a decode step makes thousands) and then sleep. */
+/* A team of threads that works through numbered tiles. Tiles are handed out by an atomic counter,
+ * so a slow core takes fewer; which thread computes a tile never changes its bits, since tiles
+ * write disjoint outputs. Workers spin briefly between calls (a decode step makes thousands) and
+ * then sleep. */
 #ifndef SUPERNODE_BASE_TEAM_H
 #define SUPERNODE_BASE_TEAM_H
 
@@ -19,7 +20,8 @@ enum st ST_CHECKED team_new(struct team **out, uint32_t n_threads, struct err *e
 void team_free(struct team *t); /* NULL is allowed */
 uint32_t team_size(const struct team *t);
 
-/* Runs fn for every tile in [0, n_tiles) and returns when all are done. One caller at a time; not from a tile. */
+/* Runs fn for every tile in [0, n_tiles) and returns when all are done. One caller at a time; not
+ * from a tile. */
 void team_run(struct team *t, team_fn *fn, void *ctx, uint32_t n_tiles);
 
 /* Cores this process may run on (affinity mask), at least 1. */

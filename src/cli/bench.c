@@ -22,22 +22,66 @@ struct geometry {
     struct model_config c;
 };
 
-/* In the order of the flag's words. From the published config.json files; rotary and gate details do not touch the cost and are filled in below. */
+/* In the order of the flag's words. From the published config.json files; rotary and gate details
+ * do not touch the cost and are filled in below. */
 static const struct geometry geometries[] = {
-    {"v2-lite", {.vocab = 102400, .hidden = 2048, .n_layers = 27, .n_heads = 16, .kv_lora = 512, .nope = 128, .rope = 64,
-                 .v_dim = 128, .dense_inter = 10944, .first_dense = 1, .n_experts = 64, .n_shared = 2, .moe_inter = 1408,
-                 .gate = {.score = OPS_GATE_SOFTMAX, .top_k = 6, .weight_scale = 1}}},
-    {"moonlight", {.vocab = 163840, .hidden = 2048, .n_layers = 27, .n_heads = 16, .kv_lora = 512, .nope = 128, .rope = 64,
-                   .v_dim = 128, .dense_inter = 11264, .first_dense = 1, .n_experts = 64, .n_shared = 2, .moe_inter = 1408,
-                   .gate = {.score = OPS_GATE_SIGMOID, .top_k = 6, .normalize = true, .weight_scale = 2.446f}}},
-    {"r1", {.vocab = 129280, .hidden = 7168, .n_layers = 61, .n_mtp = 1, .n_heads = 128, .q_lora = 1536, .kv_lora = 512,
-            .nope = 128, .rope = 64, .v_dim = 128, .dense_inter = 18432, .first_dense = 3, .n_experts = 256, .n_shared = 1,
-            .moe_inter = 2048,
-            .gate = {.score = OPS_GATE_SIGMOID, .group = OPS_GATE_GROUP_TOP2, .n_groups = 8, .topk_groups = 4, .top_k = 8,
-                     .normalize = true, .weight_scale = 2.5f}}},
+    {"v2-lite",
+     {.vocab = 102400,
+      .hidden = 2048,
+      .n_layers = 27,
+      .n_heads = 16,
+      .kv_lora = 512,
+      .nope = 128,
+      .rope = 64,
+      .v_dim = 128,
+      .dense_inter = 10944,
+      .first_dense = 1,
+      .n_experts = 64,
+      .n_shared = 2,
+      .moe_inter = 1408,
+      .gate = {.score = OPS_GATE_SOFTMAX, .top_k = 6, .weight_scale = 1}}},
+    {"moonlight",
+     {.vocab = 163840,
+      .hidden = 2048,
+      .n_layers = 27,
+      .n_heads = 16,
+      .kv_lora = 512,
+      .nope = 128,
+      .rope = 64,
+      .v_dim = 128,
+      .dense_inter = 11264,
+      .first_dense = 1,
+      .n_experts = 64,
+      .n_shared = 2,
+      .moe_inter = 1408,
+      .gate = {.score = OPS_GATE_SIGMOID, .top_k = 6, .normalize = true, .weight_scale = 2.446f}}},
+    {"r1",
+     {.vocab = 129280,
+      .hidden = 7168,
+      .n_layers = 61,
+      .n_mtp = 1,
+      .n_heads = 128,
+      .q_lora = 1536,
+      .kv_lora = 512,
+      .nope = 128,
+      .rope = 64,
+      .v_dim = 128,
+      .dense_inter = 18432,
+      .first_dense = 3,
+      .n_experts = 256,
+      .n_shared = 1,
+      .moe_inter = 2048,
+      .gate = {.score = OPS_GATE_SIGMOID,
+               .group = OPS_GATE_GROUP_TOP2,
+               .n_groups = 8,
+               .topk_groups = 4,
+               .top_k = 8,
+               .normalize = true,
+               .weight_scale = 2.5f}}},
 };
 
-static enum st make_config(struct model_config *c, uint32_t geometry, uint32_t layers, struct err *err) {
+static enum st make_config(struct model_config *c, uint32_t geometry, uint32_t layers,
+                           struct err *err) {
     *c = geometries[geometry].c;
     if (layers) c->n_layers = layers;
     if (layers) c->n_mtp = 0;
@@ -53,8 +97,9 @@ static enum st make_config(struct model_config *c, uint32_t geometry, uint32_t l
 /* --- what one token costs --------------------------------------------------------------------- */
 
 struct cost {
-    double active;       /* weights one decoded token reads: all but the embedding and the experts not chosen */
-    double linear;       /* multiply-adds of one prompt token in matrices, head left out */
+    double
+        active; /* weights one decoded token reads: all but the embedding and the experts not chosen */
+    double linear; /* multiply-adds of one prompt token in matrices, head left out */
     double active_bytes;
 };
 
@@ -64,10 +109,13 @@ struct cost_visit {
     struct cost cost;
 };
 
-static enum st add_cost(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols, struct err *err) {
+static enum st add_cost(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols,
+                        struct err *err) {
     struct cost_visit *v = ctx;
     bool expert = key.kind == W_EXPERT_GATE || key.kind == W_EXPERT_UP || key.kind == W_EXPERT_DOWN;
-    if (key.kind == W_EMBED || (expert && key.expert >= v->c->gate.top_k) || key.layer >= v->c->n_layers) return ST_OK;
+    if (key.kind == W_EMBED || (expert && key.expert >= v->c->gate.top_k) ||
+        key.layer >= v->c->n_layers)
+        return ST_OK;
     double n = (double)rows * cols;
     struct ops_weight w;
     struct weight_source source = weight_table_source((struct weight_table *)(uintptr_t)v->t);
@@ -107,22 +155,32 @@ struct bench {
     double fill_s, prefill_s, decode_s;
 };
 
-static uint32_t token(const struct bench *b, uint32_t seq, uint32_t pos) { return (seq * 7919u + pos * 104729u) % b->c.vocab; }
+static uint32_t token(const struct bench *b, uint32_t seq, uint32_t pos) {
+    return (seq * 7919u + pos * 104729u) % b->c.vocab;
+}
 
 /* One step of n rows a sequence for sequences [from, to), all at position pos. */
-static void step_once(struct bench *b, uint32_t from, uint32_t to, uint32_t pos, uint32_t n, enum token_role role) {
+static void step_once(struct bench *b, uint32_t from, uint32_t to, uint32_t pos, uint32_t n,
+                      enum token_role role) {
     uint32_t rows = 0;
     for (uint32_t s = from; s < to; s++)
         for (uint32_t i = 0; i < n; i++)
-            b->rows[rows++] = (struct step_row){.token = token(b, s, pos + i), .pos = pos + i, .seq = s, .role = role, .logits = i + 1 == n};
-    struct step_input in = {.rows = b->rows, .n_rows = rows, .seqs = b->seqs, .n_seqs = b->a->batch};
+            b->rows[rows++] = (struct step_row){.token = token(b, s, pos + i),
+                                                .pos = pos + i,
+                                                .seq = s,
+                                                .role = role,
+                                                .logits = i + 1 == n};
+    struct step_input in = {
+        .rows = b->rows, .n_rows = rows, .seqs = b->seqs, .n_seqs = b->a->batch};
     step_begin(b->step, &in);
     model_step(&b->step, 1);
     for (uint32_t s = from; s < to; s++)
-        memcpy(b->hidden + (size_t)s * b->c.hidden, step_hidden(b->step, (s - from + 1) * n - 1), b->c.hidden * sizeof(float));
+        memcpy(b->hidden + (size_t)s * b->c.hidden, step_hidden(b->step, (s - from + 1) * n - 1),
+               b->c.hidden * sizeof(float));
 }
 
-/* The first sequence's prefill is run twice and the second time counts: the first touches the pages of everything. */
+/* The first sequence's prefill is run twice and the second time counts: the first touches the pages
+ * of everything. */
 static void measure(struct bench *b) {
     uint32_t n = b->a->prefill;
     step_once(b, 0, 1, 0, n, ROLE_PROMPT);
@@ -133,7 +191,8 @@ static void measure(struct bench *b) {
     if (b->a->decode == 0) return;
     step_once(b, 0, b->a->batch, n, 1, ROLE_GENERATED);
     t0 = clock_now_ns();
-    for (uint32_t i = 0; i < b->a->decode; i++) step_once(b, 0, b->a->batch, n + 1 + i, 1, ROLE_GENERATED);
+    for (uint32_t i = 0; i < b->a->decode; i++)
+        step_once(b, 0, b->a->batch, n + 1 + i, 1, ROLE_GENERATED);
     b->decode_s = (double)(clock_now_ns() - t0) / 1e9 / b->a->decode;
 }
 
@@ -153,7 +212,9 @@ static enum st make(struct bench *b, struct err *err) {
     if (st) return st;
     struct weight_source source = weight_table_source(&b->weights.table);
     st = model_new(&b->m, &b->c, &source, k, err);
-    if (!st) st = kv_init(&b->kv, &b->c, a->kv == KV_CHOICE_F32 ? OPS_F32 : OPS_BF16, pages * a->batch, err);
+    if (!st)
+        st = kv_init(&b->kv, &b->c, a->kv == KV_CHOICE_F32 ? OPS_F32 : OPS_BF16, pages * a->batch,
+                     err);
     struct step_limits limits = {.rows_max = rows_max, .logits_max = a->batch};
     if (!st) st = step_new(&b->step, b->m, &b->kv, b->team, limits, err);
     struct cost_visit v = {.c = &b->c, .t = &b->weights.table};
@@ -164,10 +225,13 @@ static enum st make(struct bench *b, struct err *err) {
     b->seqs = malloc(a->batch * sizeof *b->seqs);
     b->pages = malloc((size_t)pages * a->batch * sizeof *b->pages);
     b->hidden = malloc((size_t)a->batch * b->c.hidden * sizeof *b->hidden);
-    if (!b->rows || !b->seqs || !b->pages || !b->hidden) return err_set(err, ST_NO_MEMORY, "bench: out of memory");
+    if (!b->rows || !b->seqs || !b->pages || !b->hidden)
+        return err_set(err, ST_NO_MEMORY, "bench: out of memory");
     for (uint32_t i = 0; i < pages * a->batch; i++) b->pages[i] = i;
     for (uint32_t s = 0; s < a->batch; s++)
-        b->seqs[s] = (struct step_seq){.pages = b->pages + s * pages, .n_pages = pages, .hidden_before = b->hidden + (size_t)s * b->c.hidden};
+        b->seqs[s] = (struct step_seq){.pages = b->pages + s * pages,
+                                       .n_pages = pages,
+                                       .hidden_before = b->hidden + (size_t)s * b->c.hidden};
     return ST_OK;
 }
 
@@ -193,12 +257,15 @@ static void report(const struct bench *b) {
     double gbs = b->decode_s > 0 ? b->cost.active_bytes / b->decode_s / 1e9 : 0;
     double weights_s = b->decode_s > 0 ? b->cost.active / b->decode_s / 1e9 : 0;
     if (a->json) {
-        json_t *o = json_pack("{s:s,s:s,s:s,s:i,s:i,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "cpu", b->limits.cpu, "geometry",
-                              geometries[a->geometry].name, "weights", weights_names[a->weights], "layers", (int)c->n_layers, "threads", (int)team_size(b->team),
-                              "kernels", b->m->k->isa, "prefill", (int)a->prefill, "decode", (int)a->decode, "batch", (int)a->batch,
-                              "read_gbs", b->limits.read_gbs, "fma_gflops", b->limits.fma_gflops, "prefill_tokens_per_s",
-                              n / b->prefill_s, "prefill_gflops", gflops, "prefill_share_of_fma_peak", gflops / b->limits.fma_gflops,
-                              "fill_s", b->fill_s, "weights_gb", (double)b->weights.map_bytes / 1e9);
+        json_t *o = json_pack(
+            "{s:s,s:s,s:s,s:i,s:i,s:s,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "cpu",
+            b->limits.cpu, "geometry", geometries[a->geometry].name, "weights",
+            weights_names[a->weights], "layers", (int)c->n_layers, "threads",
+            (int)team_size(b->team), "kernels", b->m->k->isa, "prefill", (int)a->prefill, "decode",
+            (int)a->decode, "batch", (int)a->batch, "read_gbs", b->limits.read_gbs, "fma_gflops",
+            b->limits.fma_gflops, "prefill_tokens_per_s", n / b->prefill_s, "prefill_gflops",
+            gflops, "prefill_share_of_fma_peak", gflops / b->limits.fma_gflops, "fill_s", b->fill_s,
+            "weights_gb", (double)b->weights.map_bytes / 1e9);
         if (a->decode) {
             json_object_set_new(o, "decode_tokens_per_s", json_real(a->batch / b->decode_s));
             json_object_set_new(o, "decode_step_ms", json_real(b->decode_s * 1e3));
@@ -206,44 +273,56 @@ static void report(const struct bench *b) {
         if (a->decode && a->batch == 1) {
             json_object_set_new(o, "decode_gbs", json_real(gbs));
             json_object_set_new(o, "decode_gweights_per_s", json_real(weights_s));
-            json_object_set_new(o, "decode_share_of_bandwidth", json_real(gbs / b->limits.read_gbs));
+            json_object_set_new(o, "decode_share_of_bandwidth",
+                                json_real(gbs / b->limits.read_gbs));
         }
         json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
         printf("\n");
         json_decref(o);
         return;
     }
-    printf("cpu        %s, %u threads, kernels %s\n", b->limits.cpu, team_size(b->team), b->m->k->isa);
-    printf("limits     %.1f GB/s read, %.0f GFLOP/s of F32 FMA (%s)\n", b->limits.read_gbs, b->limits.fma_gflops, b->limits.fma_isa);
-    printf("model      %s, %u layers, %s, %.2f GB of random weights (%.1f s to fill)\n", geometries[a->geometry].name, c->n_layers, weights_names[a->weights],
+    printf("cpu        %s, %u threads, kernels %s\n", b->limits.cpu, team_size(b->team),
+           b->m->k->isa);
+    printf("limits     %.1f GB/s read, %.0f GFLOP/s of F32 FMA (%s)\n", b->limits.read_gbs,
+           b->limits.fma_gflops, b->limits.fma_isa);
+    printf("model      %s, %u layers, %s, %.2f GB of random weights (%.1f s to fill)\n",
+           geometries[a->geometry].name, c->n_layers, weights_names[a->weights],
            (double)b->weights.map_bytes / 1e9, b->fill_s);
-    printf("prefill    %u tokens in %.3f s: %.0f tokens/s, %.0f GFLOP/s = %.2f of the FMA peak\n", a->prefill, b->prefill_s,
-           n / b->prefill_s, gflops, gflops / b->limits.fma_gflops);
+    printf("prefill    %u tokens in %.3f s: %.0f tokens/s, %.0f GFLOP/s = %.2f of the FMA peak\n",
+           a->prefill, b->prefill_s, n / b->prefill_s, gflops, gflops / b->limits.fma_gflops);
     if (a->decode == 0) return;
-    printf("decode     batch %u, %.2f ms a step: %.1f tokens/s", a->batch, b->decode_s * 1e3, a->batch / b->decode_s);
+    printf("decode     batch %u, %.2f ms a step: %.1f tokens/s", a->batch, b->decode_s * 1e3,
+           a->batch / b->decode_s);
     if (a->batch == 1) /* a larger batch reads a union of experts that this does not count */
-        printf(", %.2f GB a token = %.1f GB/s = %.2f of the bandwidth, %.2f G weights/s", b->cost.active_bytes / 1e9, gbs,
-               gbs / b->limits.read_gbs, weights_s);
+        printf(", %.2f GB a token = %.1f GB/s = %.2f of the bandwidth, %.2f G weights/s",
+               b->cost.active_bytes / 1e9, gbs, gbs / b->limits.read_gbs, weights_s);
     printf("\n");
 }
 
 static int bench_model(int argc, char **argv) {
     struct bench_args a = {.prefill = 512, .decode = 64, .batch = 1};
     const struct flag flags[] = {
-        {"geometry", "v2-lite|moonlight|r1", FLAG_CHOICE, &a.geometry, 0, 0, "shape of the model (default v2-lite)", false},
-        {"layers", "N", FLAG_U32, &a.layers, 0, 1024, "layers to make (default 0: all of the geometry)", false},
+        {"geometry", "v2-lite|moonlight|r1", FLAG_CHOICE, &a.geometry, 0, 0,
+         "shape of the model (default v2-lite)", false},
+        {"layers", "N", FLAG_U32, &a.layers, 0, 1024,
+         "layers to make (default 0: all of the geometry)", false},
         {"weights", "bf16|fp8", FLAG_CHOICE, &a.weights, 0, 0, "stored type (default bf16)", false},
-        {"threads", "N", FLAG_U32, &a.threads, 0, 1024, "threads to compute with (default 0: every core allowed)", false},
-        {"prefill", "N", FLAG_U32, &a.prefill, 1, 65536, "prompt tokens of one chunk (default 512)", false},
-        {"decode", "N", FLAG_U32, &a.decode, 0, 65536, "steps to decode after it (default 64)", false},
-        {"batch", "N", FLAG_U32, &a.batch, 1, 4096, "sequences decoded together (default 1)", false},
+        {"threads", "N", FLAG_U32, &a.threads, 0, 1024,
+         "threads to compute with (default 0: every core allowed)", false},
+        {"prefill", "N", FLAG_U32, &a.prefill, 1, 65536, "prompt tokens of one chunk (default 512)",
+         false},
+        {"decode", "N", FLAG_U32, &a.decode, 0, 65536, "steps to decode after it (default 64)",
+         false},
+        {"batch", "N", FLAG_U32, &a.batch, 1, 4096, "sequences decoded together (default 1)",
+         false},
         {"json", NULL, FLAG_BOOL, &a.json, 0, 0, "the result as a JSON object", false},
         KV_DTYPE_FLAG(&a.kv),
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
     };
     const struct flag_command cmd = {
         .name = "bench model",
-        .what = "Measures prefill and decode of a model geometry with random weights, beside this machine's limits.",
+        .what = "Measures prefill and decode of a model geometry with random weights, beside this "
+                "machine's limits.",
         .usage = "supernode bench model [flags]",
         .example = "supernode bench model --geometry v2-lite --layers 8 --weights bf16 --threads 2",
         .flags = flags,
@@ -265,6 +344,7 @@ static int bench_model(int argc, char **argv) {
 int cli_bench(int argc, char **argv) {
     if (argc >= 2 && strcmp(argv[1], "model") == 0) return bench_model(argc - 1, argv + 1);
     bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
-    fprintf(help ? stdout : stderr, "usage: supernode bench model [flags]; supernode bench model --help says more\n");
+    fprintf(help ? stdout : stderr,
+            "usage: supernode bench model [flags]; supernode bench model --help says more\n");
     return help ? 0 : CLI_USAGE;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements flags.h. "--name value" and "--name=value"; "--" ends the flags; underscores are read as dashes, since
- * people come from tools that write either. */
+/* Implements flags.h. "--name value" and "--name=value"; "--" ends the flags; underscores are read
+ * as dashes, since people come from tools that write either. */
 #include "cli/flags.h"
 
 #include <assert.h>
@@ -40,8 +40,10 @@ static enum st unknown_flag(const struct flag_command *cmd, const char *name, st
         if (d < best) best = d, near = f->name;
     }
     if (near)
-        return err_set(err, ST_INVALID, "%s: unknown flag --%s; did you mean --%s?", cmd->name, name, near);
-    return err_set(err, ST_INVALID, "%s: unknown flag --%s; see supernode %s --help", cmd->name, name, cmd->name);
+        return err_set(err, ST_INVALID, "%s: unknown flag --%s; did you mean --%s?", cmd->name,
+                       name, near);
+    return err_set(err, ST_INVALID, "%s: unknown flag --%s; see supernode %s --help", cmd->name,
+                   name, cmd->name);
 }
 
 static enum st set_number(const struct flag_command *cmd, const struct flag *f, const char *text,
@@ -51,18 +53,20 @@ static enum st set_number(const struct flag_command *cmd, const struct flag *f, 
     double v = f->type == FLAG_F32 ? strtod(text, &end) : 0;
     long long i = f->type == FLAG_F32 ? 0 : strtoll(text, &end, 10);
     if (*text == '\0' || *end != '\0' || errno == ERANGE)
-        return err_set(err, ST_INVALID, "%s: --%s: found '%s', expected %s", cmd->name, f->name, text,
-                       f->type == FLAG_F32 ? "a number" : "an integer");
+        return err_set(err, ST_INVALID, "%s: --%s: found '%s', expected %s", cmd->name, f->name,
+                       text, f->type == FLAG_F32 ? "a number" : "an integer");
     if (f->type == FLAG_I64) {
         *(struct flag_i64 *)f->out = (struct flag_i64){.given = true, .v = i};
         return ST_OK;
     }
     if (f->type == FLAG_U32) v = (double)i;
     if (!(v >= f->min && v <= f->max))
-        return err_set(err, ST_INVALID, "%s: --%s: found %s, expected %.9g to %.9g", cmd->name, f->name, text,
-                       f->min, f->max);
-    if (f->type == FLAG_U32) *(uint32_t *)f->out = (uint32_t)i;
-    else *(float *)f->out = (float)v;
+        return err_set(err, ST_INVALID, "%s: --%s: found %s, expected %.9g to %.9g", cmd->name,
+                       f->name, text, f->min, f->max);
+    if (f->type == FLAG_U32)
+        *(uint32_t *)f->out = (uint32_t)i;
+    else
+        *(float *)f->out = (float)v;
     return ST_OK;
 }
 
@@ -89,8 +93,8 @@ static enum st set_value(const struct flag_command *cmd, const struct flag *f, c
     case FLAG_LIST: {
         struct flag_list *l = f->out;
         if (l->len == FLAG_LIST_MAX)
-            return err_set(err, ST_INVALID, "%s: --%s: given more than %d times", cmd->name, f->name,
-                           FLAG_LIST_MAX);
+            return err_set(err, ST_INVALID, "%s: --%s: given more than %d times", cmd->name,
+                           f->name, FLAG_LIST_MAX);
         l->v[l->len++] = text;
         return ST_OK;
     }
@@ -114,7 +118,8 @@ static void print_help(const struct flag_command *cmd, bool all) {
         }
         if (shown++ == 0) printf("\n");
         char left[80];
-        snprintf(left, sizeof left, "--%s%s%s", f->name, f->value ? " " : "", f->value ? f->value : "");
+        snprintf(left, sizeof left, "--%s%s%s", f->name, f->value ? " " : "",
+                 f->value ? f->value : "");
         printf("  %-28s %s\n", left, f->help);
     }
     if (hidden) printf("  %-28s %u more flags\n", "--help all", hidden);
@@ -125,7 +130,8 @@ static const struct flag *find_flag(const struct flag_command *cmd, const char *
     *off = false;
     for (const struct flag *f = cmd->flags; f->name; f++) {
         if (strcmp(f->name, name) == 0) return f;
-        if (f->type == FLAG_BOOL && strncmp(name, "no-", 3) == 0 && strcmp(f->name, name + 3) == 0) {
+        if (f->type == FLAG_BOOL && strncmp(name, "no-", 3) == 0 &&
+            strcmp(f->name, name + 3) == 0) {
             *off = true;
             return f;
         }
@@ -151,7 +157,8 @@ static enum st parse_flag(const struct flag_command *cmd, int argc, char **argv,
         return ST_OK;
     }
     if (!eq && *i + 1 >= argc)
-        return err_set(err, ST_INVALID, "%s: --%s: expected %s after it", cmd->name, f->name, f->value);
+        return err_set(err, ST_INVALID, "%s: --%s: expected %s after it", cmd->name, f->name,
+                       f->value);
     return set_value(cmd, f, eq ? eq + 1 : argv[++*i], err);
 }
 
@@ -173,16 +180,18 @@ enum st flags_parse(enum flag_result *result, const struct flag_command *cmd, in
             enum st st = parse_flag(cmd, argc, argv, &i, err);
             if (st) return st;
         } else if (!flags_end && a[0] == '-' && a[1] != '\0') {
-            return err_set(err, ST_INVALID, "%s: unknown flag %s; flags begin with --", cmd->name, a);
+            return err_set(err, ST_INVALID, "%s: unknown flag %s; flags begin with --", cmd->name,
+                           a);
         } else if (n_args == cmd->args_max) {
-            return err_set(err, ST_INVALID, "%s: unexpected argument '%s'; usage: %s", cmd->name, a, cmd->usage);
+            return err_set(err, ST_INVALID, "%s: unexpected argument '%s'; usage: %s", cmd->name, a,
+                           cmd->usage);
         } else {
             args[n_args++] = a;
         }
     }
     if (n_args < cmd->args_min)
-        return err_set(err, ST_INVALID, "%s: %u argument%s missing; usage: %s", cmd->name, cmd->args_min - n_args,
-                       cmd->args_min - n_args == 1 ? "" : "s", cmd->usage);
+        return err_set(err, ST_INVALID, "%s: %u argument%s missing; usage: %s", cmd->name,
+                       cmd->args_min - n_args, cmd->args_min - n_args == 1 ? "" : "s", cmd->usage);
     *result = FLAG_RUN;
     return ST_OK;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements limits.h: loops that do nothing but read, and nothing but multiply and add. Intrinsics with a target of their own, since
- * this file is built for the baseline. */
+/* Implements limits.h: loops that do nothing but read, and nothing but multiply and add. Intrinsics
+ * with a target of their own, since this file is built for the baseline. */
 #include "cli/limits.h"
 
 #include <errno.h>
@@ -35,7 +35,8 @@ __attribute__((target("avx512f"))) static float fma_avx512(uint32_t rounds) {
     return sum;
 }
 
-/* 12 accumulators: 16 registers hold them and the factors, and 10 are enough for 5 cycles at 2 a cycle. */
+/* 12 accumulators: 16 registers hold them and the factors, and 10 are enough for 5 cycles at 2 a
+ * cycle. */
 __attribute__((target("avx2,fma"))) static float fma_avx2(uint32_t rounds) {
     enum { N = ACCUMULATORS / 2 };
     __m256 a[N], x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
@@ -122,7 +123,8 @@ enum st limits_measure(struct limits *out, struct team *team, struct err *err) {
     uint32_t n = team_size(team), lanes;
     struct burn b = {.bytes_each = read_bytes / n / 4096 * 4096};
     void *map = mmap(NULL, read_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (map == MAP_FAILED) return err_set(err, ST_NO_MEMORY, "bench: cannot map 1 GiB: %s", strerror(errno));
+    if (map == MAP_FAILED)
+        return err_set(err, ST_NO_MEMORY, "bench: cannot map 1 GiB: %s", strerror(errno));
     madvise(map, read_bytes, MADV_HUGEPAGE); /* as the random weights */
     memset(map, 1, read_bytes);
     b.data = map;

@@ -9,9 +9,10 @@
 #include "base/team.h"
 
 struct limits {
-    char cpu[128];       /* model name */
-    double read_gbs;     /* best of five streaming reads of 1 GiB by all threads, 10^9 bytes a second */
-    double fma_gflops;   /* best of five runs of independent F32 fused multiply-adds, 2 operations each */
+    char cpu[128];   /* model name */
+    double read_gbs; /* best of five streaming reads of 1 GiB by all threads, 10^9 bytes a second */
+    double
+        fma_gflops; /* best of five runs of independent F32 fused multiply-adds, 2 operations each */
     const char *fma_isa; /* the widest vectors found: "avx512", "avx2", "neon" */
 };
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* supernode logits: the raw output of the forward pass for given ids, for researchers and for the golden tests. Needs no tokenizer. */
+/* supernode logits: the raw output of the forward pass for given ids, for researchers and for the
+ * golden tests. Needs no tokenizer. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,20 +25,28 @@ static void run_chunk(struct logits_run *r, struct step_row *rows, uint32_t from
     struct instance *in = r->in;
     uint32_t vocab = in->config.vocab, hidden = in->config.hidden;
     for (uint32_t i = 0; i < n; i++)
-        rows[i] = (struct step_row){.token = r->ids[from + i], .pos = from + i, .role = ROLE_PROMPT, .logits = true, .draft = true};
-    struct step_seq seq = {.pages = r->pages, .n_pages = in->kv.n_pages, .hidden_before = r->last_hidden};
+        rows[i] = (struct step_row){.token = r->ids[from + i],
+                                    .pos = from + i,
+                                    .role = ROLE_PROMPT,
+                                    .logits = true,
+                                    .draft = true};
+    struct step_seq seq = {
+        .pages = r->pages, .n_pages = in->kv.n_pages, .hidden_before = r->last_hidden};
     struct step_input input = {.rows = rows, .n_rows = n, .seqs = &seq, .n_seqs = 1};
     step_begin(in->step, &input);
     model_step(&in->step, 1);
     for (uint32_t i = 0; i < n; i++) {
-        memcpy(r->logits + (size_t)(from + i) * vocab, step_logits(in->step, i), vocab * sizeof(float));
+        memcpy(r->logits + (size_t)(from + i) * vocab, step_logits(in->step, i),
+               vocab * sizeof(float));
         if (r->drafts && from + i > 0)
-            memcpy(r->drafts + (size_t)(from + i - 1) * vocab, step_draft_logits(in->step, i), vocab * sizeof(float));
+            memcpy(r->drafts + (size_t)(from + i - 1) * vocab, step_draft_logits(in->step, i),
+                   vocab * sizeof(float));
     }
     memcpy(r->last_hidden, step_hidden(in->step, n - 1), hidden * sizeof(float));
 }
 
-static enum st run(struct instance *in, const uint32_t *ids, uint32_t n, uint32_t chunk, const char *out, struct err *err) {
+static enum st run(struct instance *in, const uint32_t *ids, uint32_t n, uint32_t chunk,
+                   const char *out, struct err *err) {
     size_t vocab = in->config.vocab;
     struct logits_run r = {.in = in, .ids = ids};
     struct step_row *rows = malloc(chunk * sizeof *rows);
@@ -50,8 +59,10 @@ static enum st run(struct instance *in, const uint32_t *ids, uint32_t n, uint32_
         st = err_set(err, ST_NO_MEMORY, "logits: out of memory for %u x %zu logits", n, vocab);
     } else {
         for (uint32_t i = 0; i < in->kv.n_pages; i++) r.pages[i] = i;
-        for (uint32_t from = 0; from < n; from += chunk) run_chunk(&r, rows, from, n - from < chunk ? n - from : chunk);
-        struct safetensors_out tensors[2] = {{"logits", r.logits, n, vocab}, {"mtp_logits", r.drafts, n - 1, vocab}};
+        for (uint32_t from = 0; from < n; from += chunk)
+            run_chunk(&r, rows, from, n - from < chunk ? n - from : chunk);
+        struct safetensors_out tensors[2] = {{"logits", r.logits, n, vocab},
+                                             {"mtp_logits", r.drafts, n - 1, vocab}};
         st = safetensors_write(out, tensors, r.drafts ? 2 : 1, err);
     }
     free(rows);
@@ -67,9 +78,14 @@ int cli_logits(int argc, char **argv) {
     const char *ids_text = NULL, *out = NULL, *args[1];
     uint32_t chunk = 512;
     const struct flag flags[] = {
-        {"ids", "0,17,4", FLAG_STR, &ids_text, 0, 0, "token ids, separated by commas; required", false},
-        {"out", "FILE", FLAG_STR, &out, 0, 0, "safetensors file to write: logits [tokens, vocabulary] and, where there is MTP, mtp_logits; required", false},
-        {"chunk", "N", FLAG_U32, &chunk, 1, 65536, "rows of one prompt chunk (default 512); the result does not depend on it", false},
+        {"ids", "0,17,4", FLAG_STR, &ids_text, 0, 0, "token ids, separated by commas; required",
+         false},
+        {"out", "FILE", FLAG_STR, &out, 0, 0,
+         "safetensors file to write: logits [tokens, vocabulary] and, where there is MTP, "
+         "mtp_logits; required",
+         false},
+        {"chunk", "N", FLAG_U32, &chunk, 1, 65536,
+         "rows of one prompt chunk (default 512); the result does not depend on it", false},
         MODEL_ARGS_FLAGS(model),
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
     };
@@ -86,7 +102,8 @@ int cli_logits(int argc, char **argv) {
     if (flags_parse(&result, &cmd, argc, argv, args, &err)) return cli_fail(CLI_USAGE, &err);
     if (result == FLAG_HELP_SHOWN) return 0;
     if (!ids_text || !out) {
-        (void)err_set(&err, ST_INVALID, "logits: %s is required; usage: %s", ids_text ? "--out" : "--ids", cmd.usage);
+        (void)err_set(&err, ST_INVALID, "logits: %s is required; usage: %s",
+                      ids_text ? "--out" : "--ids", cmd.usage);
         return cli_fail(CLI_USAGE, &err);
     }
     uint32_t *ids = NULL, n = 0;

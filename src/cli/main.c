@@ -29,9 +29,12 @@ int cli_fail(enum cli_fault fault, const struct err *err) {
 }
 
 static void print_commands(FILE *f) {
-    fprintf(f, "supernode %s serves DeepSeek-V3-class models.\n\nusage: supernode COMMAND [arguments]\n\n",
-            SUPERNODE_VERSION);
-    for (const struct command *c = commands; c->name; c++) fprintf(f, "  %-10s %s\n", c->name, c->what);
+    fprintf(
+        f,
+        "supernode %s serves DeepSeek-V3-class models.\n\nusage: supernode COMMAND [arguments]\n\n",
+        SUPERNODE_VERSION);
+    for (const struct command *c = commands; c->name; c++)
+        fprintf(f, "  %-10s %s\n", c->name, c->what);
     fprintf(f, "\nsupernode COMMAND --help says more.\n");
 }
 

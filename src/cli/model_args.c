@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements model_args.h. The default model lies beside the binary: ../models/tiny of a build folder, or
+/* Implements model_args.h. The default model lies beside the binary: ../models/tiny of a build
+ * folder, or
  * ../share/supernode/models/tiny of an installation. */
 #include "cli/model_args.h"
 
@@ -10,7 +11,8 @@
 #include <unistd.h>
 
 static enum st find_default(char path[CKPT_PATH_BYTES], struct err *err) {
-    static const char *const places[] = {"/../models/tiny", "/../../models/tiny", "/../share/supernode/models/tiny"};
+    static const char *const places[] = {"/../models/tiny", "/../../models/tiny",
+                                         "/../share/supernode/models/tiny"};
     char exe[CKPT_PATH_BYTES / 2];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     char *slash = NULL;
@@ -25,11 +27,14 @@ static enum st find_default(char path[CKPT_PATH_BYTES], struct err *err) {
         snprintf(config, sizeof config, "%s/config.json", path);
         if (access(config, R_OK) == 0) return ST_OK;
     }
-    return err_set(err, ST_NOT_FOUND, "the embedded default model is not beside this binary; name a MODEL");
+    return err_set(err, ST_NOT_FOUND,
+                   "the embedded default model is not beside this binary; name a MODEL");
 }
 
-enum st model_args_options(struct instance_options *o, struct model_args *a, const char *model, struct err *err) {
-    *o = (struct instance_options){.model = model, .threads = a->threads, .kv = (enum kv_choice)a->kv};
+enum st model_args_options(struct instance_options *o, struct model_args *a, const char *model,
+                           struct err *err) {
+    *o = (struct instance_options){
+        .model = model, .threads = a->threads, .kv = (enum kv_choice)a->kv};
     if (model) return ST_OK;
     o->model = a->default_model;
     return find_default(a->default_model, err);
@@ -45,9 +50,13 @@ enum st ids_parse(uint32_t **out, uint32_t *n, const char *text, struct err *err
         char *end;
         errno = 0;
         unsigned long v = strtoul(at, &end, 10);
-        if (end == at || *at == '-' || errno != 0 || v > UINT32_MAX || *end != (i + 1 < count ? ',' : '\0')) {
+        if (end == at || *at == '-' || errno != 0 || v > UINT32_MAX ||
+            *end != (i + 1 < count ? ',' : '\0')) {
             free(ids);
-            return err_set(err, ST_INVALID, "--ids: entry %zu: found '%.20s', expected token ids separated by commas", i + 1, at);
+            return err_set(
+                err, ST_INVALID,
+                "--ids: entry %zu: found '%.20s', expected token ids separated by commas", i + 1,
+                at);
         }
         ids[i] = (uint32_t)v;
         at = end + 1;
@@ -60,6 +69,7 @@ enum st ids_parse(uint32_t **out, uint32_t *n, const char *text, struct err *err
 enum st ids_check(const uint32_t *ids, uint32_t n, uint32_t vocab, struct err *err) {
     for (uint32_t i = 0; i < n; i++)
         if (ids[i] >= vocab)
-            return err_set(err, ST_INVALID, "--ids: entry %u: id %u, but the vocabulary has %u", i + 1, ids[i], vocab);
+            return err_set(err, ST_INVALID, "--ids: entry %u: id %u, but the vocabulary has %u",
+                           i + 1, ids[i], vocab);
     return ST_OK;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A progress bar on stderr for long work, drawn only on a terminal and at most ten times a second. */
+/* A progress bar on stderr for long work, drawn only on a terminal and at most ten times a second.
+ */
 #ifndef SUPERNODE_CLI_PROGRESS_H
 #define SUPERNODE_CLI_PROGRESS_H
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* supernode score: how well a model predicts a text. The text is cut into windows of --context tokens that are scored alone, each
- * after BOS where the tokenizer has one; every token of the text counts once, but for the very first where there is no BOS. */
+/* supernode score: how well a model predicts a text. The text is cut into windows of --context
+ * tokens that are scored alone, each after BOS where the tokenizer has one; every token of the text
+ * counts once, but for the very first where there is no BOS. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -34,7 +35,8 @@ struct score {
 static void score_window(struct score *s, uint32_t n) {
     uint32_t vocab = s->in->config.vocab;
     for (uint32_t i = 0; i < n; i++)
-        s->rows[i] = (struct step_row){.token = s->ids[i], .pos = i, .role = ROLE_PROMPT, .logits = i + 1 < n};
+        s->rows[i] = (struct step_row){
+            .token = s->ids[i], .pos = i, .role = ROLE_PROMPT, .logits = i + 1 < n};
     struct step_seq seq = {.pages = s->pages, .n_pages = s->in->kv.n_pages};
     struct step_input input = {.rows = s->rows, .n_rows = n, .seqs = &seq, .n_seqs = 1};
     step_begin(s->in->step, &input);
@@ -55,8 +57,10 @@ static enum st alloc_window(struct score *s, uint32_t context, struct err *err) 
     return ST_OK;
 }
 
-/* A window begins with a token that is not scored in it: BOS, or, where there is none, the last one of the window before. */
-static void score_windows(struct score *s, const struct tok_ids *ids, int64_t bos, uint32_t context) {
+/* A window begins with a token that is not scored in it: BOS, or, where there is none, the last one
+ * of the window before. */
+static void score_windows(struct score *s, const struct tok_ids *ids, int64_t bos,
+                          uint32_t context) {
     struct progress bar;
     char note[64];
     progress_begin(&bar, "score");
@@ -67,26 +71,33 @@ static void score_windows(struct score *s, const struct tok_ids *ids, int64_t bo
         memcpy(s->ids + lead, ids->v + from, n * sizeof *s->ids);
         score_window(s, lead + n);
         from += n;
-        snprintf(note, sizeof note, "perplexity %.3f", exp(s->nll / (double)(s->n_scored ? s->n_scored : 1)));
+        snprintf(note, sizeof note, "perplexity %.3f",
+                 exp(s->nll / (double)(s->n_scored ? s->n_scored : 1)));
         progress_show(&bar, from, ids->len, note);
     }
     progress_end(&bar);
 }
 
-static enum st run(struct score *s, const struct tok_ids *ids, int64_t bos, uint32_t context, struct err *err) {
+static enum st run(struct score *s, const struct tok_ids *ids, int64_t bos, uint32_t context,
+                   struct err *err) {
     if (context > s->in->config.max_positions)
-        return err_set(err, ST_INVALID, "score: --context: found %u, expected at most max_position_embeddings %u", context,
-                       s->in->config.max_positions);
+        return err_set(err, ST_INVALID,
+                       "score: --context: found %u, expected at most max_position_embeddings %u",
+                       context, s->in->config.max_positions);
     if (bos >= s->in->config.vocab)
-        return err_set(err, ST_INVALID, "score: BOS id %" PRId64 ", but the model's vocabulary has %u", bos, s->in->config.vocab);
+        return err_set(err, ST_INVALID,
+                       "score: BOS id %" PRId64 ", but the model's vocabulary has %u", bos,
+                       s->in->config.vocab);
     for (size_t i = 0; i < ids->len; i++)
         if (ids->v[i] >= s->in->config.vocab)
-            return err_set(err, ST_INVALID, "score: token id %u, but the model's vocabulary has %u", ids->v[i], s->in->config.vocab);
+            return err_set(err, ST_INVALID, "score: token id %u, but the model's vocabulary has %u",
+                           ids->v[i], s->in->config.vocab);
     enum st st = alloc_window(s, context, err);
     if (st) return st;
     score_windows(s, ids, bos, context);
     if (s->n_scored == 0) return err_set(err, ST_INVALID, "score: the text has no token to score");
-    if (!isfinite(s->nll)) return err_set(err, ST_CORRUPT, "score: the model's logits are not finite");
+    if (!isfinite(s->nll))
+        return err_set(err, ST_CORRUPT, "score: the model's logits are not finite");
     return ST_OK;
 }
 
@@ -94,15 +105,18 @@ static void print_result(const struct score *s, size_t n_bytes, double seconds, 
     double n = (double)s->n_scored, nll = s->nll / n;
     double bits_per_byte = s->nll / log(2) / (double)n_bytes;
     if (json) {
-        json_t *o = json_pack("{s:f,s:f,s:f,s:I,s:I,s:f}", "perplexity", exp(nll), "nll_per_token", nll, "bits_per_byte",
-                              bits_per_byte, "tokens", (json_int_t)s->n_scored, "bytes", (json_int_t)n_bytes, "seconds", seconds);
+        json_t *o =
+            json_pack("{s:f,s:f,s:f,s:I,s:I,s:f}", "perplexity", exp(nll), "nll_per_token", nll,
+                      "bits_per_byte", bits_per_byte, "tokens", (json_int_t)s->n_scored, "bytes",
+                      (json_int_t)n_bytes, "seconds", seconds);
         json_dumpf(o, stdout, JSON_REAL_PRECISION(9));
         printf("\n");
         json_decref(o);
         return;
     }
-    printf("perplexity     %.4f\nnll            %.4f nats a token\nbits           %.4f a byte\ntokens         %" PRIu64
-           " scored of %zu bytes in %.1f s (%.0f a second)\n", exp(nll), nll, bits_per_byte, s->n_scored, n_bytes, seconds, n / seconds);
+    printf("perplexity     %.4f\nnll            %.4f nats a token\nbits           %.4f a "
+           "byte\ntokens         %" PRIu64 " scored of %zu bytes in %.1f s (%.0f a second)\n",
+           exp(nll), nll, bits_per_byte, s->n_scored, n_bytes, seconds, n / seconds);
 }
 
 struct score_args {
@@ -111,7 +125,8 @@ struct score_args {
     bool json;
 };
 
-static enum st score_file(struct score_args *a, const char *model, const char *file, struct err *err) {
+static enum st score_file(struct score_args *a, const char *model, const char *file,
+                          struct err *err) {
     struct instance in = {0};
     struct instance_options o;
     struct tokenizer *tok = NULL;
@@ -142,7 +157,8 @@ int cli_score(int argc, char **argv) {
     a.model.kv = KV_CHOICE_F32;
     const char *args[2];
     const struct flag flags[] = {
-        {"context", "N", FLAG_U32, &a.context, 2, 65536, "tokens of a window, BOS included (default 512)", false},
+        {"context", "N", FLAG_U32, &a.context, 2, 65536,
+         "tokens of a window, BOS included (default 512)", false},
         {"json", NULL, FLAG_BOOL, &a.json, 0, 0, "the result as a JSON object", false},
         MODEL_ARGS_FLAGS(a.model),
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},

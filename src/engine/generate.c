@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements generate.h: prefill in chunks, then one row a step. What it draws depends on the record alone; where a
- * choice already has ids (a moved request), they are computed again as generated tokens and the drawing goes on behind them. */
+/* Implements generate.h: prefill in chunks, then one row a step. What it draws depends on the
+ * record alone; where a choice already has ids (a moved request), they are computed again as
+ * generated tokens and the drawing goes on behind them. */
 #include "engine/generate.h"
 
 #include <inttypes.h>
@@ -14,7 +15,7 @@ struct generator {
     uint32_t *pages;
     struct step_row *rows; /* [chunk] */
     uint32_t chunk;
-    float *last_hidden; /* [hidden] at the last computed position */
+    float *last_hidden;           /* [hidden] at the last computed position */
     struct ops_sample_work *work; /* [vocab] */
 };
 
@@ -23,8 +24,8 @@ enum st generator_new(struct generator **out, struct instance *in, struct err *e
     if (!g) return err_set(err, ST_NO_MEMORY, "generator: out of memory");
     if (in->max_model_len > in->config.max_positions) {
         free(g);
-        return err_set(err, ST_INVALID, "max-model-len: %u exceeds max_position_embeddings %u", in->max_model_len,
-                       in->config.max_positions);
+        return err_set(err, ST_INVALID, "max-model-len: %u exceeds max_position_embeddings %u",
+                       in->max_model_len, in->config.max_positions);
     }
     g->in = in;
     g->chunk = in->chunk_rows;
@@ -64,14 +65,18 @@ static enum token_role role_at(const struct request *r, uint32_t pos) {
     return ROLE_GENERATED;
 }
 
-/* Computes positions [from, from + n); the logits of the last one are wanted if it is the sequence's last. */
+/* Computes positions [from, from + n); the logits of the last one are wanted if it is the
+ * sequence's last. */
 static void run_rows(struct generator *g, const struct request *r, uint32_t from, uint32_t n) {
     struct instance *in = g->in;
     uint32_t end = r->n_prompt + r->choice.n_ids;
     for (uint32_t i = 0; i < n; i++)
-        g->rows[i] = (struct step_row){.token = token_at(r, from + i), .pos = from + i, .role = role_at(r, from + i),
+        g->rows[i] = (struct step_row){.token = token_at(r, from + i),
+                                       .pos = from + i,
+                                       .role = role_at(r, from + i),
                                        .logits = from + i + 1 == end};
-    struct step_seq seq = {.pages = g->pages, .n_pages = in->kv.n_pages, .hidden_before = g->last_hidden};
+    struct step_seq seq = {
+        .pages = g->pages, .n_pages = in->kv.n_pages, .hidden_before = g->last_hidden};
     struct step_input input = {.rows = g->rows, .n_rows = n, .seqs = &seq, .n_seqs = 1};
     step_begin(in->step, &input);
     model_step(&in->step, 1);
@@ -86,7 +91,8 @@ static bool is_stop(const struct request *r, uint32_t id) {
     return false;
 }
 
-/* Draws the next token from the logits of step row `row` and hands it out. False: the front wants no more. */
+/* Draws the next token from the logits of step row `row` and hands it out. False: the front wants
+ * no more. */
 static bool draw(struct generator *g, struct request *r, uint32_t row, generate_fn *fn, void *ctx) {
     const float *logits = step_logits(g->in->step, row);
     uint32_t vocab = g->in->config.vocab, position = r->n_prompt + r->choice.n_ids;
@@ -96,20 +102,25 @@ static bool draw(struct generator *g, struct request *r, uint32_t row, generate_
         p.n_masked = r->n_stop_ids;
     }
     struct token_out out = {.attempt = r->attempt, .position = position};
-    out.id = ops_sample(logits, vocab, &p, r->prompt, r->n_prompt, r->choice.ids, r->choice.n_ids, r->seed, position, 0, g->work);
+    out.id = ops_sample(logits, vocab, &p, r->prompt, r->n_prompt, r->choice.ids, r->choice.n_ids,
+                        r->seed, position, 0, g->work);
     struct token_logprob top[REQUEST_LOGPROBS_MAX];
     if (r->logprobs >= 0) {
-        uint32_t ids[REQUEST_LOGPROBS_MAX], n = (uint32_t)r->logprobs < vocab ? (uint32_t)r->logprobs : vocab;
+        uint32_t ids[REQUEST_LOGPROBS_MAX],
+            n = (uint32_t)r->logprobs < vocab ? (uint32_t)r->logprobs : vocab;
         float lse = ops_logsumexp(logits, vocab);
         ops_top_n(ids, n, logits, vocab, g->work);
-        for (uint32_t i = 0; i < n; i++) top[i] = (struct token_logprob){.id = ids[i], .logprob = logits[ids[i]] - lse};
+        for (uint32_t i = 0; i < n; i++)
+            top[i] = (struct token_logprob){.id = ids[i], .logprob = logits[ids[i]] - lse};
         out.top = top;
         out.n_top = n;
         out.logprob = logits[out.id] - lse;
     }
     r->choice.ids[r->choice.n_ids++] = out.id;
-    if (is_stop(r, out.id)) out.finish = FINISH_STOP;
-    else if (r->choice.n_ids == r->max_tokens) out.finish = FINISH_LENGTH;
+    if (is_stop(r, out.id))
+        out.finish = FINISH_STOP;
+    else if (r->choice.n_ids == r->max_tokens)
+        out.finish = FINISH_LENGTH;
     r->choice.finish = out.finish;
     if (fn(ctx, &out)) return true;
     if (!out.finish) r->choice.finish = FINISH_CANCELLED;
@@ -119,26 +130,34 @@ static bool draw(struct generator *g, struct request *r, uint32_t row, generate_
 static enum st check(const struct generator *g, const struct request *r, struct err *err) {
     const struct instance *in = g->in;
     if (r->version != REQUEST_VERSION)
-        return err_set(err, ST_INVALID, "request: version %u, expected %d", r->version, REQUEST_VERSION);
+        return err_set(err, ST_INVALID, "request: version %u, expected %d", r->version,
+                       REQUEST_VERSION);
     if (strcmp(r->model_id, in->model_id) != 0)
-        return err_set(err, ST_INVALID, "request: made for model %.12s, this is %.12s", r->model_id, in->model_id);
-    if (r->n_prompt == 0) return err_set(err, ST_INVALID, "prompt: empty, expected at least one token");
+        return err_set(err, ST_INVALID, "request: made for model %.12s, this is %.12s", r->model_id,
+                       in->model_id);
+    if (r->n_prompt == 0)
+        return err_set(err, ST_INVALID, "prompt: empty, expected at least one token");
     if (r->n_prompt > in->max_model_len || r->max_tokens > in->max_model_len - r->n_prompt)
-        return err_set(err, ST_INVALID, "max_tokens: %u with a prompt of %u tokens exceeds max-model-len %u", r->max_tokens,
-                       r->n_prompt, in->max_model_len);
+        return err_set(err, ST_INVALID,
+                       "max_tokens: %u with a prompt of %u tokens exceeds max-model-len %u",
+                       r->max_tokens, r->n_prompt, in->max_model_len);
     uint64_t roles = 0;
     for (uint32_t i = 0; i < r->n_roles; i++) roles += r->roles[i].len;
-    if (roles != r->n_prompt || r->choice.n_ids > r->max_tokens || r->logprobs > REQUEST_LOGPROBS_MAX)
-        return err_set(err, ST_INVALID, "request: roles of %" PRIu64 " tokens for a prompt of %u, %u of %u tokens generated", roles,
-                       r->n_prompt, r->choice.n_ids, r->max_tokens);
+    if (roles != r->n_prompt || r->choice.n_ids > r->max_tokens ||
+        r->logprobs > REQUEST_LOGPROBS_MAX)
+        return err_set(err, ST_INVALID,
+                       "request: roles of %" PRIu64
+                       " tokens for a prompt of %u, %u of %u tokens generated",
+                       roles, r->n_prompt, r->choice.n_ids, r->max_tokens);
     for (uint32_t i = 0; i < r->n_prompt + r->choice.n_ids; i++)
         if (token_at(r, i) >= in->config.vocab)
-            return err_set(err, ST_INVALID, "prompt: token %u is %u, but the vocabulary has %u", i, token_at(r, i), in->config.vocab);
+            return err_set(err, ST_INVALID, "prompt: token %u is %u, but the vocabulary has %u", i,
+                           token_at(r, i), in->config.vocab);
     return ST_OK;
 }
 
-enum st generate_run(struct generator *g, struct request *r, const atomic_bool *cancel, generate_fn *fn, void *ctx,
-                     struct err *err) {
+enum st generate_run(struct generator *g, struct request *r, const atomic_bool *cancel,
+                     generate_fn *fn, void *ctx, struct err *err) {
     enum st st = check(g, r, err);
     if (st) return st;
     uint64_t begun = clock_now_ns();
@@ -151,7 +170,8 @@ enum st generate_run(struct generator *g, struct request *r, const atomic_bool *
         }
         if (r->time_left_ms && clock_now_ns() - begun > (uint64_t)r->time_left_ms * 1000000u)
             return err_set(err, ST_TIMEOUT, "the request took longer than %u ms", r->time_left_ms);
-        uint32_t end = r->n_prompt + r->choice.n_ids, n = end - done < g->chunk ? end - done : g->chunk;
+        uint32_t end = r->n_prompt + r->choice.n_ids,
+                 n = end - done < g->chunk ? end - done : g->chunk;
         run_rows(g, r, done, n);
         done += n;
         if (done == end && !draw(g, r, n - 1, fn, ctx)) break;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements instance.h. KV address space is reserved for the longest sequence; memory comes as pages are written. */
+/* Implements instance.h. KV address space is reserved for the longest sequence; memory comes as
+ * pages are written. */
 #include "engine/instance.h"
 
 #include <stdlib.h>
@@ -7,7 +8,9 @@
 
 const char instance_profile[] = "f32";
 
-const char *kv_dtype_name(enum ops_dtype dtype) { return dtype == OPS_F32 ? "f32" : "bf16"; }
+const char *kv_dtype_name(enum ops_dtype dtype) {
+    return dtype == OPS_F32 ? "f32" : "bf16";
+}
 
 enum ops_dtype instance_kv_dtype(enum kv_choice choice, const struct ckpt *c) {
     if (choice == KV_CHOICE_F32) return OPS_F32;
@@ -17,8 +20,10 @@ enum ops_dtype instance_kv_dtype(enum kv_choice choice, const struct ckpt *c) {
     return strcmp(stats.dtype, "F32") == 0 ? OPS_F32 : OPS_BF16;
 }
 
-enum st instance_model_id(char id[CKPT_ID_BYTES], const char *weights_id, enum ops_dtype kv, struct err *err) {
-    return ckpt_model_id(id, weights_id, instance_profile, kv_dtype_name(kv), KV_LAYOUT_VERSION, err);
+enum st instance_model_id(char id[CKPT_ID_BYTES], const char *weights_id, enum ops_dtype kv,
+                          struct err *err) {
+    return ckpt_model_id(id, weights_id, instance_profile, kv_dtype_name(kv), KV_LAYOUT_VERSION,
+                         err);
 }
 
 static enum st open_parts(struct instance *in, const struct instance_options *o, struct err *err) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One model made ready to run in this process: checkpoint, kernels, thread team, KV pages and a step. What every command that
- * computes starts with. */
+/* One model made ready to run in this process: checkpoint, kernels, thread team, KV pages and a
+ * step. What every command that computes starts with. */
 #ifndef SUPERNODE_ENGINE_INSTANCE_H
 #define SUPERNODE_ENGINE_INSTANCE_H
 
@@ -10,15 +10,19 @@
 #include "model/model.h"
 #include "model/step.h"
 
-enum kv_choice { KV_CHOICE_AUTO /* F32 for F32 checkpoints, else BF16 */, KV_CHOICE_F32, KV_CHOICE_BF16 };
+enum kv_choice {
+    KV_CHOICE_AUTO /* F32 for F32 checkpoints, else BF16 */,
+    KV_CHOICE_F32,
+    KV_CHOICE_BF16
+};
 const char *kv_dtype_name(enum ops_dtype dtype); /* "f32" or "bf16" */
 
 /* Part of model_id: peers of different profiles refuse each other (contracts 1). */
 extern const char instance_profile[];
 
 struct instance_options {
-    const char *model;      /* directory or hub id */
-    uint32_t threads;       /* 0: all cores this process may use */
+    const char *model; /* directory or hub id */
+    uint32_t threads;  /* 0: all cores this process may use */
     enum kv_choice kv;
     uint32_t max_model_len; /* 0: max_position_embeddings */
     uint32_t chunk_rows;    /* most rows of one step */
@@ -40,13 +44,16 @@ struct instance {
 
 /* What every command that shows or needs an identity shares with the instance. */
 enum ops_dtype instance_kv_dtype(enum kv_choice choice, const struct ckpt *c);
-enum st ST_CHECKED instance_model_id(char id[CKPT_ID_BYTES], const char *weights_id, enum ops_dtype kv, struct err *err);
+enum st ST_CHECKED instance_model_id(char id[CKPT_ID_BYTES], const char *weights_id,
+                                     enum ops_dtype kv, struct err *err);
 
 /* The environment variable SUPERNODE_ISA forces a kernel table. On failure nothing is held. */
-enum st ST_CHECKED instance_open(struct instance *in, const struct instance_options *o, struct err *err);
+enum st ST_CHECKED instance_open(struct instance *in, const struct instance_options *o,
+                                 struct err *err);
 void instance_close(struct instance *in);
 
-/* EOS ids inside the vocabulary: those of generation_config.json, else of config.json. Returns how many. */
+/* EOS ids inside the vocabulary: those of generation_config.json, else of config.json. Returns how
+ * many. */
 uint32_t instance_eos_ids(uint32_t ids[CONFIG_EOS_MAX], const struct instance *in);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The request record (contracts 6): everything from which any process can begin a request or go on with it. The front makes it
- * (text, templates and stop strings stay there); a worker computes token ids from it. All memory is the owner's. */
+/* The request record (contracts 6): everything from which any process can begin a request or go on
+ * with it. The front makes it (text, templates and stop strings stay there); a worker computes
+ * token ids from it. All memory is the owner's. */
 #ifndef SUPERNODE_ENGINE_REQUEST_H
 #define SUPERNODE_ENGINE_REQUEST_H
 
@@ -15,7 +16,7 @@ enum {
     REQUEST_VERSION = 1,
     REQUEST_ID_BYTES = 64,
     REQUEST_MODEL_ID_BYTES = 65, /* as ckpt_model_id writes it */
-    REQUEST_LOGPROBS_MAX = 20, /* alternatives a token */
+    REQUEST_LOGPROBS_MAX = 20,   /* alternatives a token */
     REQUEST_STOP_IDS_MAX = 64,
 };
 
@@ -45,17 +46,17 @@ struct request {
     struct role_run *roles; /* sum of len is n_prompt */
     uint32_t n_roles;
     struct ops_sample_params sampling; /* its mask is the worker's; bias is owned by the record */
-    int64_t seed; /* resolved: drawn at admission when the client gave none */
+    int64_t seed;                      /* resolved: drawn at admission when the client gave none */
     uint32_t stop_ids[REQUEST_STOP_IDS_MAX]; /* EOS ids included unless ignore_eos */
     uint32_t n_stop_ids;
     uint32_t max_tokens, min_tokens;
-    int32_t logprobs; /* alternatives a token; 0: the chosen token's alone; -1: none */
-    uint32_t time_left_ms; /* 0: no limit */
+    int32_t logprobs;             /* alternatives a token; 0: the chosen token's alone; -1: none */
+    uint32_t time_left_ms;        /* 0: no limit */
     struct request_choice choice; /* one for now */
 };
 
-/* Draws a seed where the client gave none: 53 bits, since it is returned as JSON and JavaScript reads doubles. False: the
- * system has no random numbers. */
+/* Draws a seed where the client gave none: 53 bits, since it is returned as JSON and JavaScript
+ * reads doubles. False: the system has no random numbers. */
 bool request_draw_seed(struct request *r);
 
 /* Frees what the record owns. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A Hugging Face checkpoint directory, memory-mapped, as a weight source: config.json and one model.safetensors or the shards of
- * model.safetensors.index.json. Opening checks every tensor the model needs (there, shape, type, FP8 scales), so that nothing
- * can fail later. Weights stay where they are in the mapping. */
+/* A Hugging Face checkpoint directory, memory-mapped, as a weight source: config.json and one
+ * model.safetensors or the shards of model.safetensors.index.json. Opening checks every tensor the
+ * model needs (there, shape, type, FP8 scales), so that nothing can fail later. Weights stay where
+ * they are in the mapping. */
 #ifndef SUPERNODE_MODEL_CKPT_H
 #define SUPERNODE_MODEL_CKPT_H
 
@@ -36,20 +37,23 @@ struct ckpt_stats {
 };
 void ckpt_stats(const struct ckpt *c, struct ckpt_stats *out);
 
-/* contracts 5. weights_id: 64 hex digits and NUL; *how is "sha256 file", "blob names" or "samples". */
+/* contracts 5. weights_id: 64 hex digits and NUL; *how is "sha256 file", "blob names" or "samples".
+ */
 enum { CKPT_ID_BYTES = 65 };
 enum st ST_CHECKED ckpt_weights_id(const struct ckpt *c, char id[CKPT_ID_BYTES], const char **how,
                                    struct err *err);
-/* Reads every byte of the shards and writes supernode.sha256 beside them, by which ckpt_weights_id then goes. progress (may be
- * NULL) is called every 16 MiB. */
+/* Reads every byte of the shards and writes supernode.sha256 beside them, by which ckpt_weights_id
+ * then goes. progress (may be NULL) is called every 16 MiB. */
 typedef void ckpt_progress_fn(void *ctx, uint64_t bytes_done, uint64_t bytes_all);
-enum st ST_CHECKED ckpt_write_sha256(const struct ckpt *c, ckpt_progress_fn *progress, void *ctx, struct err *err);
+enum st ST_CHECKED ckpt_write_sha256(const struct ckpt *c, ckpt_progress_fn *progress, void *ctx,
+                                     struct err *err);
 /* SHA-256 over weights_id, numeric profile, KV type and KV layout version. */
 enum st ST_CHECKED ckpt_model_id(char id[CKPT_ID_BYTES], const char *weights_id,
                                  const char *profile, const char *kv_dtype,
                                  uint32_t kv_layout_version, struct err *err);
 
-/* A directory as it is, or a hub id "org/name" in the Hugging Face cache (HF_HUB_CACHE, HF_HOME/hub,
+/* A directory as it is, or a hub id "org/name" in the Hugging Face cache (HF_HUB_CACHE,
+ * HF_HOME/hub,
  * ~/.cache/huggingface/hub): path gets the snapshot that refs/main names. */
 enum { CKPT_PATH_BYTES = 4096 };
 enum st ST_CHECKED ckpt_resolve(char path[CKPT_PATH_BYTES], const char *model, struct err *err);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who a checkpoint is (contracts 5), how large it is, and where the Hugging Face cache keeps it. The identity must tell two
- * fine-tunes of one shape apart without reading 700 GB at every start: so a stored digest, or the cache's
- * blob names (which are SHA-256 sums), or samples spread over every shard and tensor. */
+/* Who a checkpoint is (contracts 5), how large it is, and where the Hugging Face cache keeps it.
+ * The identity must tell two fine-tunes of one shape apart without reading 700 GB at every start:
+ * so a stored digest, or the cache's blob names (which are SHA-256 sums), or samples spread over
+ * every shard and tensor. */
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
@@ -24,8 +25,8 @@ static const char stored_name[] = "supernode.sha256";
 
 /* --- hashing ---------------------------------------------------------------------------------- */
 
-/* A field is its length, then its bytes, so that no two lists of fields hash alike. EVP fails only for lack of memory,
- * which EVP_DigestFinal reports as well. */
+/* A field is its length, then its bytes, so that no two lists of fields hash alike. EVP fails only
+ * for lack of memory, which EVP_DigestFinal reports as well. */
 static void add_field(EVP_MD_CTX *h, const void *data, uint64_t len) {
     EVP_DigestUpdate(h, &len, sizeof len);
     EVP_DigestUpdate(h, data, len);
@@ -76,9 +77,12 @@ static bool sample_digest(const struct ckpt *c, char id[CKPT_ID_BYTES]) {
     return hash_end(h, id);
 }
 
-static bool is_hex64(const char *s) { return strlen(s) == 64 && strspn(s, "0123456789abcdef") == 64; }
+static bool is_hex64(const char *s) {
+    return strlen(s) == 64 && strspn(s, "0123456789abcdef") == 64;
+}
 
-/* supernode.sha256 is two lines, "samples HEX" and "content HEX"; the second holds only while the first is true. */
+/* supernode.sha256 is two lines, "samples HEX" and "content HEX"; the second holds only while the
+ * first is true. */
 static bool stored_digest(const struct ckpt *c, char id[CKPT_ID_BYTES]) {
     char path[CKPT_PATH_BYTES + 32], was[CKPT_ID_BYTES], is[CKPT_ID_BYTES], content[CKPT_ID_BYTES];
     snprintf(path, sizeof path, "%s/%s", c->dir, stored_name);
@@ -92,9 +96,11 @@ static bool stored_digest(const struct ckpt *c, char id[CKPT_ID_BYTES]) {
     return ok;
 }
 
-/* What stands for the content where all of it is known: one field a shard, its SHA-256 in hex. So a checkpoint has one
- * identity by the cache's blob names and by supernode.sha256. */
-static void add_shard(EVP_MD_CTX *h, const char sha256[CKPT_ID_BYTES]) { add_field(h, sha256, 64); }
+/* What stands for the content where all of it is known: one field a shard, its SHA-256 in hex. So a
+ * checkpoint has one identity by the cache's blob names and by supernode.sha256. */
+static void add_shard(EVP_MD_CTX *h, const char sha256[CKPT_ID_BYTES]) {
+    add_field(h, sha256, 64);
+}
 
 /* In the Hugging Face cache every shard is a link to ../../blobs/<sha256>. */
 static bool blob_digest(const struct ckpt *c, char id[CKPT_ID_BYTES]) {
@@ -146,15 +152,18 @@ static bool content_digest(const struct ckpt *c, char id[CKPT_ID_BYTES], struct 
     return ok && hash_end(h, id);
 }
 
-enum st ckpt_write_sha256(const struct ckpt *c, ckpt_progress_fn *progress, void *ctx, struct err *err) {
-    char samples[CKPT_ID_BYTES], content[CKPT_ID_BYTES], path[CKPT_PATH_BYTES + 32], part[CKPT_PATH_BYTES + 48];
+enum st ckpt_write_sha256(const struct ckpt *c, ckpt_progress_fn *progress, void *ctx,
+                          struct err *err) {
+    char samples[CKPT_ID_BYTES], content[CKPT_ID_BYTES], path[CKPT_PATH_BYTES + 32],
+        part[CKPT_PATH_BYTES + 48];
     struct hashing p = {.progress = progress, .ctx = ctx};
     if (!sample_digest(c, samples) || !content_digest(c, content, &p))
         return err_set(err, ST_NO_MEMORY, "%s: out of memory while hashing", c->dir);
     snprintf(path, sizeof path, "%s/%s", c->dir, stored_name);
     snprintf(part, sizeof part, "%s.part", path);
     FILE *f = fopen(part, "w");
-    if (!f) return err_set(err, st_from_errno(errno), "%s: cannot write: %s", part, strerror(errno));
+    if (!f)
+        return err_set(err, st_from_errno(errno), "%s: cannot write: %s", part, strerror(errno));
     bool ok = fprintf(f, "samples %s\ncontent %s\n", samples, content) > 0;
     ok = fclose(f) == 0 && ok;
     if (ok && rename(part, path) == 0) return ST_OK;
@@ -166,10 +175,14 @@ enum st ckpt_write_sha256(const struct ckpt *c, ckpt_progress_fn *progress, void
 enum st ckpt_weights_id(const struct ckpt *c, char id[CKPT_ID_BYTES], const char **how,
                         struct err *err) {
     char content[CKPT_ID_BYTES];
-    if (stored_digest(c, content)) *how = "sha256 file";
-    else if (blob_digest(c, content)) *how = "blob names";
-    else if (sample_digest(c, content)) *how = "samples";
-    else return err_set(err, ST_NO_MEMORY, "%s: out of memory while hashing", c->dir);
+    if (stored_digest(c, content))
+        *how = "sha256 file";
+    else if (blob_digest(c, content))
+        *how = "blob names";
+    else if (sample_digest(c, content))
+        *how = "samples";
+    else
+        return err_set(err, ST_NO_MEMORY, "%s: out of memory while hashing", c->dir);
     EVP_MD_CTX *h = hash_new();
     char *config = json_dumps(c->config_json, JSON_SORT_KEYS | JSON_COMPACT);
     if (!h || !config) {
@@ -184,7 +197,8 @@ enum st ckpt_weights_id(const struct ckpt *c, char id[CKPT_ID_BYTES], const char
         add_field(h, s->map.data, s->header_bytes);
     }
     add_field(h, content, strlen(content));
-    return hash_end(h, id) ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory while hashing", c->dir);
+    return hash_end(h, id) ? ST_OK
+                           : err_set(err, ST_NO_MEMORY, "%s: out of memory while hashing", c->dir);
 }
 
 enum st ckpt_model_id(char id[CKPT_ID_BYTES], const char *weights_id, const char *profile,
@@ -203,7 +217,8 @@ enum st ckpt_model_id(char id[CKPT_ID_BYTES], const char *weights_id, const char
 void ckpt_stats(const struct ckpt *c, struct ckpt_stats *out) {
     *out = (struct ckpt_stats){.n_shards = c->n_shards, .dtype = "F32"};
     uint64_t by_dtype[4] = {0};
-    static const char *const names[4] = {[OPS_F32] = "F32", [OPS_BF16] = "BF16", [OPS_F16] = "F16", [OPS_F8] = "F8_E4M3"};
+    static const char *const names[4] = {
+        [OPS_F32] = "F32", [OPS_BF16] = "BF16", [OPS_F16] = "F16", [OPS_F8] = "F8_E4M3"};
     for (size_t i = 0; i < c->weights.len; i++) {
         const struct weight_entry *w = &c->weights.v[i];
         enum weight_kind kind = w->key.kind;
@@ -218,12 +233,14 @@ void ckpt_stats(const struct ckpt *c, struct ckpt_stats *out) {
             continue;
         }
         out->params += n;
-        if (kind == W_EMBED) out->params_active += c->config.tied ? n : w->w.cols;
-        else if (!expert || w->key.expert < c->config.gate.top_k) out->params_active += n;
+        if (kind == W_EMBED)
+            out->params_active += c->config.tied ? n : w->w.cols;
+        else if (!expert || w->key.expert < c->config.gate.top_k)
+            out->params_active += n;
     }
     for (int d = 1; d < 4; d++)
-        if (by_dtype[d] > by_dtype[OPS_F32] && by_dtype[d] >= by_dtype[OPS_BF16] && by_dtype[d] >= by_dtype[OPS_F16] &&
-            by_dtype[d] >= by_dtype[OPS_F8])
+        if (by_dtype[d] > by_dtype[OPS_F32] && by_dtype[d] >= by_dtype[OPS_BF16] &&
+            by_dtype[d] >= by_dtype[OPS_F16] && by_dtype[d] >= by_dtype[OPS_F8])
             out->dtype = names[d];
 }
 
@@ -235,18 +252,25 @@ static bool is_dir(const char *path) {
 }
 
 static void cache_root(char *out, size_t size) {
-    const char *hub = getenv("HF_HUB_CACHE"), *home = getenv("HF_HOME"), *xdg = getenv("XDG_CACHE_HOME");
+    const char *hub = getenv("HF_HUB_CACHE"), *home = getenv("HF_HOME"),
+               *xdg = getenv("XDG_CACHE_HOME");
     const char *user = getenv("HOME");
-    if (hub && *hub) snprintf(out, size, "%s", hub);
-    else if (home && *home) snprintf(out, size, "%s/hub", home);
-    else if (xdg && *xdg) snprintf(out, size, "%s/huggingface/hub", xdg);
-    else snprintf(out, size, "%s/.cache/huggingface/hub", user ? user : "");
+    if (hub && *hub)
+        snprintf(out, size, "%s", hub);
+    else if (home && *home)
+        snprintf(out, size, "%s/hub", home);
+    else if (xdg && *xdg)
+        snprintf(out, size, "%s/huggingface/hub", xdg);
+    else
+        snprintf(out, size, "%s/.cache/huggingface/hub", user ? user : "");
 }
 
 /* org/name: exactly one slash, and nothing that walks the tree. */
 static bool is_hub_id(const char *s) {
     const char *slash = strchr(s, '/');
-    if (!slash || slash == s || slash[1] == '\0' || strchr(slash + 1, '/') || s[0] == '.' || slash[1] == '.') return false;
+    if (!slash || slash == s || slash[1] == '\0' || strchr(slash + 1, '/') || s[0] == '.' ||
+        slash[1] == '.')
+        return false;
     for (; *s; s++)
         if (!isalnum((unsigned char)*s) && !strchr("-_./", *s)) return false;
     return true;
@@ -261,19 +285,23 @@ enum st ckpt_resolve(char path[CKPT_PATH_BYTES], const char *model, struct err *
     char root[1024], repo[2048], ref[2200];
     cache_root(root, sizeof root);
     const char *slash = strchr(model, '/');
-    snprintf(repo, sizeof repo, "%s/models--%.*s--%s", root, (int)(slash - model), model, slash + 1);
+    snprintf(repo, sizeof repo, "%s/models--%.*s--%s", root, (int)(slash - model), model,
+             slash + 1);
     snprintf(ref, sizeof ref, "%s/refs/main", repo);
     struct buf rev = {.max = 128};
     struct err ignored;
     enum st st = file_read(&rev, ref, &ignored);
     if (!st) {
-        while (rev.len > 0 && isspace((unsigned char)rev.data[rev.len - 1])) rev.data[--rev.len] = '\0';
+        while (rev.len > 0 && isspace((unsigned char)rev.data[rev.len - 1]))
+            rev.data[--rev.len] = '\0';
         bool plain = rev.len > 0 && strspn(rev.data, "0123456789abcdef") == rev.len;
         snprintf(path, CKPT_PATH_BYTES, "%s/snapshots/%s", repo, plain ? rev.data : "");
         if (!plain || !is_dir(path)) st = ST_NOT_FOUND;
     }
     buf_release(&rev);
     if (st)
-        return err_set(err, ST_NOT_FOUND, "%.200s: no such directory, and not in the Hugging Face cache (%.200s)", model, root);
+        return err_set(err, ST_NOT_FOUND,
+                       "%.200s: no such directory, and not in the Hugging Face cache (%.200s)",
+                       model, root);
     return ST_OK;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements config_check: one table of sizes with their limits, then the conditions between them. */
+/* Implements config_check: one table of sizes with their limits, then the conditions between them.
+ */
 #include "model/config.h"
 
 #include <math.h>
@@ -11,7 +12,8 @@ struct limit {
     uint32_t min, max;
 };
 
-#define LIMIT(field, key, min, max) {key, offsetof(struct model_config, field), min, max}
+#define LIMIT(field, key, min, max)                                                                \
+    { key, offsetof(struct model_config, field), min, max }
 
 static const struct limit limits[] = {
     LIMIT(vocab, "vocab_size", 1, 1u << 22),
@@ -38,22 +40,27 @@ static enum st check_gate(const struct model_config *c, struct err *err) {
     if (c->moe_inter == 0)
         return err_set(err, ST_INVALID, "moe_intermediate_size: 0, expected 1 to 65536");
     if (g->n_experts != c->n_experts)
-        return err_set(err, ST_INVALID, "gate: %u experts, expected n_routed_experts %u", g->n_experts, c->n_experts);
+        return err_set(err, ST_INVALID, "gate: %u experts, expected n_routed_experts %u",
+                       g->n_experts, c->n_experts);
     if (g->top_k < 1 || g->top_k > OPS_GATE_TOPK_MAX || g->top_k > c->n_experts)
-        return err_set(err, ST_INVALID, "num_experts_per_tok: %u, expected 1 to %d and at most n_routed_experts %u",
+        return err_set(err, ST_INVALID,
+                       "num_experts_per_tok: %u, expected 1 to %d and at most n_routed_experts %u",
                        g->top_k, OPS_GATE_TOPK_MAX, c->n_experts);
     if (g->group == OPS_GATE_GROUP_NONE) return ST_OK;
     if (g->n_groups < 1 || c->n_experts % g->n_groups != 0)
-        return err_set(err, ST_INVALID, "n_group: %u, expected a divisor of n_routed_experts %u", g->n_groups,
-                       c->n_experts);
+        return err_set(err, ST_INVALID, "n_group: %u, expected a divisor of n_routed_experts %u",
+                       g->n_groups, c->n_experts);
     if (g->topk_groups < 1 || g->topk_groups > g->n_groups)
-        return err_set(err, ST_INVALID, "topk_group: %u, expected 1 to n_group %u", g->topk_groups, g->n_groups);
+        return err_set(err, ST_INVALID, "topk_group: %u, expected 1 to n_group %u", g->topk_groups,
+                       g->n_groups);
     uint32_t per_group = c->n_experts / g->n_groups;
     if (g->top_k > per_group * g->topk_groups)
-        return err_set(err, ST_INVALID, "num_experts_per_tok: %u, but topk_group %u groups hold %u experts", g->top_k,
-                       g->topk_groups, per_group * g->topk_groups);
+        return err_set(err, ST_INVALID,
+                       "num_experts_per_tok: %u, but topk_group %u groups hold %u experts",
+                       g->top_k, g->topk_groups, per_group * g->topk_groups);
     if (g->group == OPS_GATE_GROUP_TOP2 && per_group < 2)
-        return err_set(err, ST_INVALID, "n_group: %u groups of %u expert, expected 2 experts or more in each",
+        return err_set(err, ST_INVALID,
+                       "n_group: %u groups of %u expert, expected 2 experts or more in each",
                        g->n_groups, per_group);
     return ST_OK;
 }
@@ -67,9 +74,11 @@ enum st config_check(const struct model_config *c, struct err *err) {
     }
     if (c->rope % 2 != 0 || c->rotary.dim != c->rope)
         return err_set(err, ST_INVALID, "qk_rope_head_dim: %u, expected an even number", c->rope);
-    if (!(c->eps > 0)) return err_set(err, ST_INVALID, "rms_norm_eps: %g, expected a positive number", (double)c->eps);
+    if (!(c->eps > 0))
+        return err_set(err, ST_INVALID, "rms_norm_eps: %g, expected a positive number",
+                       (double)c->eps);
     if (!isfinite(c->attn_scale) || !isfinite(c->rotary.cos_sin_scale))
-        return err_set(err, ST_INVALID, "rope_scaling: scales %g and %g, expected finite ones", (double)c->attn_scale,
-                       (double)c->rotary.cos_sin_scale);
+        return err_set(err, ST_INVALID, "rope_scaling: scales %g and %g, expected finite ones",
+                       (double)c->attn_scale, (double)c->rotary.cos_sin_scale);
     return c->n_experts > 0 ? check_gate(c, err) : ST_OK;
 }

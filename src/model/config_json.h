@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reads config.json and generation_config.json of a DeepSeek-V2 or V3 checkpoint, with the defaults of
- * transformers' DeepseekV2Config and DeepseekV3Config for keys that are missing. */
+/* Reads config.json and generation_config.json of a DeepSeek-V2 or V3 checkpoint, with the defaults
+ * of transformers' DeepseekV2Config and DeepseekV3Config for keys that are missing. */
 #ifndef SUPERNODE_MODEL_CONFIG_JSON_H
 #define SUPERNODE_MODEL_CONFIG_JSON_H
 

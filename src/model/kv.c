@@ -30,11 +30,14 @@ enum st kv_init(struct kv *kv, const struct model_config *c, enum ops_dtype dtyp
                       .page_bytes = page_bytes(c, dtype),
                       .hidden = c->n_mtp ? c->hidden : 0};
     uint64_t bytes;
-    if (!u64_mul(&bytes, kv_page_bytes_all(c, dtype), n_pages) || bytes > SIZE_MAX / 2 || n_pages == 0)
+    if (!u64_mul(&bytes, kv_page_bytes_all(c, dtype), n_pages) || bytes > SIZE_MAX / 2 ||
+        n_pages == 0)
         return err_set(err, ST_INVALID, "KV cache: %u pages are too many or none", n_pages);
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
     if (p == MAP_FAILED)
-        return err_set(err, ST_NO_MEMORY, "KV cache: cannot map %llu bytes: %s", (unsigned long long)bytes, strerror(errno));
+        return err_set(err, ST_NO_MEMORY, "KV cache: cannot map %llu bytes: %s",
+                       (unsigned long long)bytes, strerror(errno));
     madvise(p, bytes, MADV_HUGEPAGE);
     kv->rows = p;
     kv->map_bytes = bytes;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* KV pages (contracts 4): 128 slots; for every layer a page holds 128 rows [latent kv_lora, rotated k_pe], 64-byte aligned, and where
- * there is MTP each page also keeps the final-normed hidden state of its last slot, F32. One page index addresses the same
- * slot in every layer. Who owns which page is the caller's business: this is memory and arithmetic. */
+/* KV pages (contracts 4): 128 slots; for every layer a page holds 128 rows [latent kv_lora, rotated
+ * k_pe], 64-byte aligned, and where there is MTP each page also keeps the final-normed hidden state
+ * of its last slot, F32. One page index addresses the same slot in every layer. Who owns which page
+ * is the caller's business: this is memory and arithmetic. */
 #ifndef SUPERNODE_MODEL_KV_H
 #define SUPERNODE_MODEL_KV_H
 
@@ -14,13 +15,13 @@
 enum { KV_PAGE_TOKENS = 128, KV_LAYOUT_VERSION = 1 };
 
 struct kv {
-    enum ops_dtype dtype; /* OPS_F32 or OPS_BF16 */
-    uint32_t n_pages, n_layers; /* the MTP layer counted */
-    uint32_t row_values;        /* kv_lora + rope */
+    enum ops_dtype dtype;         /* OPS_F32 or OPS_BF16 */
+    uint32_t n_pages, n_layers;   /* the MTP layer counted */
+    uint32_t row_values;          /* kv_lora + rope */
     size_t row_bytes, page_bytes; /* of one layer; page_bytes is a multiple of 64 */
-    uint32_t hidden;            /* floats kept a page; 0 without MTP */
-    uint8_t *rows;              /* [n_layers][n_pages][page_bytes] */
-    float *hiddens;             /* [n_pages][hidden] */
+    uint32_t hidden;              /* floats kept a page; 0 without MTP */
+    uint8_t *rows;                /* [n_layers][n_pages][page_bytes] */
+    float *hiddens;               /* [n_pages][hidden] */
     size_t map_bytes;
 };
 

@@ -12,7 +12,8 @@ static void *take(struct model *m, size_t bytes) {
     return p ? memset(p, 0, bytes) : NULL;
 }
 
-static enum st widen(const float **out, struct model *m, const struct ops_weight *w, struct err *err) {
+static enum st widen(const float **out, struct model *m, const struct ops_weight *w,
+                     struct err *err) {
     float *v = take(m, (size_t)w->cols * sizeof *v);
     if (!v) return err_set(err, ST_NO_MEMORY, "model: out of memory");
     ops_weight_row(v, w, 0, 0, w->cols);
@@ -25,7 +26,8 @@ struct load {
     const struct weight_source *source;
 };
 
-static enum st place(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols, struct err *err) {
+static enum st place(void *ctx, struct weight_key key, uint32_t rows, uint32_t cols,
+                     struct err *err) {
     struct load *load = ctx;
     struct model *m = load->m;
     struct model_layer *l = &m->layers[key.layer];
@@ -88,14 +90,18 @@ static enum st alloc_layers(struct model *m, struct err *err) {
 }
 
 enum st model_new(struct model **out, const struct model_config *config,
-                  const struct weight_source *source, const struct ops_kernels *k, struct err *err) {
+                  const struct weight_source *source, const struct ops_kernels *k,
+                  struct err *err) {
     struct model *m = calloc(1, sizeof *m);
     if (!m) return err_set(err, ST_NO_MEMORY, "model: out of memory");
     m->memory.max = MEMORY_BYTES_MAX;
     m->config = *config;
     m->k = k;
-    m->mla = (struct ops_mla_shape){.kv_lora = config->kv_lora, .nope = config->nope, .rope = config->rope,
-                                    .v_dim = config->v_dim, .scale = config->attn_scale};
+    m->mla = (struct ops_mla_shape){.kv_lora = config->kv_lora,
+                                    .nope = config->nope,
+                                    .rope = config->rope,
+                                    .v_dim = config->v_dim,
+                                    .scale = config->attn_scale};
     struct load load = {.m = m, .source = source};
     enum st st = alloc_layers(m, err);
     if (!st) st = weight_visit(&m->config, place, &load, err);

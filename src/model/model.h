@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A model ready to run: its configuration, views of its weights as the source keeps them, and the small vectors (norms, biases)
- * widened to F32 once. Read-only after model_new: any number of steps on any threads may share it. */
+/* A model ready to run: its configuration, views of its weights as the source keeps them, and the
+ * small vectors (norms, biases) widened to F32 once. Read-only after model_new: any number of steps
+ * on any threads may share it. */
 #ifndef SUPERNODE_MODEL_MODEL_H
 #define SUPERNODE_MODEL_MODEL_H
 
@@ -20,10 +21,11 @@ struct model_layer {
     const float *attn_norm, *ffn_norm, *q_a_norm, *kv_a_norm;
     struct ops_weight q; /* q_proj, or q_b_proj where there is q_lora */
     struct ops_weight q_a, kv_a, kv_b, o;
-    struct model_ffn ffn;       /* dense layer: its FFN; expert layer: the shared experts (rows 0 if none) */
-    struct ops_weight router;   /* expert layers */
-    const float *router_bias;   /* NULL: none */
-    struct model_ffn *experts;  /* [n_experts]; NULL in dense layers */
+    struct model_ffn
+        ffn; /* dense layer: its FFN; expert layer: the shared experts (rows 0 if none) */
+    struct ops_weight router;  /* expert layers */
+    const float *router_bias;  /* NULL: none */
+    struct model_ffn *experts; /* [n_experts]; NULL in dense layers */
 };
 
 struct model_mtp {
@@ -43,7 +45,8 @@ struct model {
     struct arena memory;
 };
 
-/* Asks the source for every tensor. Views are the source's: keep it open as long as the model. config is copied. */
+/* Asks the source for every tensor. Views are the source's: keep it open as long as the model.
+ * config is copied. */
 enum st ST_CHECKED model_new(struct model **out, const struct model_config *config,
                              const struct weight_source *source, const struct ops_kernels *k,
                              struct err *err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One safetensors file, mapped: an 8-byte length, a JSON header, then the tensors' bytes (format of the `safetensors` library).
- * As there, the tensors must cover the data exactly: no overlap, no hole, nothing behind the last. */
+/* One safetensors file, mapped: an 8-byte length, a JSON header, then the tensors' bytes (format of
+ * the `safetensors` library). As there, the tensors must cover the data exactly: no overlap, no
+ * hole, nothing behind the last. */
 #ifndef SUPERNODE_MODEL_SAFETENSORS_H
 #define SUPERNODE_MODEL_SAFETENSORS_H
 
@@ -13,7 +14,7 @@
 enum { SAFETENSORS_DIMS_MAX = 8 };
 
 struct safetensors_tensor {
-    char *name; /* owned by the file */
+    char *name;     /* owned by the file */
     char dtype[16]; /* "BF16", "F8_E4M3", ... as written */
     uint32_t n_dims;
     uint64_t dims[SAFETENSORS_DIMS_MAX];
@@ -23,7 +24,7 @@ struct safetensors_tensor {
 
 struct safetensors {
     struct file_map map;
-    uint64_t header_bytes; /* 8 + length of the JSON */
+    uint64_t header_bytes;              /* 8 + length of the JSON */
     struct safetensors_tensor *tensors; /* in order of their data */
     size_t n_tensors;
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A step's memory, the helpers its stages share, and the default loop. Everything is allocated in step_new for the most
- * rows a step may have, so that running it cannot fail. */
+/* A step's memory, the helpers its stages share, and the default loop. Everything is allocated in
+ * step_new for the most rows a step may have, so that running it cannot fail. */
 #include "model/step.h"
 
 #include <assert.h>
@@ -13,9 +13,13 @@
 
 /* --- memory ----------------------------------------------------------------------------------- */
 
-static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+static size_t aligned(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
 
-static uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
+static uint32_t max_u32(uint32_t a, uint32_t b) {
+    return a > b ? a : b;
+}
 
 /* The widest row any dot of this model reads. */
 static uint32_t widest(const struct model_config *c) {
@@ -25,8 +29,10 @@ static uint32_t widest(const struct model_config *c) {
     return max_u32(w, max_u32(c->moe_inter, c->nope + c->rope));
 }
 
-static size_t scratch_layout(struct step *s, const struct model_config *c, uint32_t rows_max, uint32_t n_pages) {
-    struct ops_mla_shape shape = {.kv_lora = c->kv_lora, .nope = c->nope, .rope = c->rope, .v_dim = c->v_dim};
+static size_t scratch_layout(struct step *s, const struct model_config *c, uint32_t rows_max,
+                             uint32_t n_pages) {
+    struct ops_mla_shape shape = {
+        .kv_lora = c->kv_lora, .nope = c->nope, .rope = c->rope, .v_dim = c->v_dim};
     size_t dot = aligned(ops_dot_workspace_bytes(widest(c)));
     size_t tiles = aligned((size_t)2 * rows_max * TILE_ROWS * sizeof(float));
     size_t expanded = ops_mla_expanded_workspace_bytes(rows_max, &shape);
@@ -39,14 +45,14 @@ static size_t scratch_layout(struct step *s, const struct model_config *c, uint3
 }
 
 /* Carves every array out of base, or, with base NULL, only counts. */
-static size_t carve(struct step *s, uint8_t *base, const struct model_config *c, struct step_limits lim,
-                    uint32_t n_threads, uint32_t n_pages) {
+static size_t carve(struct step *s, uint8_t *base, const struct model_config *c,
+                    struct step_limits lim, uint32_t n_threads, uint32_t n_pages) {
     size_t at = 0, n = lim.rows_max, routes = n * c->gate.top_k;
     uint32_t inter = max_u32(c->dense_inter, c->n_shared * c->moe_inter);
-#define TAKE(field, count)                                                                                             \
-    do {                                                                                                               \
-        if (base) s->field = (void *)(base + at);                                                                      \
-        at += aligned((size_t)(count) * sizeof *s->field);                                                             \
+#define TAKE(field, count)                                                                         \
+    do {                                                                                           \
+        if (base) s->field = (void *)(base + at);                                                  \
+        at += aligned((size_t)(count) * sizeof *s->field);                                         \
     } while (0)
     TAKE(act, n);
     TAKE(slots, n);
@@ -92,11 +98,14 @@ enum st step_new(struct step **out, const struct model *m, const struct kv *kv, 
     struct step *s = calloc(1, sizeof *s);
     if (!s) return err_set(err, ST_NO_MEMORY, "step: out of memory");
     size_t bytes = step_bytes(&m->config, limits, team_size(team), kv->n_pages);
-    /* Mapped rather than malloc'ed: rows that no step uses cost no memory, and large pages spare the page walks. */
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    /* Mapped rather than malloc'ed: rows that no step uses cost no memory, and large pages spare
+     * the page walks. */
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) {
         free(s);
-        return err_set(err, ST_NO_MEMORY, "step: cannot map %zu bytes for %u rows: %s", bytes, limits.rows_max, strerror(errno));
+        return err_set(err, ST_NO_MEMORY, "step: cannot map %zu bytes for %u rows: %s", bytes,
+                       limits.rows_max, strerror(errno));
     }
     madvise(base, bytes, MADV_HUGEPAGE);
     s->m = m;
@@ -124,7 +133,9 @@ struct matmul_run {
     uint32_t n_tok;
 };
 
-static uint32_t tiles_of(const struct ops_weight *w) { return (w->rows + TILE_ROWS - 1) / TILE_ROWS; }
+static uint32_t tiles_of(const struct ops_weight *w) {
+    return (w->rows + TILE_ROWS - 1) / TILE_ROWS;
+}
 
 static void matmul_tile(void *ctx, uint32_t tile, uint32_t thread) {
     const struct matmul_run *r = ctx;
@@ -168,8 +179,8 @@ static void angles(struct step *s, uint32_t row, const void *arg) {
     (void)arg;
     const struct model_config *c = &s->m->config;
     uint32_t pairs = c->rope / 2;
-    ops_rope_angles(s->cos + (size_t)row * pairs, s->sin + (size_t)row * pairs, s->m->inv_freq, pairs,
-                    s->act[row].slot - s->first_slot, c->rotary.cos_sin_scale);
+    ops_rope_angles(s->cos + (size_t)row * pairs, s->sin + (size_t)row * pairs, s->m->inv_freq,
+                    pairs, s->act[row].slot - s->first_slot, c->rotary.cos_sin_scale);
 }
 
 void step_activate(struct step *s, uint32_t first_slot, bool (*keep)(const struct step_row *row)) {
@@ -179,7 +190,8 @@ void step_activate(struct step *s, uint32_t first_slot, bool (*keep)(const struc
         const struct step_row *r = &s->in->rows[i];
         if (!keep(r)) continue;
         s->slots[s->n] = r->pos;
-        s->act[s->n++] = (struct active_row){.input = i, .slot = r->pos, .seq = r->seq, .role = r->role};
+        s->act[s->n++] =
+            (struct active_row){.input = i, .slot = r->pos, .seq = r->seq, .role = r->role};
     }
     step_each_row(s, s->n, angles, NULL);
 }
@@ -215,10 +227,13 @@ void step_begin(struct step *s, const struct step_input *in) {
 static void embed_row(struct step *s, uint32_t row, const void *arg) {
     (void)arg;
     uint32_t hidden = s->m->config.hidden;
-    ops_weight_row(s->x + (size_t)row * hidden, &s->m->embed, s->in->rows[s->act[row].input].token, 0, hidden);
+    ops_weight_row(s->x + (size_t)row * hidden, &s->m->embed, s->in->rows[s->act[row].input].token,
+                   0, hidden);
 }
 
-void step_embed(struct step *s) { step_each_row(s, s->n, embed_row, NULL); }
+void step_embed(struct step *s) {
+    step_each_row(s, s->n, embed_row, NULL);
+}
 
 void step_layer(struct step *s, uint32_t layer) {
     step_prolog(s, layer);

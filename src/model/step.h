@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One step of the forward pass over a set of rows (contracts 3). A row is one token of one sequence at an absolute position; rows
- * of many sequences share a step and never change each other's bits. The stages are public, so that a caller can enter
- * between them: hand KV over layer by layer, interleave two microbatches (two struct step), compute experts elsewhere.
- * model_step is the default loop in one process.
+/* One step of the forward pass over a set of rows (contracts 3). A row is one token of one sequence
+ * at an absolute position; rows of many sequences share a step and never change each other's bits.
+ * The stages are public, so that a caller can enter between them: hand KV over layer by layer,
+ * interleave two microbatches (two struct step), compute experts elsewhere. model_step is the
+ * default loop in one process.
  *
- * A step is a workspace for one row set at a time. Not shared between threads; the stages use the team it was made with. */
+ * A step is a workspace for one row set at a time. Not shared between threads; the stages use the
+ * team it was made with. */
 #ifndef SUPERNODE_MODEL_STEP_H
 #define SUPERNODE_MODEL_STEP_H
 
@@ -16,7 +18,8 @@
 #include "model/kv.h"
 #include "model/model.h"
 
-/* What a token is decides the form of attention that computes it, and nothing else does (contracts 2). */
+/* What a token is decides the form of attention that computes it, and nothing else does (contracts
+ * 2). */
 enum token_role { ROLE_PROMPT /* expanded */, ROLE_GENERATED /* absorbed */ };
 
 struct step_row {
@@ -27,10 +30,10 @@ struct step_row {
 };
 
 struct step_seq {
-    const uint32_t *pages; /* page of slots [128 b, 128 b + 128); covers every row of the sequence */
+    const uint32_t *pages; /* page of slots [128 b, 128 b + 128), for every row */
     uint32_t n_pages;
-    /* Final-normed hidden state at the position before the sequence's first row here; needed where the model has MTP
-     * and that row's pos > 0. */
+    /* Final-normed hidden state at the position before the sequence's first row here; needed where
+     * the model has MTP and that row's pos > 0. */
     const float *hidden_before;
 };
 
@@ -65,7 +68,7 @@ void model_step(struct step *const *steps, uint32_t n_steps);
 void step_begin(struct step *s, const struct step_input *in);
 void step_embed(struct step *s);
 /* For each layer: */
-void step_prolog(struct step *s, uint32_t layer);    /* norm, projections, RoPE; writes the KV rows */
+void step_prolog(struct step *s, uint32_t layer); /* norm, projections, RoPE; writes the KV rows */
 void step_attention(struct step *s, uint32_t layer); /* reads KV pages only */
 void step_attn_out(struct step *s, uint32_t layer);  /* output projection, residual, norm */
 void step_dense(struct step *s, uint32_t layer);     /* dense layers: FFN, residual */
@@ -75,22 +78,26 @@ void step_experts(struct step *s, uint32_t layer, const uint32_t *routes, uint32
 void step_combine(struct step *s, uint32_t layer); /* needs the output of every route; residual */
 /* After the last: */
 void step_head(struct step *s); /* final norm, logits of the rows that want them */
-void step_mtp(struct step *s);  /* MTP rows of the cache, drafts of the rows that want them; nothing without MTP */
+void step_mtp(
+    struct step
+        *s); /* MTP rows of the cache, drafts of the rows that want them; nothing without MTP */
 
 /* --- between the stages ----------------------------------------------------------------------- */
 
-/* After step_gate: who goes where. Routes of a row are neighbours, expert ascending; n_rows * top_k in all. */
+/* After step_gate: who goes where. Routes of a row are neighbours, expert ascending; n_rows * top_k
+ * in all. */
 struct step_route {
     uint32_t row, expert;
     float weight;
 };
 const struct step_route *step_routes(const struct step *s, uint32_t *n_routes);
-/* A row's input to its experts [hidden], and where a route's output [hidden] goes: step_experts writes it there, and so may whoever
- * computes it elsewhere. */
+/* A row's input to its experts [hidden], and where a route's output [hidden] goes: step_experts
+ * writes it there, and so may whoever computes it elsewhere. */
 const float *step_expert_in(const struct step *s, uint32_t row);
 float *step_expert_out(struct step *s, uint32_t route);
 
-/* After step_head: logits [vocab] of a row that asked for them; final-normed hidden [hidden] of any row. */
+/* After step_head: logits [vocab] of a row that asked for them; final-normed hidden [hidden] of any
+ * row. */
 const float *step_logits(const struct step *s, uint32_t row);
 const float *step_hidden(const struct step *s, uint32_t row);
 /* After step_mtp: logits [vocab] of a row with draft and pos > 0. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention stages (DeepSeek-V2 paper 2.1; HF DeepseekV3Attention). The prolog makes queries and writes this step's KV rows;
- * attention then reads pages only, so a chunk sees the same rounded rows as a cache hit would. Work is cut by heads: each tile is one
- * head of a prompt run, or a group of heads of one generated token. */
+/* Attention stages (DeepSeek-V2 paper 2.1; HF DeepseekV3Attention). The prolog makes queries and
+ * writes this step's KV rows; attention then reads pages only, so a chunk sees the same rounded
+ * rows as a cache hit would. Work is cut by heads: each tile is one head of a prompt run, or a
+ * group of heads of one generated token. */
 #include <assert.h>
 
 #include "model/step_impl.h"
@@ -9,12 +10,14 @@
 /* Heads of one generated token that share the reading of its latents. */
 enum { HEADS_A_TILE = 16 };
 
-static const float lora_norm_eps = 1e-6f; /* q_a and kv_a norms: the module's default, not the config's */
+static const float lora_norm_eps =
+    1e-6f; /* q_a and kv_a norms: the module's default, not the config's */
 
 static void attn_norm_row(struct step *s, uint32_t row, const void *arg) {
     const struct model_layer *l = arg;
     const struct model_config *c = &s->m->config;
-    s->m->k->rms_norm(s->xn + (size_t)row * c->hidden, s->x + (size_t)row * c->hidden, l->attn_norm, c->hidden, c->eps);
+    s->m->k->rms_norm(s->xn + (size_t)row * c->hidden, s->x + (size_t)row * c->hidden, l->attn_norm,
+                      c->hidden, c->eps);
 }
 
 static void q_norm_row(struct step *s, uint32_t row, const void *arg) {
@@ -32,7 +35,8 @@ static void kv_row(struct step *s, uint32_t row, const void *arg) {
     float *kv = s->kva + (size_t)row * config_kv_row(c);
     uint32_t pairs = c->rope / 2;
     s->m->k->rms_norm(kv, kv, l->kv_a_norm, c->kv_lora, lora_norm_eps);
-    ops_rope(kv + c->kv_lora, s->cos + (size_t)row * pairs, s->sin + (size_t)row * pairs, pairs, c->rope_pairs);
+    ops_rope(kv + c->kv_lora, s->cos + (size_t)row * pairs, s->sin + (size_t)row * pairs, pairs,
+             c->rope_pairs);
     uint32_t page = s->in->seqs[a->seq].pages[a->slot / KV_PAGE_TOKENS];
     kv_write(s->kv, (uint32_t)(l - s->m->layers), page, a->slot % KV_PAGE_TOKENS, kv);
 }
@@ -43,8 +47,8 @@ static void rotate_q_row(struct step *s, uint32_t row, const void *arg) {
     uint32_t pairs = c->rope / 2, width = c->nope + c->rope;
     float *q = s->q + (size_t)row * c->n_heads * width;
     for (uint32_t head = 0; head < c->n_heads; head++)
-        ops_rope(q + (size_t)head * width + c->nope, s->cos + (size_t)row * pairs, s->sin + (size_t)row * pairs, pairs,
-                 c->rope_pairs);
+        ops_rope(q + (size_t)head * width + c->nope, s->cos + (size_t)row * pairs,
+                 s->sin + (size_t)row * pairs, pairs, c->rope_pairs);
 }
 
 void step_prolog_kv(struct step *s, uint32_t layer) {
@@ -62,7 +66,8 @@ void step_prolog(struct step *s, uint32_t layer) {
     size_t q_width = (size_t)c->n_heads * (c->nope + c->rope);
     bool low_rank = c->q_lora > 0;
     struct matmul first[2] = {
-        {low_rank ? s->qa : s->q, low_rank ? c->q_lora : q_width, s->xn, c->hidden, low_rank ? &l->q_a : &l->q},
+        {low_rank ? s->qa : s->q, low_rank ? c->q_lora : q_width, s->xn, c->hidden,
+         low_rank ? &l->q_a : &l->q},
         {s->kva, config_kv_row(c), s->xn, c->hidden, &l->kv_a},
     };
     step_each_row(s, s->n, attn_norm_row, l);
@@ -93,7 +98,10 @@ static struct ops_kv_view kv_view(const struct attention_run *r, uint32_t thread
     const void **blocks = scratch_blocks(s, thread);
     uint32_t n = last->slot / KV_PAGE_TOKENS + 1;
     for (uint32_t b = 0; b < n; b++) blocks[b] = kv_page(s->kv, r->layer, seq->pages[b]);
-    return (struct ops_kv_view){.dtype = s->kv->dtype, .row_bytes = s->kv->row_bytes, .blocks = blocks, .n_blocks = n,
+    return (struct ops_kv_view){.dtype = s->kv->dtype,
+                                .row_bytes = s->kv->row_bytes,
+                                .blocks = blocks,
+                                .n_blocks = n,
                                 .first_slot = s->first_slot};
 }
 
@@ -101,11 +109,13 @@ static void expanded_tile(void *ctx, uint32_t head, uint32_t thread) {
     const struct attention_run *r = ctx;
     const struct step *s = r->s;
     const struct model_config *c = &s->m->config;
-    size_t q_stride = (size_t)c->n_heads * (c->nope + c->rope), o_stride = (size_t)c->n_heads * c->v_dim;
+    size_t q_stride = (size_t)c->n_heads * (c->nope + c->rope),
+           o_stride = (size_t)c->n_heads * c->v_dim;
     struct ops_kv_view kv = kv_view(r, thread);
     ops_mla_expanded(s->m->k, s->att + r->row0 * o_stride + (size_t)head * c->v_dim, o_stride,
-                     s->q + r->row0 * q_stride + (size_t)head * (c->nope + c->rope), q_stride, r->slots, r->n_rows, &kv,
-                     &r->l->kv_b, head, &s->m->mla, scratch_ws(s, thread));
+                     s->q + r->row0 * q_stride + (size_t)head * (c->nope + c->rope), q_stride,
+                     r->slots, r->n_rows, &kv, &r->l->kv_b, head, &s->m->mla,
+                     scratch_ws(s, thread));
 }
 
 static void absorbed_tile(void *ctx, uint32_t tile, uint32_t thread) {
@@ -116,14 +126,17 @@ static void absorbed_tile(void *ctx, uint32_t tile, uint32_t thread) {
     uint32_t head0 = tile * r->heads_a_tile, left = c->n_heads - head0;
     struct ops_kv_view kv = kv_view(r, thread);
     ops_mla_absorbed(s->m->k, s->att + ((size_t)r->row0 * c->n_heads + head0) * c->v_dim, c->v_dim,
-                     s->q + ((size_t)r->row0 * c->n_heads + head0) * width, width, s->act[r->row0].slot, &kv, &r->l->kv_b,
-                     head0, left < r->heads_a_tile ? left : r->heads_a_tile, &s->m->mla, scratch_ws(s, thread));
+                     s->q + ((size_t)r->row0 * c->n_heads + head0) * width, width,
+                     s->act[r->row0].slot, &kv, &r->l->kv_b, head0,
+                     left < r->heads_a_tile ? left : r->heads_a_tile, &s->m->mla,
+                     scratch_ws(s, thread));
 }
 
 /* Rows [row0, end) that one expanded call can take: prompt tokens of one sequence. */
 static uint32_t prompt_run_end(const struct step *s, uint32_t row0) {
     uint32_t end = row0;
-    while (end < s->n && s->act[end].seq == s->act[row0].seq && s->act[end].role == ROLE_PROMPT) end++;
+    while (end < s->n && s->act[end].seq == s->act[row0].seq && s->act[end].role == ROLE_PROMPT)
+        end++;
     return end;
 }
 
@@ -136,7 +149,8 @@ void step_attention(struct step *s, uint32_t layer) {
         run.row0 = row;
         if (s->act[row].role == ROLE_GENERATED) {
             run.n_rows = 1;
-            team_run(s->team, absorbed_tile, &run, (c->n_heads + run.heads_a_tile - 1) / run.heads_a_tile);
+            team_run(s->team, absorbed_tile, &run,
+                     (c->n_heads + run.heads_a_tile - 1) / run.heads_a_tile);
         } else {
             run.n_rows = prompt_run_end(s, row) - row;
             run.slots = s->slots + row;

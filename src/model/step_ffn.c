@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Feed-forward stages (HF DeepseekV3MLP, DeepseekV3MoE): dense layers, gate, shared experts, routed experts, combine. Gate and up
- * projection of a tile meet in one thread, so the intermediate never makes a second trip. A routed expert's rows are gathered
- * first, so that its weights are read once for all of them. */
+/* Feed-forward stages (HF DeepseekV3MLP, DeepseekV3MoE): dense layers, gate, shared experts, routed
+ * experts, combine. Gate and up projection of a tile meet in one thread, so the intermediate never
+ * makes a second trip. A routed expert's rows are gathered first, so that its weights are read once
+ * for all of them. */
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -23,7 +24,9 @@ static void gate_up(const struct step *s, float *h, size_t h_stride, const float
         k->swiglu(h + t * h_stride + row0, g + (size_t)t * TILE_ROWS, u + (size_t)t * TILE_ROWS, n);
 }
 
-static uint32_t tiles(uint32_t rows) { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
+static uint32_t tiles(uint32_t rows) {
+    return (rows + TILE_ROWS - 1) / TILE_ROWS;
+}
 
 struct ffn_run {
     struct step *s;
@@ -65,7 +68,8 @@ static void route_row(struct step *s, uint32_t row, const void *arg) {
     float weights[OPS_GATE_TOPK_MAX];
     ops_gate_topk(ids, weights, s->router + (size_t)row * c->n_experts, l->router_bias, &c->gate);
     for (uint32_t i = 0; i < top_k; i++)
-        s->routes[(size_t)row * top_k + i] = (struct step_route){.row = row, .expert = ids[i], .weight = weights[i]};
+        s->routes[(size_t)row * top_k + i] =
+            (struct step_route){.row = row, .expert = ids[i], .weight = weights[i]};
 }
 
 void step_gate(struct step *s, uint32_t layer) {
@@ -83,9 +87,13 @@ const struct step_route *step_routes(const struct step *s, uint32_t *n_routes) {
     return s->routes;
 }
 
-const float *step_expert_in(const struct step *s, uint32_t row) { return s->xn + (size_t)row * s->m->config.hidden; }
+const float *step_expert_in(const struct step *s, uint32_t row) {
+    return s->xn + (size_t)row * s->m->config.hidden;
+}
 
-float *step_expert_out(struct step *s, uint32_t route) { return s->expert_y + (size_t)route * s->m->config.hidden; }
+float *step_expert_out(struct step *s, uint32_t route) {
+    return s->expert_y + (size_t)route * s->m->config.hidden;
+}
 
 void step_shared(struct step *s, uint32_t layer) {
     const struct model_ffn *f = &s->m->layers[layer].ffn;
@@ -113,12 +121,15 @@ static void group_routes(struct step *s, const uint32_t *list, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) s->by_expert[end[s->routes[list[i]].expert]++] = list[i];
 }
 
-static uint32_t expert_begin(const struct step *s, uint32_t expert) { return expert ? s->expert_end[expert - 1] : 0; }
+static uint32_t expert_begin(const struct step *s, uint32_t expert) {
+    return expert ? s->expert_end[expert - 1] : 0;
+}
 
 static void gather_row(struct step *s, uint32_t at, const void *arg) {
     (void)arg;
     uint32_t hidden = s->m->config.hidden;
-    memcpy(s->expert_x + (size_t)at * hidden, step_expert_in(s, s->routes[s->by_expert[at]].row), hidden * sizeof(float));
+    memcpy(s->expert_x + (size_t)at * hidden, step_expert_in(s, s->routes[s->by_expert[at]].row),
+           hidden * sizeof(float));
 }
 
 /* Tiles run over the experts that have rows; tile -> (expert, tile of it). */
@@ -134,8 +145,9 @@ static void expert_up_tile(void *ctx, uint32_t tile, uint32_t thread) {
     const struct step *s = r->s;
     const struct model_config *c = &s->m->config;
     uint32_t e = tile_expert(r, tile), begin = expert_begin(s, e);
-    gate_up(s, s->expert_h + (size_t)begin * c->moe_inter, c->moe_inter, s->expert_x + (size_t)begin * c->hidden,
-            s->expert_end[e] - begin, &r->experts[e], tile % r->tiles_each * TILE_ROWS, thread);
+    gate_up(s, s->expert_h + (size_t)begin * c->moe_inter, c->moe_inter,
+            s->expert_x + (size_t)begin * c->hidden, s->expert_end[e] - begin, &r->experts[e],
+            tile % r->tiles_each * TILE_ROWS, thread);
 }
 
 static void expert_down_tile(void *ctx, uint32_t tile, uint32_t thread) {
@@ -143,12 +155,14 @@ static void expert_down_tile(void *ctx, uint32_t tile, uint32_t thread) {
     struct step *s = r->s;
     const struct model_config *c = &s->m->config;
     uint32_t e = tile_expert(r, tile), begin = expert_begin(s, e), n_tok = s->expert_end[e] - begin;
-    uint32_t row0 = tile % r->tiles_each * TILE_ROWS, left = c->hidden - row0, n = left < TILE_ROWS ? left : TILE_ROWS;
+    uint32_t row0 = tile % r->tiles_each * TILE_ROWS, left = c->hidden - row0,
+             n = left < TILE_ROWS ? left : TILE_ROWS;
     float *y = scratch_tile(s, thread);
-    s->m->k->dot(y, TILE_ROWS, s->expert_h + (size_t)begin * c->moe_inter, c->moe_inter, n_tok, &r->experts[e].down, row0, n,
-                 scratch_ws(s, thread));
+    s->m->k->dot(y, TILE_ROWS, s->expert_h + (size_t)begin * c->moe_inter, c->moe_inter, n_tok,
+                 &r->experts[e].down, row0, n, scratch_ws(s, thread));
     for (uint32_t t = 0; t < n_tok; t++)
-        memcpy(step_expert_out(s, s->by_expert[begin + t]) + row0, y + (size_t)t * TILE_ROWS, n * sizeof(float));
+        memcpy(step_expert_out(s, s->by_expert[begin + t]) + row0, y + (size_t)t * TILE_ROWS,
+               n * sizeof(float));
 }
 
 void step_experts(struct step *s, uint32_t layer, const uint32_t *routes, uint32_t n_routes) {
@@ -157,7 +171,8 @@ void step_experts(struct step *s, uint32_t layer, const uint32_t *routes, uint32
     assert(n_routes <= s->n_routes);
     group_routes(s, routes, n_routes);
     for (uint32_t e = 0; e < c->n_experts; e++) used += s->expert_end[e] > expert_begin(s, e);
-    struct expert_run run = {.s = s, .experts = s->m->layers[layer].experts, .tiles_each = tiles(c->moe_inter)};
+    struct expert_run run = {
+        .s = s, .experts = s->m->layers[layer].experts, .tiles_each = tiles(c->moe_inter)};
     step_each_row(s, n_routes, gather_row, NULL);
     team_run(s->team, expert_up_tile, &run, used * run.tiles_each);
     run.tiles_each = tiles(c->hidden);
@@ -168,7 +183,8 @@ void step_experts(struct step *s, uint32_t layer, const uint32_t *routes, uint32
 static void combine_row(struct step *s, uint32_t row, const void *arg) {
     const struct model_layer *l = arg;
     uint32_t hidden = s->m->config.hidden, top_k = s->m->config.gate.top_k;
-    float *x = s->x + (size_t)row * hidden, *acc = s->expert_x + (size_t)row * hidden; /* no longer needed as input */
+    float *x = s->x + (size_t)row * hidden,
+          *acc = s->expert_x + (size_t)row * hidden; /* no longer needed as input */
     const float *shared = l->ffn.gate.rows > 0 ? s->proj + (size_t)row * hidden : NULL;
     memset(acc, 0, hidden * sizeof *acc);
     for (uint32_t j = 0; j < top_k; j++) {
@@ -181,4 +197,6 @@ static void combine_row(struct step *s, uint32_t row, const void *arg) {
     for (uint32_t i = 0; i < hidden; i++) x[i] += acc[i];
 }
 
-void step_combine(struct step *s, uint32_t layer) { step_each_row(s, s->n, combine_row, &s->m->layers[layer]); }
+void step_combine(struct step *s, uint32_t layer) {
+    step_each_row(s, s->n, combine_row, &s->m->layers[layer]);
+}

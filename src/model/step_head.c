@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The last stages: final norm and logits, and the multi-token-prediction block (DeepSeek-V3 report 2.2). The MTP row of a token at
- * slot i + 1 is made of the final-normed hidden state of position i and the token's embedding, embedding first, at rotary
- * position i; it attends MTP rows of slots 1 .. i + 1. Every token gets its MTP row in the cache, since a later draft reads it; the rest of
- * the block runs only for rows that want a draft. */
+/* The last stages: final norm and logits, and the multi-token-prediction block (DeepSeek-V3
+ * report 2.2). The MTP row of a token at slot i + 1 is made of the final-normed hidden state of
+ * position i and the token's embedding, embedding first, at rotary position i; it attends MTP rows
+ * of slots 1 .. i + 1. Every token gets its MTP row in the cache, since a later draft reads it; the
+ * rest of the block runs only for rows that want a draft. */
 #include <assert.h>
 #include <string.h>
 
@@ -15,11 +16,13 @@ static void hidden_row(struct step *s, uint32_t row, const void *arg) {
     float *h = s->hidden + (size_t)row * c->hidden;
     s->m->k->rms_norm(h, s->x + (size_t)row * c->hidden, norm, c->hidden, c->eps);
     if (s->kv->hidden && a->slot % KV_PAGE_TOKENS == KV_PAGE_TOKENS - 1)
-        memcpy(kv_hidden(s->kv, s->in->seqs[a->seq].pages[a->slot / KV_PAGE_TOKENS]), h, c->hidden * sizeof *h);
+        memcpy(kv_hidden(s->kv, s->in->seqs[a->seq].pages[a->slot / KV_PAGE_TOKENS]), h,
+               c->hidden * sizeof *h);
 }
 
 /* Logits of n rows whose inputs stand in x [n, hidden]. */
-static void head_matmul(struct step *s, float *out, const float *x, const struct ops_weight *head, uint32_t n) {
+static void head_matmul(struct step *s, float *out, const float *x, const struct ops_weight *head,
+                        uint32_t n) {
     const struct model_config *c = &s->m->config;
     struct matmul job = {out, c->vocab, x, c->hidden, head};
     step_matmuls(s, &job, 1, n);
@@ -38,7 +41,9 @@ void step_head(struct step *s) {
     head_matmul(s, s->logits, s->xn, &s->m->head, n);
 }
 
-const float *step_hidden(const struct step *s, uint32_t row) { return s->hidden + (size_t)row * s->m->config.hidden; }
+const float *step_hidden(const struct step *s, uint32_t row) {
+    return s->hidden + (size_t)row * s->m->config.hidden;
+}
 
 const float *step_logits(const struct step *s, uint32_t row) {
     assert(s->logits_of[row] != UINT32_MAX);
@@ -75,11 +80,16 @@ static void mtp_input(struct step *s) {
 static void mtp_norm_row(struct step *s, uint32_t row, const void *arg) {
     (void)arg;
     const struct model_config *c = &s->m->config;
-    s->m->k->rms_norm(s->xn + (size_t)row * c->hidden, s->x + (size_t)row * c->hidden, s->m->mtp.norm, c->hidden, c->eps);
+    s->m->k->rms_norm(s->xn + (size_t)row * c->hidden, s->x + (size_t)row * c->hidden,
+                      s->m->mtp.norm, c->hidden, c->eps);
 }
 
-static bool has_mtp_row(const struct step_row *row) { return row->pos > 0; }
-static bool wants_draft(const struct step_row *row) { return row->pos > 0 && row->draft; }
+static bool has_mtp_row(const struct step_row *row) {
+    return row->pos > 0;
+}
+static bool wants_draft(const struct step_row *row) {
+    return row->pos > 0 && row->draft;
+}
 
 void step_mtp(struct step *s) {
     const struct model_config *c = &s->m->config;

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The inside of a step, shared by the files of its stages: step.c (memory, the default loop), step_attn.c, step_ffn.c,
- * step_head.c. Active rows are all rows of the input, except in the MTP block, where row sets shrink. */
+/* The inside of a step, shared by the files of its stages: step.c (memory, the default loop),
+ * step_attn.c, step_ffn.c, step_head.c. Active rows are all rows of the input, except in the MTP
+ * block, where row sets shrink. */
 #ifndef SUPERNODE_MODEL_STEP_IMPL_H
 #define SUPERNODE_MODEL_STEP_IMPL_H
 
 #include "model/step.h"
 
-/* Output rows of one matmul tile: 64 BF16 rows of R1 are 0.9 MB, a good stretch for the prefetchers, and
- * enough tiles in the smallest projection for two threads. */
+/* Output rows of one matmul tile: 64 BF16 rows of R1 are 0.9 MB, a good stretch for the
+ * prefetchers, and enough tiles in the smallest projection for two threads. */
 enum { TILE_ROWS = 64 };
 
 struct active_row {
@@ -25,7 +26,7 @@ struct step {
     const struct step_input *in;
     uint32_t n; /* active rows */
     struct active_row *act;
-    uint32_t *slots; /* [n] act[i].slot, as attention wants them */
+    uint32_t *slots;     /* [n] act[i].slot, as attention wants them */
     uint32_t first_slot; /* 0; 1 in the MTP block */
     float *cos, *sin;    /* [n, rope / 2] */
     float *x;            /* [n, hidden] residual stream */
@@ -34,29 +35,30 @@ struct step {
     float *q;            /* [n, heads, nope + rope] */
     float *kva;          /* [n, kv_lora + rope] */
     float *att;          /* [n, heads, v_dim] */
-    float *proj;         /* [n, hidden] output of a projection, before it joins the residual stream */
-    float *hidden;       /* [n, hidden] final-normed */
-    float *h;            /* [n, max(dense_inter, shared inter)] */
-    float *mtp_in;       /* [n, 2 hidden]; if n_mtp */
-    float *router;       /* [n, n_experts] */
+    float *proj;   /* [n, hidden] output of a projection, before it joins the residual stream */
+    float *hidden; /* [n, hidden] final-normed */
+    float *h;      /* [n, max(dense_inter, shared inter)] */
+    float *mtp_in; /* [n, 2 hidden]; if n_mtp */
+    float *router; /* [n, n_experts] */
     struct step_route *routes;
     uint32_t n_routes;
-    uint32_t *all_routes; /* 0 .. n_routes - 1 */
-    uint32_t *by_expert;  /* routes grouped by expert */
-    uint32_t *expert_end; /* [n_experts] end of each group in by_expert */
-    float *expert_x;      /* [n_routes, hidden] in the order of by_expert */
-    float *expert_h;      /* [n_routes, moe_inter] */
-    float *expert_y;      /* [n_routes, hidden] by route */
-    float *logits, *drafts; /* [logits_max, vocab] */
+    uint32_t *all_routes;           /* 0 .. n_routes - 1 */
+    uint32_t *by_expert;            /* routes grouped by expert */
+    uint32_t *expert_end;           /* [n_experts] end of each group in by_expert */
+    float *expert_x;                /* [n_routes, hidden] in the order of by_expert */
+    float *expert_h;                /* [n_routes, moe_inter] */
+    float *expert_y;                /* [n_routes, hidden] by route */
+    float *logits, *drafts;         /* [logits_max, vocab] */
     uint32_t *logits_of, *draft_of; /* [rows_max] input row -> row of logits; UINT32_MAX: none */
-    uint8_t *scratch;       /* [threads][scratch_bytes] */
-    size_t scratch_bytes, tile_at, blocks_at; /* in one thread's scratch: dot workspace, tiles, block pointers */
+    uint8_t *scratch;               /* [threads][scratch_bytes] */
+    size_t scratch_bytes, tile_at,
+        blocks_at; /* in one thread's scratch: dot workspace, tiles, block pointers */
     void *memory;
     size_t memory_bytes;
 };
 
-/* A thread's scratch: the kernels' workspace first, then two tiles of [rows_max, TILE_ROWS] floats; attention uses all
- * of it up to the block pointers. */
+/* A thread's scratch: the kernels' workspace first, then two tiles of [rows_max, TILE_ROWS] floats;
+ * attention uses all of it up to the block pointers. */
 static inline void *scratch_ws(const struct step *s, uint32_t thread) {
     return s->scratch + thread * s->scratch_bytes;
 }
@@ -86,8 +88,8 @@ void step_ffn(struct step *s, float *out, const float *x, const struct model_ffn
 typedef void step_row_fn(struct step *s, uint32_t row, const void *arg);
 void step_each_row(struct step *s, uint32_t n, step_row_fn *fn, const void *arg);
 
-/* Makes the rows of the input for which keep() holds the active ones, with slots and angles; the rotary position is
- * slot - first_slot. */
+/* Makes the rows of the input for which keep() holds the active ones, with slots and angles; the
+ * rotary position is slot - first_slot. */
 void step_activate(struct step *s, uint32_t first_slot, bool (*keep)(const struct step_row *row));
 
 /* The KV half of the prolog alone: norm, kv_a, RoPE, write. */

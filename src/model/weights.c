@@ -18,13 +18,17 @@ static const struct kind_row kinds[W_KINDS] = {
     [W_FINAL_NORM] = {PLACE_ONCE, "model.norm.weight", "hidden_size"},
     [W_HEAD] = {PLACE_ONCE, "lm_head.weight", "vocab_size, hidden_size"},
     [W_ATTN_NORM] = {PLACE_LAYER, "input_layernorm.weight", "hidden_size"},
-    [W_Q] = {PLACE_LAYER, "self_attn.q_proj.weight", "num_attention_heads (qk_nope_head_dim + qk_rope_head_dim), hidden_size"},
+    [W_Q] = {PLACE_LAYER, "self_attn.q_proj.weight",
+             "num_attention_heads (qk_nope_head_dim + qk_rope_head_dim), hidden_size"},
     [W_Q_A] = {PLACE_LAYER, "self_attn.q_a_proj.weight", "q_lora_rank, hidden_size"},
     [W_Q_A_NORM] = {PLACE_LAYER, "self_attn.q_a_layernorm.weight", "q_lora_rank"},
-    [W_Q_B] = {PLACE_LAYER, "self_attn.q_b_proj.weight", "num_attention_heads (qk_nope_head_dim + qk_rope_head_dim), q_lora_rank"},
-    [W_KV_A] = {PLACE_LAYER, "self_attn.kv_a_proj_with_mqa.weight", "kv_lora_rank + qk_rope_head_dim, hidden_size"},
+    [W_Q_B] = {PLACE_LAYER, "self_attn.q_b_proj.weight",
+               "num_attention_heads (qk_nope_head_dim + qk_rope_head_dim), q_lora_rank"},
+    [W_KV_A] = {PLACE_LAYER, "self_attn.kv_a_proj_with_mqa.weight",
+                "kv_lora_rank + qk_rope_head_dim, hidden_size"},
     [W_KV_A_NORM] = {PLACE_LAYER, "self_attn.kv_a_layernorm.weight", "kv_lora_rank"},
-    [W_KV_B] = {PLACE_LAYER, "self_attn.kv_b_proj.weight", "num_attention_heads (qk_nope_head_dim + v_head_dim), kv_lora_rank"},
+    [W_KV_B] = {PLACE_LAYER, "self_attn.kv_b_proj.weight",
+                "num_attention_heads (qk_nope_head_dim + v_head_dim), kv_lora_rank"},
     [W_O] = {PLACE_LAYER, "self_attn.o_proj.weight", "hidden_size, num_attention_heads v_head_dim"},
     [W_FFN_NORM] = {PLACE_LAYER, "post_attention_layernorm.weight", "hidden_size"},
     [W_DENSE_GATE] = {PLACE_LAYER, "mlp.gate_proj.weight", "intermediate_size, hidden_size"},
@@ -32,9 +36,12 @@ static const struct kind_row kinds[W_KINDS] = {
     [W_DENSE_DOWN] = {PLACE_LAYER, "mlp.down_proj.weight", "hidden_size, intermediate_size"},
     [W_ROUTER] = {PLACE_LAYER, "mlp.gate.weight", "n_routed_experts, hidden_size"},
     [W_ROUTER_BIAS] = {PLACE_LAYER, "mlp.gate.e_score_correction_bias", "n_routed_experts"},
-    [W_SHARED_GATE] = {PLACE_LAYER, "mlp.shared_experts.gate_proj.weight", "n_shared_experts moe_intermediate_size, hidden_size"},
-    [W_SHARED_UP] = {PLACE_LAYER, "mlp.shared_experts.up_proj.weight", "n_shared_experts moe_intermediate_size, hidden_size"},
-    [W_SHARED_DOWN] = {PLACE_LAYER, "mlp.shared_experts.down_proj.weight", "hidden_size, n_shared_experts moe_intermediate_size"},
+    [W_SHARED_GATE] = {PLACE_LAYER, "mlp.shared_experts.gate_proj.weight",
+                       "n_shared_experts moe_intermediate_size, hidden_size"},
+    [W_SHARED_UP] = {PLACE_LAYER, "mlp.shared_experts.up_proj.weight",
+                     "n_shared_experts moe_intermediate_size, hidden_size"},
+    [W_SHARED_DOWN] = {PLACE_LAYER, "mlp.shared_experts.down_proj.weight",
+                       "hidden_size, n_shared_experts moe_intermediate_size"},
     [W_EXPERT_GATE] = {PLACE_EXPERT, "gate_proj.weight", "moe_intermediate_size, hidden_size"},
     [W_EXPERT_UP] = {PLACE_EXPERT, "up_proj.weight", "moe_intermediate_size, hidden_size"},
     [W_EXPERT_DOWN] = {PLACE_EXPERT, "down_proj.weight", "hidden_size, moe_intermediate_size"},
@@ -87,7 +94,9 @@ void weight_shape(const struct model_config *c, enum weight_kind kind, uint32_t 
     *cols = n;
 }
 
-const char *weight_shape_keys(enum weight_kind kind) { return kinds[kind].keys; }
+const char *weight_shape_keys(enum weight_kind kind) {
+    return kinds[kind].keys;
+}
 
 bool weight_exists(const struct model_config *c, enum weight_kind kind, uint32_t layer) {
     bool moe = config_layer_is_moe(c, layer);
@@ -126,7 +135,8 @@ size_t weight_count(const struct model_config *c) {
     size_t n = 0;
     for (uint32_t layer = 0; layer < config_layers_all(c); layer++)
         for (enum weight_kind kind = 0; kind < W_KINDS; kind++)
-            if (weight_exists(c, kind, layer)) n += kinds[kind].place == PLACE_EXPERT ? c->n_experts : 1;
+            if (weight_exists(c, kind, layer))
+                n += kinds[kind].place == PLACE_EXPERT ? c->n_experts : 1;
     return n;
 }
 

@@ -41,12 +41,13 @@ struct ops_kernels {
                   const uint32_t *depth, uint32_t n_depth, const struct ops_weight *w,
                   uint32_t row0, uint32_t n_cols);
 
-    /* One block of keys of an online softmax, for one query: s[first .. n) are raw scores and become
-     * p, in place. With max and sum in lanes k % 16 and tree, max(a, b) = a > b ? a : b:
+    /* One block of keys of an online softmax, for one query: s[first .. n) are raw scores and
+     * become p, in place. With max and sum in lanes k % 16 and tree, max(a, b) = a > b ? a : b:
      *   s[k] *= scale;  m' = max(m, s[first .. n));  a = exp(m - m');
      *   s[k] = exp(s[k] - m');  l = fmaf(l, a, sum of s[first .. n));  m = m'.
      * Returns a, by which the caller multiplies the values gathered so far. Start with m = -inf,
-     * l = 0. first < n <= 128. Lanes are by absolute k: lane 0 is not the first key if first > 0. */
+     * l = 0. first < n <= 128. Lanes are by absolute k: lane 0 is not the first key if first > 0.
+     */
     float (*softmax_block)(float *s, uint32_t first, uint32_t n, float scale, float *m, float *l);
 
     /* out[i] = (g[i] * sigmoid(g[i])) * u[i], sigmoid(x) = 1 / (1 + exp(-x)). out may be g or u. */

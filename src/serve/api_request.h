@@ -66,7 +66,8 @@ struct api_request {
 /* False: *e says why, and nothing is held. Any thread. */
 bool api_request_parse(struct api_request *out, enum api_kind kind, const char *text, size_t len,
                        const struct api_context *ctx, struct api_error *e);
-/* Frees the parsed body but for the stop strings, once the record is made: a body of 32 MiB may take 20 times that. */
+/* Frees the parsed body but for the stop strings, once the record is made: a body of 32 MiB may
+ * take 20 times that. */
 void api_request_drop_body(struct api_request *r);
 void api_request_release(struct api_request *r);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements output.h. `held` is what was decoded and not given out; after each token everything goes except the longest end that is a
- * beginning of some stop string. */
+/* Implements output.h. `held` is what was decoded and not given out; after each token everything
+ * goes except the longest end that is a beginning of some stop string. */
 #include "text/output.h"
 
 #include <string.h>
@@ -17,7 +17,8 @@ void text_output_release(struct text_output *o) {
     buf_release(&o->held);
 }
 
-/* The first stop string to complete in held, scanning from where it could begin: the earliest end wins, then the earliest begin. */
+/* The first stop string to complete in held, scanning from where it could begin: the earliest end
+ * wins, then the earliest begin. */
 static bool find_stop(const struct text_output *o, size_t *begin, int32_t *which) {
     size_t best_end = SIZE_MAX;
     for (uint32_t i = 0; i < o->n_stops; i++) {

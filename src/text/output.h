@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From token ids to the text a client sees: streaming decode, and stop strings that may lie across tokens. Text that could be the
- * beginning of a stop string is held back until it is decided. */
+/* From token ids to the text a client sees: streaming decode, and stop strings that may lie across
+ * tokens. Text that could be the beginning of a stop string is held back until it is decided. */
 #ifndef SUPERNODE_TEXT_OUTPUT_H
 #define SUPERNODE_TEXT_OUTPUT_H
 
@@ -26,8 +26,9 @@ struct text_output {
 void text_output_init(struct text_output *o, const struct tokenizer *tok, enum tok_special special);
 void text_output_release(struct text_output *o);
 
-/* Takes one token; appends to out what is now certain. watch_stops is false while fewer than min_tokens were generated. When a
- * stop string completes, out ends before it and o->stopped_by is set; push nothing more. */
+/* Takes one token; appends to out what is now certain. watch_stops is false while fewer than
+ * min_tokens were generated. When a stop string completes, out ends before it and o->stopped_by is
+ * set; push nothing more. */
 enum st ST_CHECKED text_output_push(struct text_output *o, struct buf *out, uint32_t id,
                                     bool watch_stops);
 /* The end without a stop string: what was held back. */

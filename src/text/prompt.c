@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements prompt.h: the origin of each byte becomes the mask in which added tokens may be recognised, and then the roles. */
+/* Implements prompt.h: the origin of each byte becomes the mask in which added tokens may be
+ * recognised, and then the roles. */
 #include "text/prompt.h"
 
 #include <stdlib.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A rendered chat prompt becomes ids and roles (contracts 6): added tokens are recognised only in what the template or an assistant
- * message wrote; a token has the role of its first byte, "generated" where an assistant message wrote it. */
+/* A rendered chat prompt becomes ids and roles (contracts 6): added tokens are recognised only in
+ * what the template or an assistant message wrote; a token has the role of its first byte,
+ * "generated" where an assistant message wrote it. */
 #ifndef SUPERNODE_TEXT_PROMPT_H
 #define SUPERNODE_TEXT_PROMPT_H
 

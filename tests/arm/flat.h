@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A golden case as one flat file (tools/golden/flat.py has the format): a configuration, a weight source, and what to expect. Read with
- * nothing but the C library, so that the forward pass runs on machines for which there is no other. */
+/* A golden case as one flat file (tools/golden/flat.py has the format): a configuration, a weight
+ * source, and what to expect. Read with nothing but the C library, so that the forward pass runs on
+ * machines for which there is no other. */
 #ifndef SUPERNODE_TESTS_ARM_FLAT_H
 #define SUPERNODE_TESTS_ARM_FLAT_H
 
@@ -29,7 +30,8 @@ struct flat {
     struct flat_expect ids, logits, mtp_logits; /* I32 [1, n]; F32 [n, vocab], [n - 1, vocab] */
 };
 
-/* f is the caller's and large: not for the stack. The file is our own: what is wrong with it is named, not survived. */
+/* f is the caller's and large: not for the stack. The file is our own: what is wrong with it is
+ * named, not survived. */
 enum st ST_CHECKED flat_open(struct flat *f, const char *path, struct err *err);
 void flat_close(struct flat *f);
 

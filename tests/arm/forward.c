@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The forward pass over a golden case, without any third-party library: `forward CASE.flat OUT` checks the logits against the
- * oracle's, and on every kernel table of this machine that chunks, threads and a second sequence in the step change no
- * bit, and writes the bits. tests/e2e/test_arm.py runs it natively and under qemu-aarch64 and compares the files. Speaks TAP. */
+/* The forward pass over a golden case, without any third-party library: `forward CASE.flat OUT`
+ * checks the logits against the oracle's, and on every kernel table of this machine that chunks,
+ * threads and a second sequence in the step change no bit, and writes the bits.
+ * tests/e2e/test_arm.py runs it natively and under qemu-aarch64 and compares the files. Speaks TAP.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,7 +82,8 @@ static enum token_role role_of(enum roles roles, uint32_t pos) {
     return roles == ROLES_MIXED && pos / 5 % 3 == 1 ? ROLE_GENERATED : ROLE_PROMPT;
 }
 
-/* Runs all ids in chunks whose sizes go round a list; with two sequences the second is the first once more, one chunk behind. */
+/* Runs all ids in chunks whose sizes go round a list; with two sequences the second is the first
+ * once more, one chunk behind. */
 static void run(struct answer *a, struct machine *x, enum roles roles, const uint32_t *chunks,
                 uint32_t n_chunks, uint32_t n_seqs) {
     const struct model_config *c = &x->f->config;
@@ -166,8 +169,9 @@ static void compare_with_oracle(const struct flat *f, const struct answer *a, co
 
 static const uint32_t whole[] = {128}, odd[] = {1, 7, 33, 2, 19, 64};
 
-/* The first table answers in whole chunks on one thread: compared with the oracle, and written. Then every table, the first too, must
- * give the same bits in odd chunks, on two threads, as the second of two sequences. */
+/* The first table answers in whole chunks on one thread: compared with the oracle, and written.
+ * Then every table, the first too, must give the same bits in odd chunks, on two threads, as the
+ * second of two sequences. */
 static void check_table(struct flat *f, const struct ops_kernels *k, struct answer *first,
                         FILE *out) {
     static const char *const names[N_ROLES][2] = {{"prompt, KV f32", "prompt, KV bf16"},

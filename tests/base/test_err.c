@@ -37,8 +37,11 @@ static void long_sentences_are_cut_not_overrun(void **state) {
 static void names_from_strangers_are_made_printable(void **state) {
     (void)state;
     struct err err;
-    err_set(&err, ST_INVALID, "a\x1b[2J\nb \xc3\xa4 \xe6\x9d\xb1 \xf0\x9f\xa6\x8a \xff \xc3 \xc2\x9b \xed\xa0\x80 \xf4\x90\x80\x80 \xe6\x9d");
-    assert_string_equal(err.text, "a?[2J?b \xc3\xa4 \xe6\x9d\xb1 \xf0\x9f\xa6\x8a ? ? ?? ??? ???? ??");
+    err_set(&err, ST_INVALID,
+            "a\x1b[2J\nb \xc3\xa4 \xe6\x9d\xb1 \xf0\x9f\xa6\x8a \xff \xc3 \xc2\x9b \xed\xa0\x80 "
+            "\xf4\x90\x80\x80 \xe6\x9d");
+    assert_string_equal(err.text,
+                        "a?[2J?b \xc3\xa4 \xe6\x9d\xb1 \xf0\x9f\xa6\x8a ? ? ?? ??? ???? ??");
     char big[600];
     memset(big, 'x', sizeof big);
     err_set(&err, ST_INVALID, "%.510s\xc3\xa4", big); /* cut inside the last character */

@@ -62,7 +62,8 @@ static void what_is_not_a_regular_file_is_refused_at_once(void **state) {
     char fifo[160];
     snprintf(fifo, sizeof fifo, "%s/fifo", dir);
     assert_int_equal(mkfifo(fifo, 0600), 0);
-    assert_int_equal(file_map_open(&m, fifo, &err), ST_INVALID); /* would hang if it waited for a writer */
+    assert_int_equal(file_map_open(&m, fifo, &err),
+                     ST_INVALID); /* would hang if it waited for a writer */
     assert_int_equal(file_map_open(&m, dir, &err), ST_INVALID);
     assert_non_null(strstr(err.text, "not a regular file"));
     unlink(fifo);

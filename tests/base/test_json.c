@@ -41,7 +41,8 @@ static void memory_is_bounded(void **state) {
     for (int i = 0; i < N; i++) memcpy(text + n, "{},", 3), n += 3;
     text[n - 1] = ']';
     assert_int_equal(json_parse(&v, text, n, "f.json", &err), ST_NO_MEMORY);
-    assert_string_equal(err.text, "f.json: out of memory, or more than 256 MiB for 6000001 bytes of text");
+    assert_string_equal(err.text,
+                        "f.json: out of memory, or more than 256 MiB for 6000001 bytes of text");
     assert_int_equal(json_parse(&v, "[1]", 3, "f.json", &err), ST_OK);
     json_decref(v);
     free(text);
@@ -52,7 +53,8 @@ static void numbers_are_checked_for_type_and_range(void **state) {
     struct err err;
     uint32_t u;
     double d;
-    json_t *v = parse("{\"a\":{\"b\":7},\"r\":4.0,\"x\":4.5,\"neg\":-1,\"big\":1e300,\"s\":\"7\",\"n\":null,\"i\":9223372036854775807}");
+    json_t *v = parse("{\"a\":{\"b\":7},\"r\":4.0,\"x\":4.5,\"neg\":-1,\"big\":1e300,\"s\":\"7\","
+                      "\"n\":null,\"i\":9223372036854775807}");
     assert_int_equal(json_get_u32(&u, v, "a.b", 0, 10, 1, "f", &err), ST_OK);
     assert_int_equal(u, 7);
     assert_int_equal(json_get_u32(&u, v, "r", 0, 10, 1, "f", &err), ST_OK);

@@ -36,7 +36,8 @@ static void every_tile_runs_once_for_any_number_of_threads(void **state) {
             struct seen s = {.n_threads = n};
             uint32_t tiles = round * 7 % TILES;
             team_run(t, mark, &s, tiles);
-            for (uint32_t i = 0; i < TILES; i++) assert_int_equal(atomic_load(&s.tile[i]), i < tiles);
+            for (uint32_t i = 0; i < TILES; i++)
+                assert_int_equal(atomic_load(&s.tile[i]), i < tiles);
             assert_int_equal(atomic_load(&s.bad_thread), 0);
         }
         team_free(t);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any bytes as config.json and generation_config.json: refused with a sentence, or accepted with sizes whose products fit and
- * numbers the forward pass can start from. */
+/* Any bytes as config.json and generation_config.json: refused with a sentence, or accepted with
+ * sizes whose products fit and numbers the forward pass can start from. */
 #include <assert.h>
 #include <math.h>
 #include <stddef.h>

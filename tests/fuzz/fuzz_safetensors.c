@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any bytes as a safetensors file: refused with a sentence, or accepted with tensors that cover the data exactly. The header
- * length is also bent to what the input has, so that the JSON behind it is reached. */
+/* Any bytes as a safetensors file: refused with a sentence, or accepted with tensors that cover the
+ * data exactly. The header length is also bent to what the input has, so that the JSON behind it is
+ * reached. */
 #include <assert.h>
 #include <stddef.h>
 #include <stdint.h>

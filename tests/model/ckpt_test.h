@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A small checkpoint in a folder of its own, for tests: every tensor its configuration asks for, each of which a test may change,
- * drop or move to another shard before it is written. */
+/* A small checkpoint in a folder of its own, for tests: every tensor its configuration asks for,
+ * each of which a test may change, drop or move to another shard before it is written. */
 #ifndef SUPERNODE_TESTS_MODEL_CKPT_TEST_H
 #define SUPERNODE_TESTS_MODEL_CKPT_TEST_H
 
@@ -104,7 +104,8 @@ static inline enum st ckpt_test_add_one(void *ctx, struct weight_key key, uint32
     return ST_OK;
 }
 
-/* The base configuration with the members of patch put over it (null removes one); matrices in dtype, norms F32. */
+/* The base configuration with the members of patch put over it (null removes one); matrices in
+ * dtype, norms F32. */
 static inline void checkpoint_make(struct checkpoint *k, const char *patch, const char *dtype) {
     struct model_config c;
     struct config_facts facts;

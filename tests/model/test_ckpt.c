@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whole folders: what ckpt_open refuses, and in which words. Each row makes a good checkpoint and spoils one thing. */
+/* Whole folders: what ckpt_open refuses, and in which words. Each row makes a good checkpoint and
+ * spoils one thing. */
 #include "ckpt_test.h"
 
 #include "model/model.h"
@@ -192,7 +193,8 @@ static void faults_of_tensors_are_named(void **state) {
     }
 }
 
-/* A configuration that asks for more than there is: refused by name, whatever it would take to hold the model. */
+/* A configuration that asks for more than there is: refused by name, whatever it would take to hold
+ * the model. */
 static void a_large_configuration_is_refused_by_its_first_tensor(void **state) {
     (void)state;
     static const struct {
@@ -358,7 +360,8 @@ static void forms_that_published_checkpoints_have_are_read(void **state) {
     ckpt_close(c);
     checkpoint_remove(&k);
 
-    /* MTP without embedding and head of its own; a row vector; BF16 scales; tensors nobody asked for. */
+    /* MTP without embedding and head of its own; a row vector; BF16 scales; tensors nobody asked
+     * for. */
     checkpoint_make(&k, "{}", "F8_E4M3");
     checkpoint_drop(&k, "model.layers.2.embed_tokens.weight");
     checkpoint_drop(&k, "model.layers.2.shared_head.head.weight");
@@ -454,7 +457,8 @@ static void long_paths_are_refused(void **state) {
     free(dir);
 }
 
-/* Cut anywhere a checkpoint is refused with a sentence: bytes one by one over the header, then every 7th. */
+/* Cut anywhere a checkpoint is refused with a sentence: bytes one by one over the header, then
+ * every 7th. */
 static void every_truncation_is_refused(void **state) {
     (void)state;
     struct checkpoint k;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who a checkpoint is (contracts 5): two fine-tunes of one shape differ, and the three sources of the content digest are used
- * when they may be. And where it is: hub ids in a cache laid out as Hugging Face's is. */
+/* Who a checkpoint is (contracts 5): two fine-tunes of one shape differ, and the three sources of
+ * the content digest are used when they may be. And where it is: hub ids in a cache laid out as
+ * Hugging Face's is. */
 #include "ckpt_test.h"
 
 #include <fcntl.h>
@@ -238,7 +239,8 @@ static void make_dir(const char *fmt, const char *root) {
 #define REV      "0123456789abcdef0123456789abcdef01234567"
 #define SNAPSHOT "%s/hub/models--org--tiny.Model-1/snapshots/" REV
 
-/* Moves the files of a written checkpoint into root/hub as hub downloads lie there: blobs, and a snapshot of links to them. */
+/* Moves the files of a written checkpoint into root/hub as hub downloads lie there: blobs, and a
+ * snapshot of links to them. */
 static void make_cache(const struct checkpoint *k, const char *root) {
     static const char *const files[] = {"config.json", "model.safetensors"};
     make_dir("%s/hub", root);

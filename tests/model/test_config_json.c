@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a config.json may say and may not: each row is a patch of one good V3 configuration (a key with null is removed) and
- * either the sentence that refuses it or the field it must change. Numbers are hostile: negative, fractional, 2^31, 1e300. */
+/* What a config.json may say and may not: each row is a patch of one good V3 configuration (a key
+ * with null is removed) and either the sentence that refuses it or the field it must change.
+ * Numbers are hostile: negative, fractional, 2^31, 1e300. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Memory that runs out: opens a checkpoint and makes the model again and again, while the n-th allocation fails, for every n until
- * one run gets through (as sqlite's malloc_common.tcl does). Each must end in a status, nothing may leak (ASan says so) or
- * stay mapped. The link wraps malloc, calloc, realloc, strdup and mmap for our code, and json.c gives jansson its allocator. */
+/* Memory that runs out: opens a checkpoint and makes the model again and again, while the n-th
+ * allocation fails, for every n until one run gets through (as sqlite's malloc_common.tcl does).
+ * Each must end in a status, nothing may leak (ASan says so) or stay mapped. The link wraps malloc,
+ * calloc, realloc, strdup and mmap for our code, and json.c gives jansson its allocator. */
 #include "ckpt_test.h"
 
 #include <errno.h>

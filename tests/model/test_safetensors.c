@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What safetensors_parse refuses, and in which words: one row a fault, each header followed by `data` zero bytes. The file
- * lies in an exact allocation, so that a sanitizer sees one byte too many. Then every truncation of a good file, and
- * things that are no files at all. */
+/* What safetensors_parse refuses, and in which words: one row a fault, each header followed by
+ * `data` zero bytes. The file lies in an exact allocation, so that a sanitizer sees one byte too
+ * many. Then every truncation of a good file, and things that are no files at all. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One answer (promise 1): the logits, drafts and hidden state of a token are the same bits whatever shares the step, however the
- * prompt is chunked, on every instruction set, with any number of threads, and whoever runs the experts. */
+/* One answer (promise 1): the logits, drafts and hidden state of a token are the same bits whatever
+ * shares the step, however the prompt is chunked, on every instruction set, with any number of
+ * threads, and whoever runs the experts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,13 +19,34 @@ enum { SEQS = 4, LEN_MAX = 300, PAGES_A_SEQ = 3, ROWS_MAX = 512 };
 
 /* Odd sizes throughout; groups, shared expert, dense layer, MTP. */
 static struct model_config small_config(bool q_lora) {
-    struct model_config c = {.vocab = 97, .hidden = 72, .n_layers = 3, .n_mtp = 1, .n_heads = 3, .q_lora = q_lora ? 40 : 0,
-                             .kv_lora = 36, .nope = 20, .rope = 12, .v_dim = 28, .dense_inter = 90, .first_dense = 1,
-                             .moe_freq = 1, .n_experts = 8, .n_shared = 1, .moe_inter = 33, .eps = 1e-6f, .attn_scale = 0.177f,
+    struct model_config c = {.vocab = 97,
+                             .hidden = 72,
+                             .n_layers = 3,
+                             .n_mtp = 1,
+                             .n_heads = 3,
+                             .q_lora = q_lora ? 40 : 0,
+                             .kv_lora = 36,
+                             .nope = 20,
+                             .rope = 12,
+                             .v_dim = 28,
+                             .dense_inter = 90,
+                             .first_dense = 1,
+                             .moe_freq = 1,
+                             .n_experts = 8,
+                             .n_shared = 1,
+                             .moe_inter = 33,
+                             .eps = 1e-6f,
+                             .attn_scale = 0.177f,
                              .max_positions = 4096};
     c.rotary = (struct ops_rope_config){.dim = c.rope, .theta = 10000, .cos_sin_scale = 1};
-    c.gate = (struct ops_gate_config){.score = OPS_GATE_SIGMOID, .group = OPS_GATE_GROUP_TOP2, .n_experts = 8, .n_groups = 4,
-                                      .topk_groups = 2, .top_k = 3, .normalize = true, .weight_scale = 1.5f};
+    c.gate = (struct ops_gate_config){.score = OPS_GATE_SIGMOID,
+                                      .group = OPS_GATE_GROUP_TOP2,
+                                      .n_experts = 8,
+                                      .n_groups = 4,
+                                      .topk_groups = 2,
+                                      .top_k = 3,
+                                      .normalize = true,
+                                      .weight_scale = 1.5f};
     return c;
 }
 
@@ -57,8 +79,8 @@ static uint32_t rng(uint32_t n) {
     return (uint32_t)(rng_state >> 33) % n;
 }
 
-static void fixture_open(struct fixture *f, const struct model_config *c, enum ops_dtype dtype, enum ops_dtype kv,
-                         const struct ops_kernels *k, uint32_t threads) {
+static void fixture_open(struct fixture *f, const struct model_config *c, enum ops_dtype dtype,
+                         enum ops_dtype kv, const struct ops_kernels *k, uint32_t threads) {
     struct err err;
     memset(f, 0, sizeof *f);
     f->c = *c;
@@ -100,7 +122,8 @@ static void make_seqs(struct fixture *f, uint64_t seed) {
             if (i > 0 && rng(40) == 0) role = role == ROLE_PROMPT ? ROLE_GENERATED : ROLE_PROMPT;
             q->tokens[i] = (struct token){.id = rng(f->c.vocab), .role = role};
         }
-        for (uint32_t p = 0; p < PAGES_A_SEQ; p++) q->pages[p] = p * SEQS + (s + p) % SEQS; /* not in order */
+        for (uint32_t p = 0; p < PAGES_A_SEQ; p++)
+            q->pages[p] = p * SEQS + (s + p) % SEQS; /* not in order */
         if (q->logits) continue;
         q->logits = calloc(LEN_MAX * f->c.vocab, sizeof(float));
         q->drafts = calloc(LEN_MAX * f->c.vocab, sizeof(float));
@@ -109,7 +132,8 @@ static void make_seqs(struct fixture *f, uint64_t seed) {
     }
 }
 
-/* Runs take[s] tokens of every sequence in one step (or in two microbatches), and stores or compares the results. */
+/* Runs take[s] tokens of every sequence in one step (or in two microbatches), and stores or
+ * compares the results. */
 enum check { STORE, COMPARE };
 static void run(struct fixture *f, const uint32_t take[SEQS], enum check check) {
     struct step_row rows[ROWS_MAX];
@@ -117,10 +141,15 @@ static void run(struct fixture *f, const uint32_t take[SEQS], enum check check) 
     uint32_t n = 0;
     for (uint32_t s = 0; s < SEQS; s++) {
         struct seq *q = &f->seqs[s];
-        seqs[s] = (struct step_seq){.pages = q->pages, .n_pages = PAGES_A_SEQ, .hidden_before = q->last_hidden};
+        seqs[s] = (struct step_seq){
+            .pages = q->pages, .n_pages = PAGES_A_SEQ, .hidden_before = q->last_hidden};
         for (uint32_t i = 0; i < take[s]; i++)
-            rows[n++] = (struct step_row){.token = q->tokens[q->done + i].id, .pos = q->done + i, .seq = s,
-                                          .role = q->tokens[q->done + i].role, .logits = true, .draft = true};
+            rows[n++] = (struct step_row){.token = q->tokens[q->done + i].id,
+                                          .pos = q->done + i,
+                                          .seq = s,
+                                          .role = q->tokens[q->done + i].role,
+                                          .logits = true,
+                                          .draft = true};
     }
     if (n == 0) return;
     struct step_input input = {.rows = rows, .n_rows = n, .seqs = seqs, .n_seqs = SEQS};
@@ -129,14 +158,19 @@ static void run(struct fixture *f, const uint32_t take[SEQS], enum check check) 
     size_t vocab = f->c.vocab, hidden = f->c.hidden;
     for (uint32_t r = 0; r < n; r++) {
         struct seq *q = &f->seqs[rows[r].seq];
-        float *want[3] = {q->logits + rows[r].pos * vocab, q->hidden + rows[r].pos * hidden, q->drafts + rows[r].pos * vocab};
-        const float *got[3] = {step_logits(f->step, r), step_hidden(f->step, r), rows[r].pos ? step_draft_logits(f->step, r) : NULL};
+        float *want[3] = {q->logits + rows[r].pos * vocab, q->hidden + rows[r].pos * hidden,
+                          q->drafts + rows[r].pos * vocab};
+        const float *got[3] = {step_logits(f->step, r), step_hidden(f->step, r),
+                               rows[r].pos ? step_draft_logits(f->step, r) : NULL};
         size_t len[3] = {vocab, hidden, vocab};
         for (int i = 0; i < 3; i++) {
             if (!got[i]) continue;
-            for (size_t j = 0; j < len[i]; j++) assert_true(got[i][j] == got[i][j]); /* no NaN from unwritten pages */
-            if (check == STORE) memcpy(want[i], got[i], len[i] * sizeof(float));
-            else assert_memory_equal(want[i], got[i], len[i] * sizeof(float));
+            for (size_t j = 0; j < len[i]; j++)
+                assert_true(got[i][j] == got[i][j]); /* no NaN from unwritten pages */
+            if (check == STORE)
+                memcpy(want[i], got[i], len[i] * sizeof(float));
+            else
+                assert_memory_equal(want[i], got[i], len[i] * sizeof(float));
         }
         memcpy(q->last_hidden, got[1], hidden * sizeof(float));
     }
@@ -221,7 +255,8 @@ static void instruction_sets_and_threads_do_not_change_a_bit(void **state) {
     }
 }
 
-/* A caller that dispatches routes itself, in two halves and any order, combines to the same bits. */
+/* A caller that dispatches routes itself, in two halves and any order, combines to the same bits.
+ */
 static void experts_may_be_computed_in_any_subset(void **state) {
     (void)state;
     const struct ops_kernels *tables[OPS_TABLES_MAX];
@@ -234,7 +269,8 @@ static void experts_may_be_computed_in_any_subset(void **state) {
     struct seq *q = &f.seqs[1];
     struct step_row rows[LEN_MAX];
     for (uint32_t i = 0; i < q->len; i++)
-        rows[i] = (struct step_row){.token = q->tokens[i].id, .pos = i, .role = q->tokens[i].role, .logits = true};
+        rows[i] = (struct step_row){
+            .token = q->tokens[i].id, .pos = i, .role = q->tokens[i].role, .logits = true};
     struct step_seq seq = {.pages = q->pages, .n_pages = PAGES_A_SEQ};
     struct step_input input = {.rows = rows, .n_rows = q->len, .seqs = &seq, .n_seqs = 1};
     step_begin(f.step, &input);
@@ -261,7 +297,8 @@ static void experts_may_be_computed_in_any_subset(void **state) {
     }
     step_head(f.step);
     for (uint32_t i = 0; i < q->len; i++)
-        assert_memory_equal(step_logits(f.step, i), q->logits + i * c.vocab, c.vocab * sizeof(float));
+        assert_memory_equal(step_logits(f.step, i), q->logits + i * c.vocab,
+                            c.vocab * sizeof(float));
     fixture_close(&f);
 }
 
@@ -284,15 +321,18 @@ static void two_row_sets_step_as_one(void **state) {
     for (uint32_t k = 0; k < 2; k++) {
         struct seq *q = &f.seqs[k + 1];
         for (uint32_t i = 0; i < q->len; i++)
-            rows[k][i] = (struct step_row){.token = q->tokens[i].id, .pos = i, .role = q->tokens[i].role, .logits = true};
+            rows[k][i] = (struct step_row){
+                .token = q->tokens[i].id, .pos = i, .role = q->tokens[i].role, .logits = true};
         seqs[k] = (struct step_seq){.pages = q->pages, .n_pages = PAGES_A_SEQ};
-        in[k] = (struct step_input){.rows = rows[k], .n_rows = q->len, .seqs = &seqs[k], .n_seqs = 1};
+        in[k] =
+            (struct step_input){.rows = rows[k], .n_rows = q->len, .seqs = &seqs[k], .n_seqs = 1};
         step_begin(steps[k], &in[k]);
     }
     model_step(steps, 2);
     for (uint32_t k = 0; k < 2; k++)
         for (uint32_t i = 0; i < f.seqs[k + 1].len; i++)
-            assert_memory_equal(step_logits(steps[k], i), f.seqs[k + 1].logits + i * c.vocab, c.vocab * sizeof(float));
+            assert_memory_equal(step_logits(steps[k], i), f.seqs[k + 1].logits + i * c.vocab,
+                                c.vocab * sizeof(float));
     step_free(steps[1]);
     fixture_close(&f);
 }
