@@ -27,7 +27,7 @@ def main():
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), dpi=90)
     left.plot(millions(steps), [e["loss"] / math.log(2) for e in steps], lw=0.8, label="next token")
     left.plot(millions(steps), [e["mtp"] / math.log(2) for e in steps], lw=0.8, label="MTP, the token after")
-    left.set(ylabel="training loss, bits a token (with dropout)", ylim=(3.5, 9))
+    left.set(ylabel="training loss, bits a token", ylim=(3.5, 9))
     right.plot(millions(scores), [e["valid_bits_per_byte"] for e in scores], "o-", ms=3, label="valid")
     right.plot(millions(scores), [e["train_bits_per_byte"] for e in scores], "o-", ms=3, label="train (every 60th tale)")
     right.set(ylabel="bits a byte, blocks of 512", ylim=(1.05, 1.8))

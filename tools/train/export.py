@@ -26,8 +26,8 @@ GENERATION = {
     "eos_token_id": 1,
     "max_new_tokens": 600,
     "pad_token_id": 2,
-    "repetition_penalty": 1.1,
-    "temperature": 0.7,
+    "repetition_penalty": 1.05,
+    "temperature": 0.8,
     "top_p": 0.9,
 }
 

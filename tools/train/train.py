@@ -8,7 +8,7 @@ minutes, and a run started again in the same folder goes on where it was.
     progress  0.00 - 0.25   plain text, rows of 256 tokens
               0.25 - 0.70   rows of 512
               0.70 - 0.88   YaRN frequencies on; every 8th step reads rows of 2,048
-              0.88 - 1.00   the chat phase: 5 rows of 1,024 tokens of conversations to 3 of plain text
+              0.88 - 1.00   the chat phase: 2 rows of 1,024 tokens of conversations to 6 of plain text
 
 Muon for matrices, AdamW for embeddings, head, norms and gates; warm-up 2%, constant to 55%, then linear to 0.
 
@@ -112,8 +112,8 @@ class Rows:
 
     def take(self, progress, step):
         if progress >= CHAT_FROM:
-            a, b = self.chat.take(5), self.text[1024].take(3)
-            order = [0, 5, 1, 6, 2, 7, 3, 4]  # the MTP layer is trained on the first rows: let it see both kinds
+            a, b = self.chat.take(2), self.text[1024].take(6)
+            order = [0, 2, 1, 3, 4, 5, 6, 7]  # the MTP layer is trained on the first rows: let it see both kinds
             ids, mask = np.concatenate([a[0], b[0]])[order], np.concatenate([a[1], b[1]])[order]
         else:
             length = 256 if progress < LONG else 512
