@@ -145,7 +145,7 @@ arm-run: $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/arm/test_*.c))
 FUZZ_B  := build/fuzz
 FUZZ_CC := clang-14
 fuzz:
-	@$(MAKE) --no-print-directory -j$$(nproc) fuzz-run B=$(FUZZ_B) CC=$(FUZZ_CC) SAN=fuzzer-no-link,address,undefined
+	@$(MAKE) --no-print-directory -j$$(nproc) fuzz-run B=$(FUZZ_B) CC=$(FUZZ_CC) CI= SAN=fuzzer-no-link,address,undefined
 .PHONY: fuzz-run
 fuzz-run: $(FUZZERS)
 	@tests/fuzz/run $(FUZZ_SECONDS) $(FUZZERS)

@@ -335,6 +335,9 @@ static int bench_model(int argc, char **argv) {
     enum st st = make(&b, &err);
     if (!st) {
         measure(&b);
+        st = limits_measure(&b.limits, b.team, &err);
+    }
+    if (!st) {
         report(&b);
     }
     release(&b);

@@ -11,11 +11,12 @@
 struct limits {
     char cpu[128];   /* model name */
     double read_gbs; /* best of five streaming reads of 1 GiB by all threads, 10^9 bytes a second */
-    double
-        fma_gflops; /* best of five runs of independent F32 fused multiply-adds, 2 operations each */
+    double fma_gflops;   /* best of five runs of independent F32 FMAs, 2 operations each */
     const char *fma_isa; /* the widest vectors found: "avx512", "avx2", "neon" */
 };
 
+/* Keeps the larger of what *out holds and what it measures: shared machines have slow seconds, so a
+ * benchmark measures before and after. Zero-initialise. */
 enum st ST_CHECKED limits_measure(struct limits *out, struct team *team, struct err *err);
 
 #endif
