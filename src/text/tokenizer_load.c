@@ -57,7 +57,7 @@ static enum st add_key(struct tokenizer *t, const char *key, const json_t *id, c
         return err_set(err, ST_NO_MEMORY, "%s: model.vocab: out of memory", name);
     case VOCABULARY_SAME_KEY: /* JSON with two of one key was refused, and no two keys are the same
                                  bytes */
-        assert(false); /* a key twice: the parser refuses that */
+        assert(false);        /* a key twice: the parser refuses that */
         break;
     case VOCABULARY_SAME_ID:
         return err_set(err, ST_INVALID,
