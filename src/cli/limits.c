@@ -78,13 +78,20 @@ static float (*widest_fma(const char **isa, uint32_t *lanes))(uint32_t) {
 
 typedef uint64_t read_vec __attribute__((vector_size(64), aligned(64)));
 
+/* Prefetches by hand, as the kernels do: the hardware's own prefetchers stop at each 4 KiB page. */
 static void read_part(void *ctx, uint32_t tile, uint32_t thread) {
+    enum { AHEAD = 12288 };
     struct burn *b = ctx;
     (void)thread;
-    const read_vec *p = (const read_vec *)(const void *)(b->data + tile * b->bytes_each);
+    const uint8_t *p = b->data + tile * b->bytes_each;
     read_vec s[4] = {{0}};
-    for (size_t i = 0; i < b->bytes_each / sizeof *p; i += 4)
-        for (int j = 0; j < 4; j++) s[j] |= p[i + j];
+    for (size_t i = 0; i < b->bytes_each; i += sizeof s) {
+        const read_vec *v = (const read_vec *)(const void *)(p + i);
+        for (size_t j = 0; j < 4; j++) {
+            __builtin_prefetch(p + i + AHEAD + j * sizeof *v);
+            s[j] |= v[j];
+        }
+    }
     b->sink[tile] = (float)(s[0] | s[1] | s[2] | s[3])[0];
 }
 
