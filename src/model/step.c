@@ -133,14 +133,10 @@ struct matmul_run {
     uint32_t n_tok;
 };
 
-static uint32_t tiles_of(const struct ops_weight *w) {
-    return (w->rows + TILE_ROWS - 1) / TILE_ROWS;
-}
-
 static void matmul_tile(void *ctx, uint32_t tile, uint32_t thread) {
     const struct matmul_run *r = ctx;
     const struct matmul *j = r->jobs;
-    while (tile >= tiles_of(j->w)) tile -= tiles_of(j++->w);
+    while (tile >= step_tiles(j->w->rows)) tile -= step_tiles(j++->w->rows);
     uint32_t row0 = tile * TILE_ROWS, left = j->w->rows - row0;
     r->s->m->k->dot(j->out + row0, j->out_stride, j->x, j->x_stride, r->n_tok, j->w, row0,
                     left < TILE_ROWS ? left : TILE_ROWS, scratch_ws(r->s, thread));
@@ -150,7 +146,7 @@ void step_matmuls(struct step *s, const struct matmul *jobs, uint32_t n_jobs, ui
     assert(n_jobs <= MATMULS_MAX);
     struct matmul_run run = {.s = s, .jobs = jobs, .n_tok = n_tok};
     uint32_t n_tiles = 0;
-    for (uint32_t i = 0; i < n_jobs; i++) n_tiles += tiles_of(jobs[i].w);
+    for (uint32_t i = 0; i < n_jobs; i++) n_tiles += step_tiles(jobs[i].w->rows);
     if (n_tok > 0) team_run(s->team, matmul_tile, &run, n_tiles);
 }
 

@@ -24,10 +24,6 @@ static void gate_up(const struct step *s, float *h, size_t h_stride, const float
         k->swiglu(h + t * h_stride + row0, g + (size_t)t * TILE_ROWS, u + (size_t)t * TILE_ROWS, n);
 }
 
-static uint32_t tiles(uint32_t rows) {
-    return (rows + TILE_ROWS - 1) / TILE_ROWS;
-}
-
 struct ffn_run {
     struct step *s;
     const float *x;
@@ -42,7 +38,7 @@ static void ffn_tile(void *ctx, uint32_t tile, uint32_t thread) {
 void step_ffn(struct step *s, float *out, const float *x, const struct model_ffn *ffn) {
     struct ffn_run run = {.s = s, .x = x, .ffn = ffn};
     struct matmul down = {out, s->m->config.hidden, s->h, ffn->gate.rows, &ffn->down};
-    team_run(s->team, ffn_tile, &run, tiles(ffn->gate.rows));
+    team_run(s->team, ffn_tile, &run, step_tiles(ffn->gate.rows));
     step_matmuls(s, &down, 1, s->n);
 }
 
@@ -172,10 +168,10 @@ void step_experts(struct step *s, uint32_t layer, const uint32_t *routes, uint32
     group_routes(s, routes, n_routes);
     for (uint32_t e = 0; e < c->n_experts; e++) used += s->expert_end[e] > expert_begin(s, e);
     struct expert_run run = {
-        .s = s, .experts = s->m->layers[layer].experts, .tiles_each = tiles(c->moe_inter)};
+        .s = s, .experts = s->m->layers[layer].experts, .tiles_each = step_tiles(c->moe_inter)};
     step_each_row(s, n_routes, gather_row, NULL);
     team_run(s->team, expert_up_tile, &run, used * run.tiles_each);
-    run.tiles_each = tiles(c->hidden);
+    run.tiles_each = step_tiles(c->hidden);
     team_run(s->team, expert_down_tile, &run, used * run.tiles_each);
 }
 

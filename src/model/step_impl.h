@@ -11,6 +11,10 @@
  * prefetchers, and enough tiles in the smallest projection for two threads. */
 enum { TILE_ROWS = 64 };
 
+static inline uint32_t step_tiles(uint32_t rows) {
+    return (rows + TILE_ROWS - 1) / TILE_ROWS;
+}
+
 struct active_row {
     uint32_t input; /* index into in->rows */
     uint32_t slot;  /* where its KV row lies */
