@@ -97,19 +97,19 @@ static void print_json(struct answer *w, const struct request *r, uint64_t begun
                        uint64_t ended) {
     json_t *ids = json_array(), *prompt_ids = json_array();
     for (uint32_t i = 0; i < w->n_used; i++)
-        json_array_append_new(ids, json_integer(r->choice.ids[i]));
+        json_array_append_new(ids, json_integer(r->choices[0].ids[i]));
     for (uint32_t i = 0; i < r->n_prompt; i++)
         json_array_append_new(prompt_ids, json_integer(r->prompt[i]));
     double ttft_ms = (double)(w->first_ns - opened) / 1e6;
     double decode_s = (double)(ended - w->first_ns) / 1e9;
-    json_t *out = json_pack("{s:o,s:o,s:s,s:I,s:{s:i,s:i,s:i},s:{s:f,s:f,s:f,s:f}}", "prompt_ids",
-                            prompt_ids, "ids", ids, "finish_reason",
-                            finish_name(w, r->choice.finish), "seed", (json_int_t)r->seed, "usage",
-                            "prompt_tokens", (int)r->n_prompt, "completion_tokens", (int)w->n_used,
-                            "total_tokens", (int)(r->n_prompt + w->n_used), "times", "load_ms",
-                            (double)(opened - begun) / 1e6, "ttft_ms", w->n_used ? ttft_ms : 0.0,
-                            "total_ms", (double)(ended - opened) / 1e6, "decode_tokens_per_s",
-                            w->n_used > 1 && decode_s > 0 ? (w->n_used - 1) / decode_s : 0.0);
+    json_t *out = json_pack(
+        "{s:o,s:o,s:s,s:I,s:{s:i,s:i,s:i},s:{s:f,s:f,s:f,s:f}}", "prompt_ids", prompt_ids, "ids",
+        ids, "finish_reason", finish_name(w, r->choices[0].finish), "seed", (json_int_t)r->seed,
+        "usage", "prompt_tokens", (int)r->n_prompt, "completion_tokens", (int)w->n_used,
+        "total_tokens", (int)(r->n_prompt + w->n_used), "times", "load_ms",
+        (double)(opened - begun) / 1e6, "ttft_ms", w->n_used ? ttft_ms : 0.0, "total_ms",
+        (double)(ended - opened) / 1e6, "decode_tokens_per_s",
+        w->n_used > 1 && decode_s > 0 ? (w->n_used - 1) / decode_s : 0.0);
     if (w->tok)
         json_object_set_new(out, "text",
                             json_stringn(w->text.data ? w->text.data : "", w->text.len));
@@ -175,8 +175,9 @@ static enum st fill_request(struct request *r, const struct generate_args *a,
     if (!a->ignore_eos) r->n_stop_ids = instance_eos_ids(r->stop_ids, in);
     memcpy(r->model_id, in->model_id, sizeof r->model_id);
     r->roles = malloc(sizeof *r->roles);
-    r->choice.ids = malloc((r->max_tokens + (size_t)1) * sizeof *r->choice.ids);
-    if (!r->roles || !r->choice.ids) return err_set(err, ST_NO_MEMORY, "generate: out of memory");
+    st = request_make_choices(r, 1, err);
+    if (st) return st;
+    if (!r->roles) return err_set(err, ST_NO_MEMORY, "generate: out of memory");
     r->roles[0] = (struct role_run){.len = r->n_prompt, .role = ROLE_PROMPT};
     r->n_roles = 1;
     return ST_OK;

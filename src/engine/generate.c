@@ -54,7 +54,7 @@ void generator_free(struct generator *g) {
 /* --- the sequence: prompt, then what was generated -------------------------------------------- */
 
 static uint32_t token_at(const struct request *r, uint32_t pos) {
-    return pos < r->n_prompt ? r->prompt[pos] : r->choice.ids[pos - r->n_prompt];
+    return pos < r->n_prompt ? r->prompt[pos] : r->choices[0].ids[pos - r->n_prompt];
 }
 
 static enum token_role role_at(const struct request *r, uint32_t pos) {
@@ -69,7 +69,7 @@ static enum token_role role_at(const struct request *r, uint32_t pos) {
  * sequence's last. */
 static void run_rows(struct generator *g, const struct request *r, uint32_t from, uint32_t n) {
     struct instance *in = g->in;
-    uint32_t end = r->n_prompt + r->choice.n_ids;
+    uint32_t end = r->n_prompt + r->choices[0].n_ids;
     for (uint32_t i = 0; i < n; i++)
         g->rows[i] = (struct step_row){.token = token_at(r, from + i),
                                        .pos = from + i,
@@ -95,15 +95,15 @@ static bool is_stop(const struct request *r, uint32_t id) {
  * no more. */
 static bool draw(struct generator *g, struct request *r, uint32_t row, generate_fn *fn, void *ctx) {
     const float *logits = step_logits(g->in->step, row);
-    uint32_t vocab = g->in->config.vocab, position = r->n_prompt + r->choice.n_ids;
+    uint32_t vocab = g->in->config.vocab, position = r->n_prompt + r->choices[0].n_ids;
     struct ops_sample_params p = r->sampling;
-    if (r->choice.n_ids < r->min_tokens) {
+    if (r->choices[0].n_ids < r->min_tokens) {
         p.masked = r->stop_ids;
         p.n_masked = r->n_stop_ids;
     }
     struct token_out out = {.attempt = r->attempt, .position = position};
-    out.id = ops_sample(logits, vocab, &p, r->prompt, r->n_prompt, r->choice.ids, r->choice.n_ids,
-                        r->seed, position, 0, g->work);
+    out.id = ops_sample(logits, vocab, &p, r->prompt, r->n_prompt, r->choices[0].ids,
+                        r->choices[0].n_ids, r->seed, position, 0, g->work);
     struct token_logprob top[REQUEST_LOGPROBS_MAX];
     if (r->logprobs >= 0) {
         uint32_t ids[REQUEST_LOGPROBS_MAX],
@@ -116,14 +116,14 @@ static bool draw(struct generator *g, struct request *r, uint32_t row, generate_
         out.n_top = n;
         out.logprob = logits[out.id] - lse;
     }
-    r->choice.ids[r->choice.n_ids++] = out.id;
+    r->choices[0].ids[r->choices[0].n_ids++] = out.id;
     if (is_stop(r, out.id))
         out.finish = FINISH_STOP;
-    else if (r->choice.n_ids == r->max_tokens)
+    else if (r->choices[0].n_ids == r->max_tokens)
         out.finish = FINISH_LENGTH;
-    r->choice.finish = out.finish;
+    r->choices[0].finish = out.finish;
     if (fn(ctx, &out)) return true;
-    if (!out.finish) r->choice.finish = FINISH_CANCELLED;
+    if (!out.finish) r->choices[0].finish = FINISH_CANCELLED;
     return false;
 }
 
@@ -143,13 +143,13 @@ static enum st check(const struct generator *g, const struct request *r, struct 
                        r->max_tokens, r->n_prompt, in->max_model_len);
     uint64_t roles = 0;
     for (uint32_t i = 0; i < r->n_roles; i++) roles += r->roles[i].len;
-    if (roles != r->n_prompt || r->choice.n_ids > r->max_tokens ||
+    if (roles != r->n_prompt || r->choices[0].n_ids > r->max_tokens ||
         r->logprobs > REQUEST_LOGPROBS_MAX)
         return err_set(err, ST_INVALID,
                        "request: roles of %" PRIu64
                        " tokens for a prompt of %u, %u of %u tokens generated",
-                       roles, r->n_prompt, r->choice.n_ids, r->max_tokens);
-    for (uint32_t i = 0; i < r->n_prompt + r->choice.n_ids; i++)
+                       roles, r->n_prompt, r->choices[0].n_ids, r->max_tokens);
+    for (uint32_t i = 0; i < r->n_prompt + r->choices[0].n_ids; i++)
         if (token_at(r, i) >= in->config.vocab)
             return err_set(err, ST_INVALID, "prompt: token %u is %u, but the vocabulary has %u", i,
                            token_at(r, i), in->config.vocab);
@@ -162,15 +162,16 @@ enum st generate_run(struct generator *g, struct request *r, const atomic_bool *
     if (st) return st;
     uint64_t begun = clock_now_ns();
     uint32_t done = 0; /* positions computed */
-    if (!r->choice.finish && r->choice.n_ids == r->max_tokens) r->choice.finish = FINISH_LENGTH;
-    while (!r->choice.finish) {
+    if (!r->choices[0].finish && r->choices[0].n_ids == r->max_tokens)
+        r->choices[0].finish = FINISH_LENGTH;
+    while (!r->choices[0].finish) {
         if (cancel && atomic_load_explicit(cancel, memory_order_relaxed)) {
-            r->choice.finish = FINISH_CANCELLED;
+            r->choices[0].finish = FINISH_CANCELLED;
             break;
         }
         if (r->time_left_ms && clock_now_ns() - begun > (uint64_t)r->time_left_ms * 1000000u)
             return err_set(err, ST_TIMEOUT, "the request took longer than %u ms", r->time_left_ms);
-        uint32_t end = r->n_prompt + r->choice.n_ids,
+        uint32_t end = r->n_prompt + r->choices[0].n_ids,
                  n = end - done < g->chunk ? end - done : g->chunk;
         run_rows(g, r, done, n);
         done += n;

@@ -2,6 +2,7 @@
 /* Implements request.h. */
 #include "engine/request.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <sys/random.h>
 
@@ -12,10 +13,24 @@ bool request_draw_seed(struct request *r) {
     return true;
 }
 
+enum st request_make_choices(struct request *r, uint32_t n, struct err *err) {
+    assert(n >= 1 && n <= REQUEST_CHOICES_MAX && !r->choices);
+    r->choices = calloc(n, sizeof *r->choices);
+    for (uint32_t i = 0; i < n && r->choices; i++) {
+        r->n_choices = i + 1;
+        r->choices[i].ids = malloc((r->max_tokens + (size_t)1) * sizeof *r->choices[i].ids);
+        if (!r->choices[i].ids) break;
+    }
+    if (!r->choices || !r->choices[n - 1].ids)
+        return err_set(err, ST_NO_MEMORY, "request: out of memory for %u choices", n);
+    return ST_OK;
+}
+
 void request_release(struct request *r) {
     free(r->prompt);
     free(r->roles);
-    free(r->choice.ids);
+    for (uint32_t i = 0; i < r->n_choices; i++) free(r->choices[i].ids);
+    free(r->choices);
     free((void *)(uintptr_t)r->sampling.bias);
     *r = (struct request){0};
 }

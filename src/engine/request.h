@@ -18,6 +18,7 @@ enum {
     REQUEST_MODEL_ID_BYTES = 65, /* as ckpt_model_id writes it */
     REQUEST_LOGPROBS_MAX = 20,   /* alternatives a token */
     REQUEST_STOP_IDS_MAX = 64,
+    REQUEST_CHOICES_MAX = 128,
 };
 
 enum finish_reason { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED };
@@ -50,14 +51,20 @@ struct request {
     uint32_t stop_ids[REQUEST_STOP_IDS_MAX]; /* EOS ids included unless ignore_eos */
     uint32_t n_stop_ids;
     uint32_t max_tokens, min_tokens;
-    int32_t logprobs;             /* alternatives a token; 0: the chosen token's alone; -1: none */
-    uint32_t time_left_ms;        /* 0: no limit */
-    struct request_choice choice; /* one for now */
+    int32_t logprobs;        /* alternatives a token; 0: the chosen token's alone; -1: none */
+    int32_t prompt_logprobs; /* the same for the prompt's tokens; then no prefix is looked up */
+    int32_t priority;        /* lower goes first */
+    uint32_t time_left_ms;   /* 0: no limit */
+    struct request_choice *choices; /* [n_choices]; they share the prompt */
+    uint32_t n_choices;
 };
 
 /* Draws a seed where the client gave none: 53 bits, since it is returned as JSON and JavaScript
  * reads doubles. False: the system has no random numbers. */
 bool request_draw_seed(struct request *r);
+
+/* Makes n choices with room for max_tokens each. ST_NO_MEMORY. */
+enum st ST_CHECKED request_make_choices(struct request *r, uint32_t n, struct err *err);
 
 /* Frees what the record owns. */
 void request_release(struct request *r);

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/generate.h"
+#include "engine/token.h"
 #include "serve/api_request.h"
 #include "text/output.h"
 

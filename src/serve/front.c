@@ -202,8 +202,8 @@ static bool set_limits(const struct front *f, struct request *r, const struct ap
                            "min_tokens: found %u, but at most %u tokens can be generated",
                            api->min_tokens, r->max_tokens);
     r->min_tokens = api->min_tokens;
-    r->choice.ids = malloc(r->max_tokens * sizeof *r->choice.ids);
-    return r->choice.ids || no_memory(e);
+    struct err err;
+    return request_make_choices(r, 1, &err) == ST_OK || no_memory(e);
 }
 
 static void add_stop_id(struct request *r, uint32_t id) {
@@ -224,7 +224,7 @@ static bool set_names(struct job *j, struct api_error *e) {
     char hex[2 * sizeof random + 1];
     for (size_t i = 0; i < sizeof random; i++) snprintf(hex + 2 * i, 3, "%02x", random[i]);
     snprintf(j->id, sizeof j->id, "%s-%s", j->kind == API_CHAT ? "chatcmpl" : "cmpl", hex);
-    snprintf(j->record.id, sizeof j->record.id, "%s", j->id);
+    snprintf(j->records[0].id, sizeof j->records[0].id, "%s", j->id);
     return true;
 }
 
@@ -235,8 +235,10 @@ static bool set_seed(struct request *r, const struct api_request *api, struct ap
 }
 
 static bool fill_record(const struct front *f, struct job *j, struct api_error *e) {
-    struct request *r = &j->record;
     struct api_request *api = &j->api;
+    struct request *r = j->records = calloc(1, sizeof *r);
+    if (!r) return no_memory(e);
+    j->n_records = 1;
     *r = (struct request){
         .version = REQUEST_VERSION, .sampling = api->sampling, .logprobs = api->logprobs};
     api->bias = NULL; /* the record owns it now */

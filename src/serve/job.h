@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One request between three threads. The HTTP thread makes a job from a body and owns it; the text
- * thread turns the body into a record; the engine thread computes tokens from the record. Queues
+ * thread turns the body into records; the engine thread computes tokens from them. Queues
  * hand the job on, so each part has one user at a time; what comes back (tokens, the end) goes
  * through the mailbox. A job ends by exactly one "done", and only the HTTP thread frees it: whoever
  * loses interest sets cancel and waits for done. */
@@ -11,8 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/generate.h"
-#include "engine/request.h"
+#include "engine/token.h"
 #include "serve/api_error.h"
 #include "serve/api_request.h"
 
@@ -28,7 +27,8 @@ struct job {
     /* Written by the text thread; read-only once a token or done arrived. */
     char id[REQUEST_ID_BYTES];
     struct api_request api;
-    struct request record;
+    struct request *records; /* one a prompt of the body */
+    uint32_t n_records;
 
     /* In the mailbox, under its lock: tokens not yet taken (struct job_token, each followed by its
      * n_top alternatives). */
@@ -43,7 +43,7 @@ struct job {
 };
 
 struct job_token {
-    uint32_t attempt, choice, position, id, n_top;
+    uint32_t record, attempt, choice, position, id, n_top, n_cached;
     float logprob;
     enum finish_reason finish;
 };

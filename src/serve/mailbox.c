@@ -29,7 +29,8 @@ void job_free(struct job *j) {
     if (!j) return;
     free(j->body);
     api_request_release(&j->api);
-    request_release(&j->record);
+    for (uint32_t i = 0; i < j->n_records; i++) request_release(&j->records[i]);
+    free(j->records);
     buf_release(&j->inbox);
     buf_release(&j->taken);
     free(j);
@@ -65,9 +66,9 @@ static void announce(struct mailbox *m, struct job *j) {
         assert(errno == EAGAIN); /* the counter is full: awake anyway */
 }
 
-bool mailbox_token(struct mailbox *m, struct job *j, const struct token_out *t) {
-    struct job_token row = {t->attempt, t->choice,  t->position, t->id,
-                            t->n_top,   t->logprob, t->finish};
+bool mailbox_token(struct mailbox *m, struct job *j, uint32_t record, const struct token_out *t) {
+    struct job_token row = {record,   t->attempt,  t->choice,  t->position, t->id,
+                            t->n_top, t->n_cached, t->logprob, t->finish};
     pthread_mutex_lock(&m->lock);
     assert(!j->done);
     size_t len = j->inbox.len;
@@ -108,7 +109,7 @@ struct job *mailbox_take(struct mailbox *m, bool *done) {
     return j;
 }
 
-bool job_token_next(const struct job *j, size_t *at, struct token_out *t,
+bool job_token_next(const struct job *j, size_t *at, uint32_t *record, struct token_out *t,
                     struct token_logprob *top) {
     struct job_token row;
     if (*at == j->taken.len) return false;
@@ -118,7 +119,15 @@ bool job_token_next(const struct job *j, size_t *at, struct token_out *t,
     assert(row.n_top <= REQUEST_LOGPROBS_MAX);
     if (row.n_top) memcpy(top, j->taken.data + *at, row.n_top * sizeof *top);
     *at += row.n_top * sizeof *top;
-    *t = (struct token_out){row.attempt, row.choice, row.position, row.id,
-                            row.logprob, top,        row.n_top,    row.finish};
+    *record = row.record;
+    *t = (struct token_out){.attempt = row.attempt,
+                            .choice = row.choice,
+                            .position = row.position,
+                            .id = row.id,
+                            .logprob = row.logprob,
+                            .top = top,
+                            .n_top = row.n_top,
+                            .n_cached = row.n_cached,
+                            .finish = row.finish};
     return true;
 }

@@ -19,7 +19,7 @@ enum st ST_CHECKED mailbox_init(struct mailbox *m, struct err *err);
 void mailbox_release(struct mailbox *m);
 
 /* Any computing thread. False: the inbox is at its limit, the HTTP thread does not keep up. */
-bool mailbox_token(struct mailbox *m, struct job *j, const struct token_out *t);
+bool mailbox_token(struct mailbox *m, struct job *j, uint32_t record, const struct token_out *t);
 /* The job's end; error may be NULL. The job must not be touched afterwards. */
 void mailbox_done(struct mailbox *m, struct job *j, const struct api_error *error);
 
@@ -27,9 +27,9 @@ void mailbox_done(struct mailbox *m, struct job *j, const struct api_error *erro
  * says whether it ended. */
 struct job *mailbox_take(struct mailbox *m, bool *done);
 
-/* Reads the next token of j->taken at *at; top gets room for REQUEST_LOGPROBS_MAX alternatives.
+/* Reads the next token of j->taken at *at, and whose it is; top gets room for REQUEST_LOGPROBS_MAX alternatives.
  * False: that was the last. */
-bool job_token_next(const struct job *j, size_t *at, struct token_out *t,
+bool job_token_next(const struct job *j, size_t *at, uint32_t *record, struct token_out *t,
                     struct token_logprob *top);
 
 #endif

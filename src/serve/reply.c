@@ -114,7 +114,7 @@ static void answer_begin(struct reply *r) {
                                .model = f->model,
                                .fingerprint = f->fingerprint,
                                .created = (int64_t)time(NULL)};
-    answer_init(&r->answer, &head, &r->job->api, &r->job->record, f->tok);
+    answer_init(&r->answer, &head, &r->job->api, &r->job->records[0], f->tok);
     r->answering = true;
     if (r->job->api.unknown[0])
         server_log(r->server, "serve: ignored unknown fields: %s: %s", r->job->id,
@@ -125,10 +125,11 @@ static void take_tokens(struct reply *r) {
     struct token_logprob top[REQUEST_LOGPROBS_MAX];
     struct token_out t;
     size_t at = 0;
+    uint32_t which;
     enum st st = ST_OK;
-    while (r->state == REPLY_OPEN && !st && job_token_next(r->job, &at, &t, top)) {
+    while (r->state == REPLY_OPEN && !st && job_token_next(r->job, &at, &which, &t, top)) {
         if (!r->answering) answer_begin(r);
-        const struct request *record = &r->job->record;
+        const struct request *record = &r->job->records[0];
         if (t.attempt != record->attempt || t.position != record->n_prompt + r->answer.n_tokens)
             continue; /* late, or a repeat */
         st = answer_token(&r->answer, &t, &r->out);

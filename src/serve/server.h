@@ -7,7 +7,6 @@
 
 #include <stdint.h>
 
-#include "engine/generate.h"
 #include "serve/front.h"
 
 enum {
@@ -19,6 +18,7 @@ enum {
 };
 
 struct server;
+struct generator;
 
 /* One line without a newline: something the operator may want to know. */
 typedef void server_log_fn(const char *line);

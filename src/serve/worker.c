@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+
 /* Jobs on their way to a thread, oldest first. The number of jobs is bounded by who submits. */
 struct job_queue {
     pthread_mutex_t lock;
@@ -22,6 +24,9 @@ struct worker {
     struct mailbox *mailbox;
     struct job_queue text_queue, engine_queue;
     pthread_t text_thread, engine_thread;
+    pthread_mutex_t stats_lock;
+    struct engine_stats stats;           /* as the engine's thread last wrote them */
+    atomic_uint_least64_t busy_since_ns; /* the piece of work that runs; 0: none */
 };
 
 static void queue_init(struct job_queue *q) {
@@ -103,7 +108,7 @@ struct run {
 
 static bool give_token(void *ctx, const struct token_out *t) {
     struct run *r = ctx;
-    if (!mailbox_token(r->w->mailbox, r->job, t)) return false;
+    if (!mailbox_token(r->w->mailbox, r->job, 0, t)) return false;
     return !cancelled(r->job);
 }
 
@@ -116,9 +121,9 @@ static void *engine_main(void *arg) {
         struct run run = {w, j};
         struct err err;
         why = (struct api_error){0};
-        if (generate_run(w->generator, &j->record, &j->cancel, give_token, &run, &err))
+        if (generate_run(w->generator, &j->records[0], &j->cancel, give_token, &run, &err))
             (void)api_fail(&why, err.code == ST_INVALID ? 400 : 500, NULL, NULL, "%s", err.text);
-        else if (j->record.choice.finish == FINISH_CANCELLED && !cancelled(j))
+        else if (j->records[0].choices[0].finish == FINISH_CANCELLED && !cancelled(j))
             (void)api_fail(&why, 500, NULL, NULL, "the answer grew faster than it could be sent");
         mailbox_done(w->mailbox, j, &why);
     }
@@ -130,6 +135,8 @@ enum st worker_start(struct worker **out, const struct front *front, struct gene
     struct worker *w = calloc(1, sizeof *w);
     if (!w) return err_set(err, ST_NO_MEMORY, "serve: out of memory");
     *w = (struct worker){.front = front, .generator = generator, .mailbox = mailbox};
+    pthread_mutex_init(&w->stats_lock, NULL);
+    engine_stats_init(&w->stats);
     queue_init(&w->text_queue);
     queue_init(&w->engine_queue);
     int bad = pthread_create(&w->text_thread, NULL, text_main, w);
@@ -143,6 +150,7 @@ enum st worker_start(struct worker **out, const struct front *front, struct gene
     if (bad) {
         queue_release(&w->text_queue);
         queue_release(&w->engine_queue);
+        pthread_mutex_destroy(&w->stats_lock);
         free(w);
         return err_set(err, ST_IO, "serve: cannot start a thread: %s", strerror(bad));
     }
@@ -159,6 +167,17 @@ void worker_refuse_waiting(struct worker *w, const struct api_error *why) {
     queue_refuse(&w->engine_queue, why);
 }
 
+void worker_stats(struct worker *w, struct engine_stats *out) {
+    pthread_mutex_lock(&w->stats_lock);
+    *out = w->stats;
+    pthread_mutex_unlock(&w->stats_lock);
+}
+
+uint64_t worker_stuck_ns(struct worker *w) {
+    uint64_t since = atomic_load_explicit(&w->busy_since_ns, memory_order_relaxed);
+    return since ? clock_now_ns() - since : 0;
+}
+
 void worker_stop(struct worker *w) {
     if (!w) return;
     queue_close(&w->text_queue);
@@ -167,5 +186,6 @@ void worker_stop(struct worker *w) {
     pthread_join(w->engine_thread, NULL);
     queue_release(&w->text_queue);
     queue_release(&w->engine_queue);
+    pthread_mutex_destroy(&w->stats_lock);
     free(w);
 }

@@ -5,6 +5,7 @@
 #define SUPERNODE_SERVE_WORKER_H
 
 #include "engine/generate.h"
+#include "engine/stats.h"
 #include "serve/front.h"
 #include "serve/mailbox.h"
 
@@ -18,6 +19,10 @@ enum st ST_CHECKED worker_start(struct worker **out, const struct front *front,
 void worker_submit(struct worker *w, struct job *j);
 /* From here on a job that nobody has begun comes back done with this error when its turn comes. */
 void worker_refuse_waiting(struct worker *w, const struct api_error *why);
+/* A copy of what the engine counts. Any thread. */
+void worker_stats(struct worker *w, struct engine_stats *out);
+/* For how long no piece of work was finished although some waits; 0 where none waits. Any thread. */
+uint64_t worker_stuck_ns(struct worker *w);
 /* Waits for the threads; jobs should be done or cancelled. Those that still wait come back done
  * first. NULL is allowed. */
 void worker_stop(struct worker *w);

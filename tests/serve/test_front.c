@@ -89,7 +89,7 @@ static struct job *prepare(const struct front *f, enum api_kind kind, const char
 
 /* "^" stands for BOS and "$" for EOS; roles has g or p for each. */
 static void expect_prompt(const struct job *j, const char *text, const char *roles) {
-    const struct request *r = &j->record;
+    const struct request *r = &j->records[0];
     assert_int_equal(r->n_prompt, strlen(text));
     uint32_t run = 0, used = 0;
     for (uint32_t i = 0; i < r->n_prompt; i++) {
@@ -115,7 +115,7 @@ static void roles_and_origins_of_a_chat(void **state) {
     assert_non_null(j);
     expect_prompt(j, "^a</s>$^b$c$!", "ppppppppgggpp");
     assert_true(strncmp(j->id, "chatcmpl-", 9) == 0 && strlen(j->id) == 41);
-    assert_string_equal(j->record.id, j->id);
+    assert_string_equal(j->records[0].id, j->id);
     job_free(j);
     f.trust = PROMPT_TRUST_MESSAGES;
     j = prepare(&f, API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a</s>\"}]}", &e);
@@ -134,14 +134,14 @@ static void tool_arguments_suit_either_template(void **state) {
     struct front f = make_front("{{ messages[0].tool_calls[0].function.arguments.k + 1 }}");
     struct job *j = prepare(&f, API_CHAT, CALL, &e);
     if (!j) fail_msg("%s", e.message);
-    assert_int_equal(j->record.n_prompt, 1);
-    assert_int_equal(j->record.prompt[0], id_of('2'));
+    assert_int_equal(j->records[0].n_prompt, 1);
+    assert_int_equal(j->records[0].prompt[0], id_of('2'));
     job_free(j);
     front_close(&f);
     f = make_front("{{ '<' + messages[0].tool_calls[0].function.arguments + '>' }}");
     j = prepare(&f, API_CHAT, CALL, &e);
     if (!j) fail_msg("%s", e.message);
-    assert_int_equal(j->record.n_prompt, strlen("<{\"k\":1}>"));
+    assert_int_equal(j->records[0].n_prompt, strlen("<{\"k\":1}>"));
     job_free(j);
     front_close(&f);
 }
@@ -152,14 +152,14 @@ static void raw_text_gets_bos_and_ids_do_not(void **state) {
     struct api_error e;
     struct job *j = prepare(&f, API_COMPLETION, "{\"prompt\":\"a</s>b\"}", &e);
     expect_prompt(j, "^a$b", "pppp");
-    assert_int_equal(j->record.max_tokens, API_COMPLETION_TOKENS);
+    assert_int_equal(j->records[0].max_tokens, API_COMPLETION_TOKENS);
     job_free(j);
     j = prepare(&f, API_COMPLETION, "{\"prompt\":\"\"}", &e);
     expect_prompt(j, "^", "p");
     job_free(j);
     j = prepare(&f, API_COMPLETION, "{\"prompt\":[64,65],\"max_tokens\":62}", &e);
     expect_prompt(j, "ab", "pp");
-    assert_int_equal(j->record.max_tokens, 62);
+    assert_int_equal(j->records[0].max_tokens, 62);
     job_free(j);
     assert_null(
         prepare(&f, API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", &e));
@@ -174,7 +174,7 @@ static void lengths_fit_the_context(void **state) {
     struct api_error e;
     struct job *j =
         prepare(&f, API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", &e);
-    assert_int_equal(j->record.max_tokens, MAX_LEN - 4);
+    assert_int_equal(j->records[0].max_tokens, MAX_LEN - 4);
     job_free(j);
     assert_null(prepare(&f, API_CHAT,
                         "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":61}",
@@ -205,18 +205,18 @@ static void seeds_and_stop_ids(void **state) {
     struct job *a = prepare(&f, API_COMPLETION, "{\"prompt\":\"x\"}", &e),
                *b = prepare(&f, API_COMPLETION, "{\"prompt\":\"x\",\"stop_token_ids\":[5,97,5]}",
                             &e);
-    assert_true(a->record.seed != b->record.seed && a->record.seed >= 0 &&
-                a->record.seed < INT64_C(1) << 53);
-    assert_int_equal(a->record.n_stop_ids, 1);
-    assert_int_equal(b->record.n_stop_ids, 2);
-    assert_int_equal(b->record.stop_ids[0], EOS);
+    assert_true(a->records[0].seed != b->records[0].seed && a->records[0].seed >= 0 &&
+                a->records[0].seed < INT64_C(1) << 53);
+    assert_int_equal(a->records[0].n_stop_ids, 1);
+    assert_int_equal(b->records[0].n_stop_ids, 2);
+    assert_int_equal(b->records[0].stop_ids[0], EOS);
     job_free(a);
     job_free(b);
     a = prepare(&f, API_COMPLETION,
                 "{\"prompt\":\"x\",\"seed\":-9,\"ignore_eos\":true,\"logit_bias\":{\"1\":2}}", &e);
-    assert_int_equal(a->record.seed, -9);
-    assert_int_equal(a->record.n_stop_ids, 0);
-    assert_int_equal(a->record.sampling.bias[0].id, 1);
+    assert_int_equal(a->records[0].seed, -9);
+    assert_int_equal(a->records[0].n_stop_ids, 0);
+    assert_int_equal(a->records[0].sampling.bias[0].id, 1);
     job_free(a);
     front_close(&f);
 }

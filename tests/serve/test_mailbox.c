@@ -29,13 +29,14 @@ static void tokens_come_out_as_they_went_in(void **state) {
     struct err err;
     struct token_logprob top[2] = {{7, -1}, {8, -2}}, got_top[REQUEST_LOGPROBS_MAX];
     struct token_out t;
+    uint32_t which;
     bool done;
     size_t at = 0;
     assert_int_equal(mailbox_init(&m, &err), ST_OK);
     struct job *j = job();
     assert_false(readable(&m));
     assert_null(mailbox_take(&m, &done));
-    assert_true(mailbox_token(&m, j,
+    assert_true(mailbox_token(&m, j, 7,
                               &(struct token_out){.attempt = 1,
                                                   .choice = 2,
                                                   .position = 3,
@@ -43,18 +44,19 @@ static void tokens_come_out_as_they_went_in(void **state) {
                                                   .logprob = -0.5f,
                                                   .top = top,
                                                   .n_top = 2}));
-    assert_true(mailbox_token(&m, j, &(struct token_out){.id = 5, .finish = FINISH_STOP}));
+    assert_true(mailbox_token(&m, j, 0, &(struct token_out){.id = 5, .finish = FINISH_STOP}));
     assert_true(readable(&m));
     assert_ptr_equal(mailbox_take(&m, &done), j);
     assert_false(done);
     assert_false(readable(&m));
-    assert_true(job_token_next(j, &at, &t, got_top));
+    assert_true(job_token_next(j, &at, &which, &t, got_top));
+    assert_int_equal(which, 7);
     assert_true(t.attempt == 1 && t.choice == 2 && t.position == 3 && t.id == 4 &&
                 t.logprob == -0.5f && t.n_top == 2);
     assert_true(t.top[1].id == 8 && t.top[1].logprob == -2);
-    assert_true(job_token_next(j, &at, &t, got_top));
+    assert_true(job_token_next(j, &at, &which, &t, got_top));
     assert_true(t.id == 5 && t.finish == FINISH_STOP && t.n_top == 0);
-    assert_false(job_token_next(j, &at, &t, got_top));
+    assert_false(job_token_next(j, &at, &which, &t, got_top));
     mailbox_done(&m, j, NULL);
     assert_ptr_equal(mailbox_take(&m, &done), j);
     assert_true(done);
@@ -71,9 +73,9 @@ static void jobs_come_oldest_first_and_once(void **state) {
     bool done;
     assert_int_equal(mailbox_init(&m, &err), ST_OK);
     struct job *a = job(), *b = job();
-    mailbox_token(&m, b, &(struct token_out){.id = 1});
-    mailbox_token(&m, a, &(struct token_out){.id = 2});
-    mailbox_token(&m, b, &(struct token_out){.id = 3});
+    mailbox_token(&m, b, 0, &(struct token_out){.id = 1});
+    mailbox_token(&m, a, 0, &(struct token_out){.id = 2});
+    mailbox_token(&m, b, 0, &(struct token_out){.id = 3});
     struct api_error e;
     (void)api_fail(&e, 500, NULL, NULL, "x");
     mailbox_done(&m, b, &e);
@@ -95,9 +97,9 @@ static void a_full_inbox_refuses_and_keeps_what_it_has(void **state) {
     assert_int_equal(mailbox_init(&m, &err), ST_OK);
     struct job *j = job();
     j->inbox.max = 2 * sizeof(struct job_token);
-    assert_true(mailbox_token(&m, j, &(struct token_out){.id = 1}));
-    assert_true(mailbox_token(&m, j, &(struct token_out){.id = 2}));
-    assert_false(mailbox_token(&m, j, &(struct token_out){.id = 3}));
+    assert_true(mailbox_token(&m, j, 0, &(struct token_out){.id = 1}));
+    assert_true(mailbox_token(&m, j, 0, &(struct token_out){.id = 2}));
+    assert_false(mailbox_token(&m, j, 0, &(struct token_out){.id = 3}));
     assert_ptr_equal(mailbox_take(&m, &done), j);
     assert_int_equal(j->taken.len, 2 * sizeof(struct job_token));
     job_free(j);
@@ -115,7 +117,7 @@ static void *write_all(void *arg) {
     struct writer *w = arg;
     struct token_logprob top[3] = {{1, 0}, {2, 0}, {3, 0}};
     for (uint32_t i = 0; i < TOKENS; i++)
-        if (!mailbox_token(w->m, w->j,
+        if (!mailbox_token(w->m, w->j, 0,
                            &(struct token_out){.position = i, .top = top, .n_top = i % 4}))
             abort();
     mailbox_done(w->m, w->j, NULL);
@@ -143,8 +145,9 @@ static void nothing_is_lost_between_threads(void **state) {
         while ((j = mailbox_take(&m, &done))) {
             struct token_logprob top[REQUEST_LOGPROBS_MAX];
             struct token_out t;
+            uint32_t which;
             uint32_t *n = j->reply;
-            for (size_t at = 0; job_token_next(j, &at, &t, top); ++*n)
+            for (size_t at = 0; job_token_next(j, &at, &which, &t, top); ++*n)
                 assert_true(t.position == *n && t.n_top == *n % 4);
             ended += done;
         }

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One serving instance: requests in, tokens out, many at once (continuous batching, contracts 2 to
+ * 7). It has no thread and reads no clock: whoever owns it calls engine_step while there is work,
+ * and the executor says what time it is, so that the simulator drives the same code. Everything
+ * here belongs to one thread; records are borrowed from engine_add until done. */
+#ifndef SUPERNODE_ENGINE_ENGINE_H
+#define SUPERNODE_ENGINE_ENGINE_H
+
+#include "engine/executor.h"
+#include "engine/stats.h"
+#include "engine/token.h"
+
+struct engine;
+
+enum speculate { SPECULATE_AUTO, SPECULATE_OFF, SPECULATE_ON };
+
+struct engine_options {
+    uint32_t max_num_seqs;           /* sequences computed at once */
+    uint32_t max_num_batched_tokens; /* rows of a prompt chunk; at least ENGINE_CHUNK_MIN */
+    uint32_t tpot_ms, ttft_ms;       /* targets; 0: none */
+    enum speculate speculate;
+    uint32_t draft_tokens; /* k, 1 to EXECUTOR_DRAFTS_MAX */
+};
+
+enum { ENGINE_CHUNK_MIN = 512 };
+
+/* Called from engine_step and engine_cancel. */
+struct engine_sink {
+    /* False: the front wants no more of this choice (stop string, client gone). */
+    bool (*token)(void *ctx, const struct token_out *t);
+    /* Once a request; err NULL: every choice ended by itself, or was not wanted any more. The
+     * record is the caller's again. */
+    void (*done)(void *ctx, const struct err *err);
+};
+
+/* executor is borrowed. */
+enum st ST_CHECKED engine_new(struct engine **out, const struct executor *x,
+                              const struct engine_options *o, struct err *err);
+void engine_free(struct engine *e); /* NULL is allowed; ends requests without calling their sink */
+
+/* Takes the record over until sink->done. arrived_ns: when it came to the front, on the executor's
+ * clock. ST_INVALID: wrong model, empty or too long prompt, ids outside the vocabulary. */
+enum st ST_CHECKED engine_add(struct engine *e, struct request *r, const struct engine_sink *sink,
+                              void *ctx, uint64_t arrived_ns, struct err *err);
+/* Its pages are free when the call returns, or, where a prompt chunk is computing it with others,
+ * when that chunk ends. sink->done is called (with NULL) before it returns. */
+void engine_cancel(struct engine *e, struct request *r);
+
+/* One piece of work: a decode step, or a piece of a prompt chunk. False: there is none. */
+bool engine_step(struct engine *e);
+
+const struct engine_stats *engine_stats(struct engine *e);
+
+#endif

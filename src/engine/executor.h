@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What computes: the model on this machine (exec_model.h), or the stand-in of tests and simulation
+ * (sim/core/standin.h). The engine decides what to compute and where it lies; an executor knows
+ * rows, pages and samplers, and nothing of queues. */
+#ifndef SUPERNODE_ENGINE_EXECUTOR_H
+#define SUPERNODE_ENGINE_EXECUTOR_H
+
+#include "engine/stats.h"
+#include "engine/token.h"
+#include "model/kv.h"
+
+enum { EXECUTOR_DRAFTS_MAX = STATS_DRAFTS_MAX };
+
+/* A token and what is said of it. */
+struct exec_token {
+    uint32_t id, n_top;
+    float logprob;
+    struct token_logprob top[REQUEST_LOGPROBS_MAX];
+};
+
+/* Positions [from, from + n) of one choice; the last n_drafts of them are guesses that follow what
+ * the record holds. */
+struct exec_run {
+    const struct request *r;
+    uint32_t choice;
+    const uint32_t *pages; /* block table: every slot below from + n + want_drafts */
+    uint32_t n_pages;
+    uint32_t slot; /* of the sequence's last hidden state; looked at where from is inside a page */
+    uint32_t from, n;
+    uint32_t drafts[EXECUTOR_DRAFTS_MAX];
+    uint32_t n_drafts;
+    bool sample;          /* from + n - n_drafts is the end of what is known: draw what follows */
+    bool prompt_logprobs; /* keep the logits of all rows */
+    uint32_t want_drafts; /* guess so many tokens after the last drawn one */
+    /* Written by the executor where sample is set: drawn[i] follows the i-th draft, which was drawn
+     * too; new_drafts follow the last of them. */
+    uint32_t n_drawn, n_new_drafts;
+    struct exec_token drawn[EXECUTOR_DRAFTS_MAX + 1];
+    uint32_t new_drafts[EXECUTOR_DRAFTS_MAX];
+};
+
+struct executor {
+    void *ctx;
+    const char *model_id;
+    uint32_t n_pages, n_slots, max_model_len, vocab;
+    uint32_t rows_max;          /* of a step; a chunk's are the engine's max_num_batched_tokens */
+    bool drafts;                /* it can guess */
+    uint64_t (*now)(void *ctx); /* ns, never going back */
+    /* Runs of different choices, all at once. */
+    void (*step)(void *ctx, struct exec_run *runs, uint32_t n_runs);
+    /* Begins with these runs, or goes on with them (the same pointer, until true was returned or
+     * chunk_drop was called), and pauses soon after until_ns. True: they are computed. Steps of
+     * other sequences may come between. */
+    bool (*chunk)(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t until_ns);
+    void (*chunk_drop)(void *ctx);
+    /* After a chunk: the prompt token that follows row i of run `run`. */
+    void (*prompt_logprob)(void *ctx, uint32_t run, uint32_t i, struct exec_token *out);
+    void (*copy_page)(void *ctx, uint32_t to, uint32_t from);
+    void (*copy_slot)(void *ctx, uint32_t to, uint32_t from);
+};
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements stats.h. Bounds are vLLM's, so that dashboards made for it show something. */
+#include "engine/stats.h"
+
+#include <assert.h>
+#include <string.h>
+
+static const double ttft[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+                              1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640, 2560};
+static const double per_token[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1,
+                                   0.15,  0.2,    0.3,   0.4,  0.5,   0.75, 1,     2.5,
+                                   5,     7.5,    10,    20,   40,    80};
+static const double request[] = {0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,
+                                 10,   15,   20,  30,  40,  50,  60, 120, 240, 480, 960};
+static const double tokens[] = {1,    2,    5,    10,    20,    50,    100,    200,   500,
+                                1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
+static const double rows[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
+
+#define BOUNDS(a)                                                                                  \
+    (struct histogram) {                                                                           \
+        .bounds = (a), .n = sizeof(a) / sizeof *(a)                                                \
+    }
+
+void engine_stats_init(struct engine_stats *s) {
+    *s = (struct engine_stats){.ttft = BOUNDS(ttft),
+                               .tpot = BOUNDS(per_token),
+                               .itl = BOUNDS(per_token),
+                               .e2e = BOUNDS(request),
+                               .queue = BOUNDS(request),
+                               .prefill = BOUNDS(request),
+                               .decode = BOUNDS(request),
+                               .prompt_len = BOUNDS(tokens),
+                               .generation_len = BOUNDS(tokens),
+                               .iteration_tokens = BOUNDS(rows)};
+}
+
+void histogram_add(struct histogram *h, double value) {
+    uint32_t i = 0;
+    assert(h->n <= HISTOGRAM_BUCKETS_MAX);
+    while (i < h->n && value > h->bounds[i]) i++;
+    h->counts[i]++;
+    h->sum += value;
+    h->count++;
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What an engine counts, for /metrics and the simulator. Plain numbers: whoever reads them from
+ * another thread reads a copy. Times are in seconds. */
+#ifndef SUPERNODE_ENGINE_STATS_H
+#define SUPERNODE_ENGINE_STATS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { HISTOGRAM_BUCKETS_MAX = 24, STATS_DRAFTS_MAX = 4 };
+
+/* counts[i]: observations <= bounds[i] and over bounds[i - 1]; counts[n]: over the last bound. */
+struct histogram {
+    const double *bounds; /* [n], ascending, static */
+    uint32_t n;
+    uint64_t counts[HISTOGRAM_BUCKETS_MAX + 1];
+    double sum;
+    uint64_t count;
+};
+
+void histogram_add(struct histogram *h, double value);
+
+enum {
+    STATS_FINISH_STOP,
+    STATS_FINISH_LENGTH,
+    STATS_FINISH_ABORT,
+    STATS_FINISH_ERROR,
+    STATS_FINISHES
+};
+
+struct engine_stats {
+    /* now */
+    uint32_t running, waiting;  /* sequences (choices) */
+    uint32_t pages, pages_used; /* used: held by sequences; the rest is free or cached */
+    uint32_t pages_cached;      /* free, but with blocks that may be found again */
+    uint32_t seqs_max;          /* the batch limit that SLO control has set at present */
+    double step_s; /* moving average of a decode step, chunk pieces between included: TPOT */
+    /* since the start */
+    uint64_t prefix_queries, prefix_hits; /* prompt tokens looked up, found */
+    uint64_t prompt_tokens, prompt_tokens_computed, generation_tokens;
+    uint64_t preemptions;
+    uint64_t steps, chunks;
+    uint64_t spec_drafts; /* times that drafts were verified */
+    uint64_t spec_draft_tokens, spec_accepted;
+    uint64_t spec_accepted_at[STATS_DRAFTS_MAX];
+    uint64_t
+        finished[STATS_FINISHES]; /* requests; abort: the client left or the front had enough */
+    struct histogram ttft, tpot, itl, e2e, queue, prefill, decode; /* a request each, itl a token */
+    struct histogram prompt_len, generation_len;                   /* tokens, a request each */
+    struct histogram iteration_tokens;                             /* rows of a step */
+};
+
+void engine_stats_init(struct engine_stats *s);
+
+#endif
