@@ -16,7 +16,7 @@
 #include "serve/api_error.h"
 #include "text/output.h"
 
-enum api_kind { API_CHAT, API_COMPLETION };
+enum api_kind { API_CHAT, API_COMPLETION, API_TOKENIZE, API_DETOKENIZE };
 
 enum {
     API_STOP_IDS_MAX =

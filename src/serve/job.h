@@ -15,9 +15,14 @@
 #include "serve/api_error.h"
 #include "serve/api_request.h"
 
+enum { JOB_CHOICES_MAX = REQUEST_CHOICES_MAX }; /* of all records together */
+
 struct job {
     struct job *next; /* in the queue that holds it */
     atomic_bool cancel;
+    /* Choices that have all they need (a stop string came) while others go on: bit record *
+     * n_choices + choice. Set by the HTTP thread, looked at by the engine's. */
+    atomic_uint_least64_t unwanted[JOB_CHOICES_MAX / 64];
 
     /* The body, until the text thread read it. */
     enum api_kind kind;
@@ -27,8 +32,9 @@ struct job {
     /* Written by the text thread; read-only once a token or done arrived. */
     char id[REQUEST_ID_BYTES];
     struct api_request api;
-    struct request *records; /* one a prompt of the body */
-    uint32_t n_records;
+    struct request *records; /* one a prompt of the body, all with as many choices */
+    uint32_t n_records;      /* 0: nothing to compute, the answer is `whole` */
+    struct buf whole;
 
     /* In the mailbox, under its lock: tokens not yet taken (struct job_token, each followed by its
      * n_top alternatives). */
@@ -51,5 +57,11 @@ struct job_token {
 /* body is taken over (malloc). NULL: out of memory, and body is freed. */
 struct job *job_new(enum api_kind kind, char *body, size_t body_len);
 void job_free(struct job *j); /* NULL is allowed */
+
+/* HTTP thread, after a token of the job came. */
+void job_choice_drop(struct job *j, uint32_t record, uint32_t choice);
+/* Any thread that has the job: no more tokens of this choice are wanted; always so when the job is
+ * cancelled. For the engine's sink->token to return. */
+bool job_choice_unwanted(const struct job *j, uint32_t record, uint32_t choice);
 
 #endif

@@ -9,7 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { INBOX_MAX = 32 << 20 };
+enum { INBOX_MAX = 32 << 20, WHOLE_MAX = 256 << 20 };
 
 struct job *job_new(enum api_kind kind, char *body, size_t body_len) {
     struct job *j = calloc(1, sizeof *j);
@@ -21,7 +21,9 @@ struct job *job_new(enum api_kind kind, char *body, size_t body_len) {
     j->body = body;
     j->body_len = body_len;
     j->inbox.max = j->taken.max = INBOX_MAX;
+    j->whole.max = WHOLE_MAX;
     atomic_init(&j->cancel, false);
+    for (size_t i = 0; i < JOB_CHOICES_MAX / 64; i++) atomic_init(&j->unwanted[i], 0);
     return j;
 }
 
@@ -31,9 +33,28 @@ void job_free(struct job *j) {
     api_request_release(&j->api);
     for (uint32_t i = 0; i < j->n_records; i++) request_release(&j->records[i]);
     free(j->records);
+    buf_release(&j->whole);
     buf_release(&j->inbox);
     buf_release(&j->taken);
     free(j);
+}
+
+static uint32_t choice_bit(const struct job *j, uint32_t record, uint32_t choice) {
+    assert(record < j->n_records && choice < j->records[record].n_choices);
+    uint32_t bit = record * j->records[record].n_choices + choice;
+    assert(bit < JOB_CHOICES_MAX);
+    return bit;
+}
+
+void job_choice_drop(struct job *j, uint32_t record, uint32_t choice) {
+    uint32_t bit = choice_bit(j, record, choice);
+    atomic_fetch_or_explicit(&j->unwanted[bit / 64], UINT64_C(1) << bit % 64, memory_order_relaxed);
+}
+
+bool job_choice_unwanted(const struct job *j, uint32_t record, uint32_t choice) {
+    uint32_t bit = choice_bit(j, record, choice);
+    return atomic_load_explicit(&j->cancel, memory_order_relaxed) ||
+           atomic_load_explicit(&j->unwanted[bit / 64], memory_order_relaxed) >> bit % 64 & 1;
 }
 
 enum st mailbox_init(struct mailbox *m, struct err *err) {

@@ -93,10 +93,12 @@ static void *text_main(void *arg) {
     struct job *j;
     while ((j = queue_pop(&w->text_queue, &why))) {
         if (over(w, j, &why)) continue;
-        if (front_prepare(w->front, j, &why))
-            queue_push(&w->engine_queue, j);
-        else
+        if (!front_prepare(w->front, j, &why))
             mailbox_done(w->mailbox, j, &why);
+        else if (j->n_records == 0)
+            mailbox_done(w->mailbox, j, NULL); /* its answer is there */
+        else
+            queue_push(&w->engine_queue, j);
     }
     return NULL;
 }
@@ -109,7 +111,7 @@ struct run {
 static bool give_token(void *ctx, const struct token_out *t) {
     struct run *r = ctx;
     if (!mailbox_token(r->w->mailbox, r->job, 0, t)) return false;
-    return !cancelled(r->job);
+    return !job_choice_unwanted(r->job, 0, t->choice);
 }
 
 static void *engine_main(void *arg) {

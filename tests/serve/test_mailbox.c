@@ -106,6 +106,26 @@ static void a_full_inbox_refuses_and_keeps_what_it_has(void **state) {
     mailbox_release(&m);
 }
 
+static void a_dropped_choice_is_unwanted_and_its_siblings_are_not(void **state) {
+    (void)state;
+    struct job *j = job();
+    j->records = calloc(2, sizeof *j->records);
+    j->n_records = 2;
+    j->records[0].n_choices = j->records[1].n_choices = 64;
+    struct request_choice choices[64] = {0};
+    j->records[0].choices = j->records[1].choices = choices;
+    job_choice_drop(j, 0, 63);
+    job_choice_drop(j, 1, 0);
+    for (uint32_t r = 0; r < 2; r++)
+        for (uint32_t c = 0; c < 64; c++)
+            assert_int_equal(job_choice_unwanted(j, r, c),
+                             (r == 0 && c == 63) || (r == 1 && c == 0));
+    atomic_store(&j->cancel, true);
+    assert_true(job_choice_unwanted(j, 1, 5));
+    j->n_records = 0; /* the choices are not its own */
+    job_free(j);
+}
+
 enum { WRITERS = 3, TOKENS = 20000 };
 
 struct writer {
@@ -165,6 +185,7 @@ int main(void) {
         cmocka_unit_test(tokens_come_out_as_they_went_in),
         cmocka_unit_test(jobs_come_oldest_first_and_once),
         cmocka_unit_test(a_full_inbox_refuses_and_keeps_what_it_has),
+        cmocka_unit_test(a_dropped_choice_is_unwanted_and_its_siblings_are_not),
         cmocka_unit_test(nothing_is_lost_between_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
