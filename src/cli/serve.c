@@ -18,7 +18,7 @@ enum { CHUNK_ROWS = 512 };
 struct serve_args {
     struct model_args model;
     const char *host, *served_name;
-    uint32_t port, max_model_len;
+    uint32_t port, max_model_len, requests_max;
     bool trust_message_tokens;
 };
 
@@ -73,7 +73,11 @@ static enum st open_all(struct serving *s, struct serve_args *a, const char *mod
                         struct err *err) {
     struct instance_options o;
     enum st st = model_args_options(&o, &a->model, model, err);
-    if (!st) st = server_new(&s->server, a->host, (uint16_t)a->port, print_log, err);
+    struct server_options so = {.host = a->host,
+                                .port = (uint16_t)a->port,
+                                .log = print_log,
+                                .requests_max = a->requests_max};
+    if (!st) st = server_new(&s->server, &so, err);
     if (st) return st;
     o.chunk_rows = CHUNK_ROWS;
     o.logits_rows = 1;
@@ -104,7 +108,7 @@ static int run(struct serve_args *a, const char *model, struct err *err) {
 }
 
 int cli_serve(int argc, char **argv) {
-    struct serve_args a = {.host = "127.0.0.1", .port = 8000};
+    struct serve_args a = {.host = "127.0.0.1", .port = 8000, .requests_max = 1024};
     const char *args[1];
     const struct flag flags[] = {
         {"host", "ADDR", FLAG_STR, &a.host, 0, 0,
@@ -115,6 +119,8 @@ int cli_serve(int argc, char **argv) {
          "longest prompt and answer together, tokens (default: max_position_embeddings)", false},
         {"served-model-name", "NAME", FLAG_STR, &a.served_name, 0, 0,
          "what requests call the model (default: MODEL as given)", false},
+        {"max-concurrent-requests", "N", FLAG_U32, &a.requests_max, 1, 65536,
+         "requests that run or wait; more get a 503 (default 1024)", true},
         {"trust-message-tokens", NULL, FLAG_BOOL, &a.trust_message_tokens, 0, 0,
          "let added tokens in users' messages count, as other servers do (default: they are text)",
          true},

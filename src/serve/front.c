@@ -243,6 +243,7 @@ static bool fill_record(const struct front *f, struct job *j, struct api_error *
         .version = REQUEST_VERSION, .sampling = api->sampling, .logprobs = api->logprobs};
     api->bias = NULL; /* the record owns it now */
     memcpy(r->model_id, f->model_id, sizeof r->model_id);
+    memcpy(r->tenant, j->tenant, sizeof r->tenant);
     if (!set_names(j, e) || !set_seed(r, api, e)) return false;
     for (uint32_t i = 0; i < f->n_stop_ids && !api->ignore_eos; i++) add_stop_id(r, f->stop_ids[i]);
     for (uint32_t i = 0; i < api->n_stop_ids; i++) add_stop_id(r, api->stop_ids[i]);

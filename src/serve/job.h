@@ -28,6 +28,7 @@ struct job {
     enum api_kind kind;
     char *body;
     size_t body_len;
+    char tenant[REQUEST_ID_BYTES]; /* of the API key; into every record */
 
     /* Written by the text thread; read-only once a token or done arrived. */
     char id[REQUEST_ID_BYTES];

@@ -18,6 +18,16 @@ static void cancel(struct reply *r) {
     atomic_store_explicit(&r->job->cancel, true, memory_order_relaxed);
 }
 
+/* Its job and its client are both through: it is freed from outside of evhttp, whose callback this
+ * may be. */
+static void retire_if_over(struct reply *r) {
+    struct server *s = r->server;
+    if (!r->done || r->state != REPLY_OVER) return;
+    r->over_next = s->over;
+    s->over = r;
+    event_active(s->mail, 0, 0);
+}
+
 /* --- sending ---------------------------------------------------------------------------------- */
 
 /* evhttp wrote the last byte. */
@@ -27,7 +37,7 @@ static void reply_written(struct evhttp_request *req, void *arg) {
     assert(r->state == REPLY_SENT);
     http_conn_unwatch(r->conn);
     r->state = REPLY_OVER;
-    event_active(r->server->mail, 0, 0); /* so that it is freed, from outside of evhttp */
+    retire_if_over(r);
 }
 
 /* The client left, or was dropped. */
@@ -35,7 +45,7 @@ static void reply_closed(void *arg) {
     struct reply *r = arg;
     cancel(r);
     r->state = REPLY_OVER;
-    event_active(r->server->mail, 0, 0);
+    retire_if_over(r);
 }
 
 /* evhttp gets the rest and the request; the computation is not needed any more. */
@@ -78,7 +88,7 @@ static void fail(struct reply *r, const struct api_error *e) {
     if (!r->streaming) {
         struct evhttp_request *req = r->req;
         hand_over(r);
-        server_send_error(req, e);
+        server_send_error(r->server, req, e);
     } else if (answer_error_event(&r->out, e) == ST_OK) {
         stream_send(r);
         if (r->state == REPLY_OPEN) stream_end(r);
@@ -92,7 +102,7 @@ static void send_what_is_there(struct reply *r) {
         if (!r->answer.finish) return;
         struct evhttp_request *req = r->req;
         hand_over(r);
-        server_send(req, 200, &r->out);
+        server_send(r->server, req, 200, &r->out);
         return;
     }
     if (r->out.len) stream_send(r);
@@ -148,6 +158,7 @@ static void take_tokens(struct reply *r) {
 static void take_done(struct reply *r) {
     struct api_error e = r->job->error;
     r->done = true;
+    retire_if_over(r);
     if (r->state != REPLY_OPEN) return;
     if (e.status == 0)
         (void)api_fail(&e, 503, NULL, "shutting_down", "the server is shutting down");
@@ -156,9 +167,10 @@ static void take_done(struct reply *r) {
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-static void reply_free(struct server *s, uint32_t slot) {
-    struct reply *r = s->replies[slot];
-    s->replies[slot] = NULL;
+static void reply_free(struct reply *r) {
+    struct server *s = r->server;
+    *r->link = r->next;
+    if (r->next) r->next->link = r->link;
     s->n_replies--;
     s->body_bytes -= r->job->body_len;
     if (r->answering) answer_release(&r->answer);
@@ -174,20 +186,21 @@ void replies_mail(struct server *s) {
         take_tokens(j->reply);
         if (done) take_done(j->reply);
     }
-    for (uint32_t i = 0; i < SERVER_JOBS_MAX; i++)
-        if (s->replies[i] && s->replies[i]->done && s->replies[i]->state == REPLY_OVER)
-            reply_free(s, i);
+    while (s->over) {
+        struct reply *r = s->over;
+        s->over = r->over_next;
+        reply_free(r);
+    }
 }
 
 void replies_cancel(struct server *s) {
-    for (uint32_t i = 0; i < SERVER_JOBS_MAX; i++)
-        if (s->replies[i]) cancel(s->replies[i]);
+    for (struct reply *r = s->replies; r; r = r->next) cancel(r);
 }
 
 /* False: refused, and e says why. */
 static bool check_room(const struct server *s, size_t body_len, struct api_error *e) {
     if (s->stopping) return api_fail(e, 503, NULL, "shutting_down", "the server is shutting down");
-    if (s->n_replies == SERVER_JOBS_MAX)
+    if (s->n_replies >= s->o.requests_max)
         return api_fail(e, 503, NULL, "overloaded",
                         "%u requests are waiting already; try again later", s->n_replies);
     if (body_len > SERVER_BODIES_BYTES_MAX - s->body_bytes)
@@ -225,10 +238,10 @@ static struct reply *reply_new(struct server *s, struct http_conn *conn, struct 
                         .state = REPLY_OPEN,
                         .out = {.max = OUT_MAX}};
     job->reply = r;
-    uint32_t slot = 0;
-    while (s->replies[slot]) slot++;
-    assert(slot < SERVER_JOBS_MAX);
-    s->replies[slot] = r;
+    r->next = s->replies;
+    r->link = &s->replies;
+    if (r->next) r->next->link = &r->next;
+    s->replies = r;
     s->n_replies++;
     s->body_bytes += len;
     return r;
@@ -238,13 +251,13 @@ void reply_begin(struct server *s, struct evhttp_request *req, enum api_kind kin
     struct api_error e;
     struct http_conn *conn = http_conn_of(&s->conns, req);
     if (!check_room(s, evbuffer_get_length(evhttp_request_get_input_buffer(req)), &e)) {
-        server_send_error(req, &e);
+        server_send_error(s, req, &e);
         return;
     }
     struct reply *r = conn ? reply_new(s, conn, req, kind) : NULL;
     if (!r) {
         (void)api_fail(&e, 500, NULL, NULL, "out of memory");
-        server_send_error(req, &e);
+        server_send_error(s, req, &e);
         return;
     }
     http_conn_watch(conn, req, reply_closed, r);

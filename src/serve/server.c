@@ -49,10 +49,11 @@ void server_log(struct server *s, const char *fmt, ...) {
         snprintf(line + n, sizeof line - (size_t)n, " (and %u lines before it)", s->log_skipped);
     s->log_skipped = 0;
     s->log_ns = now;
-    s->log(line);
+    s->o.log(line);
 }
 
-void server_send(struct evhttp_request *req, int status, const struct buf *body) {
+void server_send(struct server *s, struct evhttp_request *req, int status, const struct buf *body) {
+    (void)s;
     struct evbuffer *b = evbuffer_new();
     struct evkeyvalq *h = evhttp_request_get_output_headers(req);
     bool with_body = body && evhttp_request_get_command(req) != EVHTTP_REQ_HEAD;
@@ -65,7 +66,7 @@ void server_send(struct evhttp_request *req, int status, const struct buf *body)
     if (b) evbuffer_free(b);
 }
 
-void server_send_error(struct evhttp_request *req, const struct api_error *e) {
+void server_send_error(struct server *s, struct evhttp_request *req, const struct api_error *e) {
     struct buf body = {.max = SMALL_BODY_MAX};
     struct evkeyvalq *h = evhttp_request_get_output_headers(req);
     char seconds[16];
@@ -74,7 +75,7 @@ void server_send_error(struct evhttp_request *req, const struct api_error *e) {
     if (e->code && strcmp(e->code, "shutting_down") == 0)
         evhttp_add_header(h, "Connection", "close");
     bool ok = api_error_write(&body, e) == ST_OK;
-    server_send(req, e->status, ok ? &body : NULL);
+    server_send(s, req, e->status, ok ? &body : NULL);
     buf_release(&body);
 }
 
@@ -88,11 +89,11 @@ static void send_model(struct json_out *o, const struct server *s) {
     json_out_raw(o, "}");
 }
 
-static void send_built(struct evhttp_request *req, struct json_out *o) {
+static void send_built(struct server *s, struct evhttp_request *req, struct json_out *o) {
     if (!o->st)
-        server_send(req, 200, o->buf);
+        server_send(s, req, 200, o->buf);
     else
-        server_send(req, 500, NULL);
+        server_send(s, req, 500, NULL);
     buf_release(o->buf);
 }
 
@@ -102,7 +103,7 @@ static void get_models(struct server *s, struct evhttp_request *req) {
     json_out_raw(&o, "{\"object\":\"list\",\"data\":[");
     send_model(&o, s);
     json_out_raw(&o, "]}");
-    send_built(req, &o);
+    send_built(s, req, &o);
 }
 
 static void get_model(struct server *s, struct evhttp_request *req, const char *id) {
@@ -111,12 +112,12 @@ static void get_model(struct server *s, struct evhttp_request *req, const char *
     struct api_error e;
     if (strcmp(id, s->front->model) == 0) {
         send_model(&o, s);
-        send_built(req, &o);
+        send_built(s, req, &o);
         return;
     }
     (void)api_fail(&e, 404, "model", "model_not_found",
                    "model: '%.100s' is not served here; '%.100s' is", id, s->front->model);
-    server_send_error(req, &e);
+    server_send_error(s, req, &e);
 }
 
 static void get_health(struct server *s, struct evhttp_request *req) {
@@ -125,19 +126,18 @@ static void get_health(struct server *s, struct evhttp_request *req) {
     struct api_error e;
     if (s->stopping) {
         (void)api_fail(&e, 503, NULL, "shutting_down", "the server is shutting down");
-        server_send_error(req, &e);
+        server_send_error(s, req, &e);
         return;
     }
     json_out_raw(&o, "{\"status\":\"ok\"}");
-    send_built(req, &o);
+    send_built(s, req, &o);
 }
 
 static void get_version(struct server *s, struct evhttp_request *req) {
     struct buf body = {.max = SMALL_BODY_MAX};
     struct json_out o = {&body, ST_OK};
-    (void)s;
     json_out_raw(&o, "{\"version\":\"" SUPERNODE_VERSION "\"}");
-    send_built(req, &o);
+    send_built(s, req, &o);
 }
 
 static void post_chat(struct server *s, struct evhttp_request *req) {
@@ -164,19 +164,20 @@ static const struct route routes[] = {
 static const char model_prefix[] = "/v1/models/";
 
 /* True: the method may go on. Otherwise the request was answered. */
-static bool check_method(struct evhttp_request *req, enum evhttp_cmd_type method) {
+static bool check_method(struct server *s, struct evhttp_request *req,
+                         enum evhttp_cmd_type method) {
     enum evhttp_cmd_type m = evhttp_request_get_command(req);
     const char *allow = method == EVHTTP_REQ_GET ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
     struct api_error e;
     if (m == method || (method == EVHTTP_REQ_GET && m == EVHTTP_REQ_HEAD)) return true;
     evhttp_add_header(evhttp_request_get_output_headers(req), "Allow", allow);
     if (m == EVHTTP_REQ_OPTIONS) {
-        server_send(req, 204, NULL);
+        server_send(s, req, 204, NULL);
         return false;
     }
     (void)api_fail(&e, 405, NULL, NULL, "%.100s: method not allowed, expected %s",
                    evhttp_request_get_uri(req), allow);
-    server_send_error(req, &e);
+    server_send_error(s, req, &e);
     return false;
 }
 
@@ -184,18 +185,18 @@ static void route_path(struct server *s, struct evhttp_request *req, const char 
     struct api_error e;
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
         if (strcmp(path, routes[i].path) != 0) continue;
-        if (check_method(req, routes[i].method)) routes[i].run(s, req);
+        if (check_method(s, req, routes[i].method)) routes[i].run(s, req);
         return;
     }
     if (strncmp(path, model_prefix, sizeof model_prefix - 1) == 0) {
-        if (check_method(req, EVHTTP_REQ_GET)) get_model(s, req, path + sizeof model_prefix - 1);
+        if (check_method(s, req, EVHTTP_REQ_GET)) get_model(s, req, path + sizeof model_prefix - 1);
         return;
     }
     (void)api_fail(&e, 404, NULL, NULL,
                    "%.100s: unknown path; there are /v1/chat/completions, /v1/completions, "
                    "/v1/models, /health, /version",
                    path);
-    server_send_error(req, &e);
+    server_send_error(s, req, &e);
 }
 
 static void on_request(struct evhttp_request *req, void *arg) {
@@ -303,7 +304,9 @@ static void set_options(int fd) {
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
 }
 
-static enum st bind_address(struct server *s, const char *host, uint16_t port, struct err *err) {
+static enum st bind_address(struct server *s, struct err *err) {
+    const char *host = s->o.host;
+    uint16_t port = s->o.port;
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
                     *list, *a;
     char service[8];
@@ -359,15 +362,14 @@ static enum st make_http(struct server *s, struct err *err) {
     return ST_OK;
 }
 
-enum st server_new(struct server **out, const char *host, uint16_t port, server_log_fn *log,
-                   struct err *err) {
+enum st server_new(struct server **out, const struct server_options *o, struct err *err) {
     struct server *s = calloc(1, sizeof *s);
     if (!s) return err_set(err, ST_NO_MEMORY, "serve: out of memory");
     s->fd = s->mailbox.fd = -1;
-    s->log = log;
+    s->o = *o;
     enum st st = mailbox_init(&s->mailbox, err);
     if (!st) st = make_http(s, err);
-    if (!st) st = bind_address(s, host, port, err);
+    if (!st) st = bind_address(s, err);
     if (st) {
         server_free(s);
         return st;

@@ -12,7 +12,6 @@
 enum {
     SERVER_BODY_BYTES_MAX = 32 << 20,    /* one request's */
     SERVER_BODIES_BYTES_MAX = 128 << 20, /* of all requests that wait or run */
-    SERVER_JOBS_MAX = 64,                /* requests that wait or run */
     SERVER_UNREAD_BYTES_MAX = 4 << 20,   /* sent and not read by the client: then it is dropped */
     SERVER_DRAIN_S = 5, /* what a running answer gets when the server is told to stop */
 };
@@ -23,10 +22,16 @@ struct generator;
 /* One line without a newline: something the operator may want to know. */
 typedef void server_log_fn(const char *line);
 
+struct server_options { /* what they point to is borrowed until server_free */
+    const char *host;
+    uint16_t port;
+    server_log_fn *log;
+    uint32_t requests_max; /* that wait or run */
+};
+
 /* Binds the address, so that a port in use is known before a model is read, and listens from
  * server_start on; until then clients are refused. */
-enum st ST_CHECKED server_new(struct server **out, const char *host, uint16_t port,
-                              server_log_fn *log, struct err *err);
+enum st ST_CHECKED server_new(struct server **out, const struct server_options *o, struct err *err);
 /* Begins to accept. Both are borrowed until server_free. SIGPIPE is ignored from here on. */
 enum st ST_CHECKED server_start(struct server *s, const struct front *front,
                                 struct generator *generator, struct err *err);

@@ -17,6 +17,8 @@
 enum reply_state { REPLY_OPEN, REPLY_SENT, REPLY_OVER };
 
 struct reply {
+    struct reply *next, **link; /* in the server's list */
+    struct reply *over_next;    /* in its list of those to free */
     struct server *server;
     struct job *job;
     struct http_conn *conn;     /* not OVER */
@@ -30,13 +32,13 @@ struct reply {
 };
 
 struct server {
+    struct server_options o;
     struct event_base *base;
     struct evhttp *http;
     struct evhttp_bound_socket *bound;
     struct http_conns conns;
     int fd; /* bound, not yet listening; -1: evhttp has it */
     uint16_t port;
-    server_log_fn *log;
     uint64_t log_ns; /* of the last line that a stranger caused */
     uint32_t log_skipped;
 
@@ -47,7 +49,8 @@ struct server {
 
     struct event *mail, *interrupt, *terminate, *tick, *drain;
     bool stopping, draining_over;
-    struct reply *replies[SERVER_JOBS_MAX]; /* NULL: free */
+    struct reply *replies; /* all that wait or run */
+    struct reply *over;    /* of them, those whose job and client are both through */
     uint32_t n_replies;
     uint64_t body_bytes; /* of their bodies */
 };
@@ -55,9 +58,9 @@ struct server {
 /* server.c */
 void server_log(struct server *s, const char *fmt, ...)
     __attribute__((format(printf, 2, 3))); /* at most one a second */
-void server_send(struct evhttp_request *req, int status,
+void server_send(struct server *s, struct evhttp_request *req, int status,
                  const struct buf *body); /* JSON; NULL: no body */
-void server_send_error(struct evhttp_request *req, const struct api_error *e);
+void server_send_error(struct server *s, struct evhttp_request *req, const struct api_error *e);
 
 /* reply.c */
 void reply_begin(struct server *s, struct evhttp_request *req,

@@ -547,21 +547,6 @@ def test_a_client_that_leaves_during_prefill(server):
     assert time.time() - begun < 2 * full + 0.3
 
 
-def test_too_many_waiting_get_503(server):
-    body = {"prompt": [5], "max_tokens": room(server) - 1, **LONG}
-    sockets = [server.socket(request_bytes("/v1/completions", {**body, "stream": True})) for _ in range(70)]
-    time.sleep(0.5)
-    status, headers, r = server.post("/v1/completions", body)
-    assert status == 503 and headers["Retry-After"] == "1" and r["error"]["code"] == "overloaded" and r["error"]["type"] == "server_error"
-    assert health_ms(server) < 1000
-    for s in sockets:
-        s.close()
-    deadline = time.time() + 60
-    while server.complete(prompt=[5], max_tokens=1)[0] == 503 and time.time() < deadline:
-        time.sleep(0.1)
-    idle(server)
-
-
 def test_a_client_that_does_not_read_is_dropped(server):
     """Its answers must not pile up; another client is served meanwhile."""
     n = room(server)
