@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* supernode bench: measurements beside the limits of this machine, taken in the same run.
- *   bench model   prefill and decode of a geometry with random weights: no checkpoint needed. */
+ *   bench model   prefill and decode of a geometry with random weights: no checkpoint needed
+ *   bench serve   load on a server (bench_serve.c) */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 #include <jansson.h>
 
 #include "base/clock.h"
+#include "cli/bench_serve.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/limits.h"
@@ -346,8 +348,12 @@ static int bench_model(int argc, char **argv) {
 
 int cli_bench(int argc, char **argv) {
     if (argc >= 2 && strcmp(argv[1], "model") == 0) return bench_model(argc - 1, argv + 1);
+    if (argc >= 2 && strcmp(argv[1], "serve") == 0) return cli_bench_serve(argc - 1, argv + 1);
     bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
     fprintf(help ? stdout : stderr,
-            "usage: supernode bench model [flags]; supernode bench model --help says more\n");
+            "usage: supernode bench model|serve [flags]\n\n"
+            "  model  prefill and decode of a model's geometry, with random weights\n"
+            "  serve  load on an OpenAI-compatible server\n\n"
+            "supernode bench serve --help says more.\n");
     return help ? 0 : CLI_USAGE;
 }
