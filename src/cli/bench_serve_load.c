@@ -213,11 +213,12 @@ static enum st read_azure(struct reader *r, const char *line, struct err *err) {
 
 static enum st read_rows(struct reader *r, char *text, struct err *err) {
     bool azure = text[0] == 'T';
+    size_t first = strcspn(text, "\r\n");
     if (text[0] != '{' && strncmp(text, "TIMESTAMP,ContextTokens,GeneratedTokens", 39) != 0)
         return err_set(err, ST_INVALID,
-                       "%s: line 1: found '%.40s', expected Mooncake's JSON lines or Azure's "
+                       "%s: line 1: found '%.*s', expected Mooncake's JSON lines or Azure's "
                        "TIMESTAMP,ContextTokens,GeneratedTokens",
-                       r->t->path, text);
+                       r->t->path, first < 40 ? (int)first : 40, text);
     enum st st = ST_OK;
     for (char *line = text, *end; *line && !st; line = end) {
         size_t len = strcspn(line, "\n");
