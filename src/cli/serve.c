@@ -2,7 +2,9 @@
 /* supernode serve: opens a model, says what it is, and answers OpenAI clients until it is told to
  * stop. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "cli/cli.h"
@@ -18,8 +20,14 @@ enum { CHUNK_ROWS = 512 };
 struct serve_args {
     struct model_args model;
     const char *host, *served_name;
-    uint32_t port, max_model_len, requests_max;
+    uint32_t port, max_model_len;
     bool trust_message_tokens;
+    struct server_options server;
+    struct log log;
+    uint32_t log_format;
+    struct auth auth;
+    struct flag_list keys, origins;
+    const char *key_file;
 };
 
 struct serving {
@@ -28,10 +36,6 @@ struct serving {
     struct front front;
     struct generator *generator;
 };
-
-static void print_log(const char *line) {
-    fprintf(stderr, "%s\n", line);
-}
 
 /* 0.0.0.0 is no address to go to. */
 static void reachable(char *out, size_t size, const char *host) {
@@ -69,15 +73,44 @@ static void print_ready(const struct serving *s, const char *model, const char *
     fflush(stdout);
 }
 
+/* A word of the command line, which every user of the machine can list. */
+static void hide(const char *arg) {
+    for (char *c = (char *)(uintptr_t)arg; *c; c++) *c = '*';
+}
+
+static enum st read_keys(struct serve_args *a, struct err *err) {
+    const char *env = getenv("SUPERNODE_API_KEY");
+    struct auth_limits *l = &a->auth.limits;
+    enum st st = ST_OK;
+    if (env && *env) st = auth_add(&a->auth, env, "", "SUPERNODE_API_KEY", err);
+    for (uint32_t i = 0; i < a->keys.len && !st; i++) {
+        st = auth_add(&a->auth, a->keys.v[i], "", "serve: --api-key", err);
+        hide(a->keys.v[i]);
+    }
+    if (!st && a->key_file) st = auth_add_file(&a->auth, a->key_file, err);
+    if (!st && a->auth.n == 0 && (l->requests || l->requests_per_minute))
+        return err_set(err, ST_INVALID, "serve: %s limits each API key, and there is none",
+                       l->requests ? "--max-requests-per-key" : "--max-requests-per-minute");
+    return st;
+}
+
+static enum st server_options(struct serve_args *a, struct err *err) {
+    a->log = (struct log){.fd = STDERR_FILENO, .format = (enum log_format)a->log_format};
+    a->server.host = a->host;
+    a->server.port = (uint16_t)a->port;
+    a->server.log = &a->log;
+    a->server.auth = &a->auth;
+    a->server.origins = a->origins.v;
+    a->server.n_origins = a->origins.len;
+    return read_keys(a, err);
+}
+
 static enum st open_all(struct serving *s, struct serve_args *a, const char *model,
                         struct err *err) {
     struct instance_options o;
     enum st st = model_args_options(&o, &a->model, model, err);
-    struct server_options so = {.host = a->host,
-                                .port = (uint16_t)a->port,
-                                .log = print_log,
-                                .requests_max = a->requests_max};
-    if (!st) st = server_new(&s->server, &so, err);
+    if (!st) st = server_options(a, err);
+    if (!st) st = server_new(&s->server, &a->server, err);
     if (st) return st;
     o.chunk_rows = CHUNK_ROWS;
     o.logits_rows = 1;
@@ -104,11 +137,14 @@ static int run(struct serve_args *a, const char *model, struct err *err) {
     generator_free(s.generator);
     front_close(&s.front);
     instance_close(&s.in);
+    auth_release(&a->auth);
     return st ? cli_fail(CLI_FAILED, err) : 0;
 }
 
 int cli_serve(int argc, char **argv) {
-    struct serve_args a = {.host = "127.0.0.1", .port = 8000, .requests_max = 1024};
+    struct serve_args a = {.host = "127.0.0.1",
+                           .port = 8000,
+                           .server = {.requests_max = 1024, .drain_s = 30, .stuck_s = 30}};
     const char *args[1];
     const struct flag flags[] = {
         {"host", "ADDR", FLAG_STR, &a.host, 0, 0,
@@ -119,8 +155,28 @@ int cli_serve(int argc, char **argv) {
          "longest prompt and answer together, tokens (default: max_position_embeddings)", false},
         {"served-model-name", "NAME", FLAG_STR, &a.served_name, 0, 0,
          "what requests call the model (default: MODEL as given)", false},
-        {"max-concurrent-requests", "N", FLAG_U32, &a.requests_max, 1, 65536,
+        {"api-key", "KEY", FLAG_LIST, &a.keys, 0, 0,
+         "a key that /v1 asks for; may be repeated (default: none asked for)", false},
+        {"api-key-file", "FILE", FLAG_STR, &a.key_file, 0, 0, "keys, one a line: KEY or KEY TENANT",
+         true},
+        {"max-requests-per-key", "N", FLAG_U32, &a.auth.limits.requests, 0, 65536,
+         "requests of one key that run or wait (default 0: no limit)", true},
+        {"max-requests-per-minute", "N", FLAG_U32, &a.auth.limits.requests_per_minute, 0, 1000000,
+         "requests of one key in a minute (default 0: no limit)", true},
+        {"max-concurrent-requests", "N", FLAG_U32, &a.server.requests_max, 1, 65536,
          "requests that run or wait; more get a 503 (default 1024)", true},
+        {"allowed-origins", "ORIGIN", FLAG_LIST, &a.origins, 0, 0,
+         "whose pages may ask (CORS), e.g. https://a.example, or *; may be repeated (default: "
+         "none)",
+         true},
+        {"drain-timeout", "S", FLAG_U32, &a.server.drain_s, 0, 86400,
+         "seconds that running answers get when told to stop (default 30)", true},
+        {"stuck-timeout", "S", FLAG_U32, &a.server.stuck_s, 1, 86400,
+         "seconds without progress after which /health is red (default 30)", true},
+        {"log-format", "text|json", FLAG_CHOICE, &a.log_format, 0, 0, "log lines (default text)",
+         true},
+        {"enable-log-requests", NULL, FLAG_BOOL, &a.server.log_requests, 0, 0,
+         "a log line for every request, without its text", true},
         {"trust-message-tokens", NULL, FLAG_BOOL, &a.trust_message_tokens, 0, 0,
          "let added tokens in users' messages count, as other servers do (default: they are text)",
          true},

@@ -13,6 +13,7 @@ bool api_fail(struct api_error *e, int status, const char *param, const char *co
     assert(status >= 400 && status < 600);
     e->status = status;
     e->code = code;
+    e->retry_s = status == 503 ? 1 : 0;
     snprintf(e->param, sizeof e->param, "%s", param ? param : "");
     va_list ap;
     va_start(ap, fmt);
@@ -26,7 +27,9 @@ enum st api_error_write(struct buf *out, const struct api_error *e) {
     json_out_raw(&o, "{\"error\":{\"message\":");
     json_out_text(&o, e->message, strlen(e->message));
     json_out_raw(&o, ",\"type\":");
-    json_out_raw(&o, e->status < 500 ? "\"invalid_request_error\"" : "\"server_error\"");
+    json_out_raw(&o, e->status == 429  ? "\"rate_limit_error\""
+                     : e->status < 500 ? "\"invalid_request_error\""
+                                       : "\"server_error\"");
     json_out_raw(&o, ",\"param\":");
     if (e->param[0])
         json_out_text(&o, e->param, strlen(e->param));
@@ -46,10 +49,12 @@ const char *api_reason(int status) {
     case 200: return "OK";
     case 204: return "No Content";
     case 400: return "Bad Request";
+    case 401: return "Unauthorized";
     case 404: return "Not Found";
     case 405: return "Method Not Allowed";
     case 413: return "Content Too Large";
     case 417: return "Expectation Failed";
+    case 429: return "Too Many Requests";
     case 500: return "Internal Server Error";
     case 501: return "Not Implemented";
     case 503: return "Service Unavailable";

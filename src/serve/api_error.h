@@ -5,6 +5,7 @@
 #define SUPERNODE_SERVE_API_ERROR_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
@@ -12,6 +13,7 @@
 struct api_error {
     int status;       /* HTTP; 0: no error */
     const char *code; /* a constant, e.g. "model_not_found"; NULL: null */
+    uint32_t retry_s; /* Retry-After; 0: none. api_fail says 1 with 503 */
     char param[128];  /* the field at fault; "": null */
     char message[512];
 };

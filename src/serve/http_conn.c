@@ -119,11 +119,13 @@ static void output_changed(struct evbuffer *out, const struct evbuffer_cb_info *
     if (sscanf(line, "HTTP/1.%*d %d", &status) != 1 || status < 400 || status > 599) return;
     linger_begin(conn->all, bufferevent_getfd(conn->bev));
     replace_page(conn->all, out, status);
+    if (conn->all->refused) conn->all->refused(conn->all->refused_arg, status);
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
 
 static void conn_free(struct http_conn *c) {
+    c->all->n--;
     *c->link = c->next;
     if (c->next) c->next->link = c->link;
     if (c->evcon) c->all->by_fd[c->fd] = NULL;
@@ -188,6 +190,7 @@ static struct bufferevent *conn_new(struct event_base *base, void *arg) {
     bufferevent_incref(bev); /* until conn_attach */
     if (all->first) all->first->link = &c->next;
     all->first = c;
+    all->n++;
     return bev;
 remove_cb:
     evbuffer_remove_cb(bufferevent_get_output(bev), output_changed, c);

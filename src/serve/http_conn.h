@@ -37,7 +37,10 @@ struct http_linger {
 struct http_conns {
     struct event_base *base;
     uint64_t body_bytes_max;
-    struct http_conn *first;  /* all */
+    struct http_conn *first;                /* all */
+    uint32_t n;                             /* of them */
+    void (*refused)(void *arg, int status); /* evhttp answered by itself; may be NULL */
+    void *refused_arg;
     struct http_conn **by_fd; /* [n_by_fd], NULL where there is none */
     size_t n_by_fd;
     struct http_linger lingers[HTTP_LINGER_MAX];

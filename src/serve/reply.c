@@ -8,6 +8,7 @@
 
 #include <event2/buffer.h>
 
+#include "base/clock.h"
 #include "serve/server_impl.h"
 
 #include <event2/http_struct.h> /* wants http.h before it */
@@ -44,6 +45,7 @@ static void reply_written(struct evhttp_request *req, void *arg) {
 static void reply_closed(void *arg) {
     struct reply *r = arg;
     cancel(r);
+    reply_abort(r, r->first_ns ? ABORT_LEFT_READING : ABORT_LEFT_WAITING);
     r->state = REPLY_OVER;
     retire_if_over(r);
 }
@@ -63,6 +65,7 @@ static void stream_begin(struct reply *r) {
     evhttp_add_header(h, "Cache-Control", "no-cache");
     /* without chunks (HTTP/1.0) only the close says where the answer ends */
     if (r->req->minor == 0 || r->server->stopping) evhttp_add_header(h, "Connection", "close");
+    server_count(r->server, r->req, r->status = 200);
     evhttp_send_reply_start(r->req, 200, api_reason(200));
     r->streaming = true;
 }
@@ -88,6 +91,7 @@ static void fail(struct reply *r, const struct api_error *e) {
     if (!r->streaming) {
         struct evhttp_request *req = r->req;
         hand_over(r);
+        r->status = e->status;
         server_send_error(r->server, req, e);
     } else if (answer_error_event(&r->out, e) == ST_OK) {
         stream_send(r);
@@ -102,6 +106,7 @@ static void send_what_is_there(struct reply *r) {
         if (!r->answer.finish) return;
         struct evhttp_request *req = r->req;
         hand_over(r);
+        r->status = 200;
         server_send(r->server, req, 200, &r->out);
         return;
     }
@@ -110,8 +115,9 @@ static void send_what_is_there(struct reply *r) {
     if (r->answer.finish) {
         stream_end(r);
     } else if (http_conn_unread(r->conn) > SERVER_UNREAD_BYTES_MAX) {
-        server_log(r->server, "serve: client does not read: %s dropped with %zu bytes unread",
-                   r->job->id, http_conn_unread(r->conn));
+        server_log(r->server, LINE_NOT_READING, "serve: client does not read, dropped", r->job->id,
+                   (struct log_field)LOG_NUM("unread_bytes", http_conn_unread(r->conn)));
+        reply_abort(r, ABORT_NOT_READING);
         http_conn_drop(r->conn);
     }
 }
@@ -127,8 +133,8 @@ static void answer_begin(struct reply *r) {
     answer_init(&r->answer, &head, &r->job->api, &r->job->records[0], f->tok);
     r->answering = true;
     if (r->job->api.unknown[0])
-        server_log(r->server, "serve: ignored unknown fields: %s: %s", r->job->id,
-                   r->job->api.unknown);
+        server_log(r->server, LINE_UNKNOWN_FIELDS, "serve: ignored unknown fields", r->job->id,
+                   (struct log_field)LOG_STR("fields", r->job->api.unknown));
 }
 
 static void take_tokens(struct reply *r) {
@@ -139,11 +145,14 @@ static void take_tokens(struct reply *r) {
     enum st st = ST_OK;
     while (r->state == REPLY_OPEN && !st && job_token_next(r->job, &at, &which, &t, top)) {
         if (!r->answering) answer_begin(r);
+        if (!r->first_ns) r->first_ns = clock_now_ns();
+        r->n_tokens++;
         const struct request *record = &r->job->records[0];
         if (t.attempt != record->attempt || t.position != record->n_prompt + r->answer.n_tokens)
             continue; /* late, or a repeat */
         st = answer_token(&r->answer, &t, &r->out);
-        if (r->answer.finish) break;
+        r->finish = r->answer.finish;
+        if (r->finish) break;
     }
     if (r->state != REPLY_OPEN || !r->answering) return;
     if (st) {
@@ -162,6 +171,7 @@ static void take_done(struct reply *r) {
     if (r->state != REPLY_OPEN) return;
     if (e.status == 0)
         (void)api_fail(&e, 503, NULL, "shutting_down", "the server is shutting down");
+    if (e.status >= 500) reply_abort(r, r->server->stopping ? ABORT_STOPPED : ABORT_ERROR);
     fail(r, &e);
 }
 
@@ -173,6 +183,7 @@ static void reply_free(struct reply *r) {
     if (r->next) r->next->link = r->link;
     s->n_replies--;
     s->body_bytes -= r->job->body_len;
+    reply_account(r);
     if (r->answering) answer_release(&r->answer);
     buf_release(&r->out);
     job_free(r->job);
@@ -197,19 +208,6 @@ void replies_cancel(struct server *s) {
     for (struct reply *r = s->replies; r; r = r->next) cancel(r);
 }
 
-/* False: refused, and e says why. */
-static bool check_room(const struct server *s, size_t body_len, struct api_error *e) {
-    if (s->stopping) return api_fail(e, 503, NULL, "shutting_down", "the server is shutting down");
-    if (s->n_replies >= s->o.requests_max)
-        return api_fail(e, 503, NULL, "overloaded",
-                        "%u requests are waiting already; try again later", s->n_replies);
-    if (body_len > SERVER_BODIES_BYTES_MAX - s->body_bytes)
-        return api_fail(e, 503, NULL, "overloaded",
-                        "waiting requests hold %llu bytes already; try again later",
-                        (unsigned long long)s->body_bytes);
-    return true;
-}
-
 static char *copy_body(struct evhttp_request *req, size_t *len) {
     struct evbuffer *in = evhttp_request_get_input_buffer(req);
     *len = evbuffer_get_length(in);
@@ -222,7 +220,7 @@ static char *copy_body(struct evhttp_request *req, size_t *len) {
 }
 
 static struct reply *reply_new(struct server *s, struct http_conn *conn, struct evhttp_request *req,
-                               enum api_kind kind) {
+                               enum api_kind kind, struct auth_key *key) {
     size_t len;
     char *body = copy_body(req, &len);
     struct job *job = body ? job_new(kind, body, len) : NULL;
@@ -236,8 +234,11 @@ static struct reply *reply_new(struct server *s, struct http_conn *conn, struct 
                         .conn = conn,
                         .req = req,
                         .state = REPLY_OPEN,
+                        .key = key,
+                        .begun_ns = clock_now_ns(),
                         .out = {.max = OUT_MAX}};
     job->reply = r;
+    if (key) memcpy(job->tenant, key->tenant, sizeof job->tenant);
     r->next = s->replies;
     r->link = &s->replies;
     if (r->next) r->next->link = &r->next;
@@ -247,15 +248,18 @@ static struct reply *reply_new(struct server *s, struct http_conn *conn, struct 
     return r;
 }
 
-void reply_begin(struct server *s, struct evhttp_request *req, enum api_kind kind) {
+void reply_begin(struct server *s, struct evhttp_request *req, enum api_kind kind,
+                 struct auth_key *key) {
     struct api_error e;
     struct http_conn *conn = http_conn_of(&s->conns, req);
-    if (!check_room(s, evbuffer_get_length(evhttp_request_get_input_buffer(req)), &e)) {
+    size_t body_len = evbuffer_get_length(evhttp_request_get_input_buffer(req));
+    if (!reply_admit(s, key, body_len, &e)) {
         server_send_error(s, req, &e);
         return;
     }
-    struct reply *r = conn ? reply_new(s, conn, req, kind) : NULL;
+    struct reply *r = conn ? reply_new(s, conn, req, kind, key) : NULL;
     if (!r) {
+        if (key) auth_leave(key);
         (void)api_fail(&e, 500, NULL, NULL, "out of memory");
         server_send_error(s, req, &e);
         return;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements server.h: life, routes and the small answers. What takes a model is in reply.c. */
+/* Implements server.h: binding, starting, stopping. What it answers is in routes.c and reply.c. */
 #include "serve/server.h"
 
 #include <assert.h>
@@ -9,7 +9,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,202 +16,24 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <event2/buffer.h>
 #include <event2/listener.h>
 
 #include "base/clock.h"
-#include "serve/json_out.h"
 #include "serve/server_impl.h"
 
-enum {
-    HEADERS_BYTES_MAX = 65536,
-    SEND_BYTES_MAX = 256 << 10,
-    BACKLOG = 512,
-    SMALL_BODY_MAX = 65536,
-    RETRY_AFTER_S = 1
-};
+enum { HEADERS_BYTES_MAX = 65536, SEND_BYTES_MAX = 256 << 10, BACKLOG = 512 };
 
-/* --- small answers ---------------------------------------------------------------------------- */
+/* --- log -------------------------------------------------------------------------------------- */
 
-void server_log(struct server *s, const char *fmt, ...) {
-    char line[512];
-    uint64_t now = clock_now_ns();
-    if (s->log_ns && now - s->log_ns < 1000000000u) {
-        s->log_skipped++;
-        return;
-    }
-    va_list ap;
-    va_start(ap, fmt);
-    int n = vsnprintf(line, sizeof line, fmt, ap);
-    va_end(ap);
-    if (s->log_skipped && n > 0 && (size_t)n < sizeof line)
-        snprintf(line + n, sizeof line - (size_t)n, " (and %u lines before it)", s->log_skipped);
-    s->log_skipped = 0;
-    s->log_ns = now;
-    s->o.log(line);
-}
-
-void server_send(struct server *s, struct evhttp_request *req, int status, const struct buf *body) {
-    (void)s;
-    struct evbuffer *b = evbuffer_new();
-    struct evkeyvalq *h = evhttp_request_get_output_headers(req);
-    bool with_body = body && evhttp_request_get_command(req) != EVHTTP_REQ_HEAD;
-    if (with_body && (!b || evbuffer_add(b, body->data, body->len) != 0)) {
-        body = NULL;
-        status = 500;
-    }
-    if (body) evhttp_add_header(h, "Content-Type", "application/json");
-    evhttp_send_reply(req, status, api_reason(status), b);
-    if (b) evbuffer_free(b);
-}
-
-void server_send_error(struct server *s, struct evhttp_request *req, const struct api_error *e) {
-    struct buf body = {.max = SMALL_BODY_MAX};
-    struct evkeyvalq *h = evhttp_request_get_output_headers(req);
-    char seconds[16];
-    snprintf(seconds, sizeof seconds, "%d", RETRY_AFTER_S);
-    if (e->status == 503) evhttp_add_header(h, "Retry-After", seconds);
-    if (e->code && strcmp(e->code, "shutting_down") == 0)
-        evhttp_add_header(h, "Connection", "close");
-    bool ok = api_error_write(&body, e) == ST_OK;
-    server_send(s, req, e->status, ok ? &body : NULL);
-    buf_release(&body);
-}
-
-static void send_model(struct json_out *o, const struct server *s) {
-    json_out_raw(o, "{\"id\":");
-    json_out_text(o, s->front->model, strlen(s->front->model));
-    json_out_raw(o, ",\"object\":\"model\",\"created\":");
-    json_out_int(o, s->started_s);
-    json_out_raw(o, ",\"owned_by\":\"supernode\",\"max_model_len\":");
-    json_out_int(o, s->front->max_model_len);
-    json_out_raw(o, "}");
-}
-
-static void send_built(struct server *s, struct evhttp_request *req, struct json_out *o) {
-    if (!o->st)
-        server_send(s, req, 200, o->buf);
-    else
-        server_send(s, req, 500, NULL);
-    buf_release(o->buf);
-}
-
-static void get_models(struct server *s, struct evhttp_request *req) {
-    struct buf body = {.max = SMALL_BODY_MAX};
-    struct json_out o = {&body, ST_OK};
-    json_out_raw(&o, "{\"object\":\"list\",\"data\":[");
-    send_model(&o, s);
-    json_out_raw(&o, "]}");
-    send_built(s, req, &o);
-}
-
-static void get_model(struct server *s, struct evhttp_request *req, const char *id) {
-    struct buf body = {.max = SMALL_BODY_MAX};
-    struct json_out o = {&body, ST_OK};
-    struct api_error e;
-    if (strcmp(id, s->front->model) == 0) {
-        send_model(&o, s);
-        send_built(s, req, &o);
-        return;
-    }
-    (void)api_fail(&e, 404, "model", "model_not_found",
-                   "model: '%.100s' is not served here; '%.100s' is", id, s->front->model);
-    server_send_error(s, req, &e);
-}
-
-static void get_health(struct server *s, struct evhttp_request *req) {
-    struct buf body = {.max = SMALL_BODY_MAX};
-    struct json_out o = {&body, ST_OK};
-    struct api_error e;
-    if (s->stopping) {
-        (void)api_fail(&e, 503, NULL, "shutting_down", "the server is shutting down");
-        server_send_error(s, req, &e);
-        return;
-    }
-    json_out_raw(&o, "{\"status\":\"ok\"}");
-    send_built(s, req, &o);
-}
-
-static void get_version(struct server *s, struct evhttp_request *req) {
-    struct buf body = {.max = SMALL_BODY_MAX};
-    struct json_out o = {&body, ST_OK};
-    json_out_raw(&o, "{\"version\":\"" SUPERNODE_VERSION "\"}");
-    send_built(s, req, &o);
-}
-
-static void post_chat(struct server *s, struct evhttp_request *req) {
-    reply_begin(s, req, API_CHAT);
-}
-static void post_completion(struct server *s, struct evhttp_request *req) {
-    reply_begin(s, req, API_COMPLETION);
-}
-
-/* --- routes ----------------------------------------------------------------------------------- */
-
-struct route {
-    const char *path;
-    enum evhttp_cmd_type method; /* GET takes HEAD too */
-    void (*run)(struct server *s, struct evhttp_request *req);
-};
-static const struct route routes[] = {
-    {"/v1/chat/completions", EVHTTP_REQ_POST, post_chat},
-    {"/v1/completions", EVHTTP_REQ_POST, post_completion},
-    {"/v1/models", EVHTTP_REQ_GET, get_models},
-    {"/health", EVHTTP_REQ_GET, get_health},
-    {"/version", EVHTTP_REQ_GET, get_version},
-};
-static const char model_prefix[] = "/v1/models/";
-
-/* True: the method may go on. Otherwise the request was answered. */
-static bool check_method(struct server *s, struct evhttp_request *req,
-                         enum evhttp_cmd_type method) {
-    enum evhttp_cmd_type m = evhttp_request_get_command(req);
-    const char *allow = method == EVHTTP_REQ_GET ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
-    struct api_error e;
-    if (m == method || (method == EVHTTP_REQ_GET && m == EVHTTP_REQ_HEAD)) return true;
-    evhttp_add_header(evhttp_request_get_output_headers(req), "Allow", allow);
-    if (m == EVHTTP_REQ_OPTIONS) {
-        server_send(s, req, 204, NULL);
-        return false;
-    }
-    (void)api_fail(&e, 405, NULL, NULL, "%.100s: method not allowed, expected %s",
-                   evhttp_request_get_uri(req), allow);
-    server_send_error(s, req, &e);
-    return false;
-}
-
-static void route_path(struct server *s, struct evhttp_request *req, const char *path) {
-    struct api_error e;
-    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
-        if (strcmp(path, routes[i].path) != 0) continue;
-        if (check_method(s, req, routes[i].method)) routes[i].run(s, req);
-        return;
-    }
-    if (strncmp(path, model_prefix, sizeof model_prefix - 1) == 0) {
-        if (check_method(s, req, EVHTTP_REQ_GET)) get_model(s, req, path + sizeof model_prefix - 1);
-        return;
-    }
-    (void)api_fail(&e, 404, NULL, NULL,
-                   "%.100s: unknown path; there are /v1/chat/completions, /v1/completions, "
-                   "/v1/models, /health, /version",
-                   path);
-    server_send_error(s, req, &e);
-}
-
-static void on_request(struct evhttp_request *req, void *arg) {
-    struct server *s = arg;
-    const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
-    const char *raw = uri ? evhttp_uri_get_path(uri) : NULL;
-    char *path = evhttp_uridecode(raw ? raw : "", 0, NULL);
-    /* the body of a method that evhttp does not know was not read and would be taken for the next
-     * request */
-    bool unread_body = evhttp_request_get_command(req) &
-                       ~(EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_PUT | EVHTTP_REQ_PATCH |
-                         EVHTTP_REQ_DELETE | EVHTTP_REQ_OPTIONS);
-    if (unread_body && evhttp_request_get_command(req) != EVHTTP_REQ_HEAD)
-        evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close");
-    route_path(s, req, path ? path : "");
-    free(path);
+void server_log(struct server *s, enum server_line kind, const char *event, const char *id,
+                struct log_field more) {
+    uint32_t skipped;
+    if (!log_may(&s->limits[kind], clock_now_ns(), &skipped)) return;
+    struct log_field fields[4] = {LOG_STR("id", id)};
+    uint32_t n = 1;
+    if (more.name) fields[n++] = more;
+    if (skipped) fields[n] = (struct log_field)LOG_NUM("more_like_it", skipped);
+    log_event(s->o.log, LOG_WARN, event, fields);
 }
 
 /* --- stopping --------------------------------------------------------------------------------- */
@@ -246,15 +67,13 @@ static void on_drain(evutil_socket_t fd, short what, void *arg) {
 
 static void on_signal(evutil_socket_t fd, short what, void *arg) {
     struct server *s = arg;
-    struct timeval limit = {SERVER_DRAIN_S, 0};
+    struct timeval limit = {s->o.drain_s, 0};
     struct api_error why;
     (void)fd;
     (void)what;
     s->stopping = true;
-    s->log_ns = 0; /* the operator asked */
-    if (s->n_replies)
-        server_log(s, "serve: stopping: %u request%s at most %d s (a second signal: at once)",
-                   s->n_replies, s->n_replies == 1 ? " has" : "s have", SERVER_DRAIN_S);
+    log_event(s->o.log, LOG_INFO, "serve: stopping (a second signal: at once)",
+              LOG_FIELDS(LOG_NUM("requests", s->n_replies), LOG_NUM("seconds", s->o.drain_s)));
     evhttp_del_accept_socket(s->http, s->bound);
     s->bound = NULL;
     event_del(s->interrupt); /* a second signal does what signals do */
@@ -341,6 +160,11 @@ static enum st bind_address(struct server *s, struct err *err) {
     return ST_OK;
 }
 
+static void on_refused(void *arg, int status) {
+    struct server *s = arg;
+    metrics_http(&s->metrics, "malformed", status);
+}
+
 static enum st make_http(struct server *s, struct err *err) {
     event_set_log_callback(no_log);
     s->base = event_base_new();
@@ -354,11 +178,13 @@ static enum st make_http(struct server *s, struct err *err) {
     if (!s->mail || !s->interrupt || !s->terminate || !s->tick || !s->drain)
         return err_set(err, ST_NO_MEMORY, "serve: out of memory");
     http_conns_init(&s->conns, s->base, s->http, SERVER_BODY_BYTES_MAX);
+    s->conns.refused = on_refused;
+    s->conns.refused_arg = s;
     evhttp_set_max_body_size(s->http, SERVER_BODY_BYTES_MAX);
     evhttp_set_max_headers_size(s->http, HEADERS_BYTES_MAX);
     evhttp_set_timeout(s->http, HTTP_IDLE_S);
     evhttp_set_allowed_methods(s->http, 0xffff); /* on_request knows which */
-    evhttp_set_gencb(s->http, on_request, s);
+    evhttp_set_gencb(s->http, server_request, s);
     return ST_OK;
 }
 

@@ -7,26 +7,30 @@
 
 #include <stdint.h>
 
+#include "serve/auth.h"
 #include "serve/front.h"
+#include "serve/log.h"
 
 enum {
     SERVER_BODY_BYTES_MAX = 32 << 20,    /* one request's */
     SERVER_BODIES_BYTES_MAX = 128 << 20, /* of all requests that wait or run */
     SERVER_UNREAD_BYTES_MAX = 4 << 20,   /* sent and not read by the client: then it is dropped */
-    SERVER_DRAIN_S = 5, /* what a running answer gets when the server is told to stop */
 };
 
 struct server;
 struct generator;
 
-/* One line without a newline: something the operator may want to know. */
-typedef void server_log_fn(const char *line);
-
 struct server_options { /* what they point to is borrowed until server_free */
     const char *host;
     uint16_t port;
-    server_log_fn *log;
+    const struct log *log;
+    bool log_requests;    /* a line at the end of each */
+    struct auth *auth;    /* without keys: everyone may ask */
+    const char **origins; /* [n_origins] whose pages may ask; "*": all */
+    uint32_t n_origins;
     uint32_t requests_max; /* that wait or run */
+    uint32_t drain_s;      /* what running answers get when the server is told to stop */
+    uint32_t stuck_s;      /* /health is red when the engine finished nothing for so long */
 };
 
 /* Binds the address, so that a port in use is known before a model is read, and listens from

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shared by server.c (life, routes) and reply.c (one request's answer); nobody else includes it. */
+/* Shared by server.c (life), routes.c (paths, small answers) and reply.c (one request's answer);
+ * nobody else includes it. */
 #ifndef SUPERNODE_SERVE_SERVER_IMPL_H
 #define SUPERNODE_SERVE_SERVER_IMPL_H
 
@@ -9,12 +10,16 @@
 #include "serve/answer.h"
 #include "serve/http_conn.h"
 #include "serve/mailbox.h"
+#include "serve/metrics.h"
 #include "serve/server.h"
 #include "serve/worker.h"
 
 /* OPEN: the client waits. SENT: evhttp has the whole answer and writes it. OVER: nothing is owed to
  * the client, or it left. */
 enum reply_state { REPLY_OPEN, REPLY_SENT, REPLY_OVER };
+
+/* Log lines that strangers can cause. */
+enum server_line { LINE_UNKNOWN_FIELDS, LINE_NOT_READING, SERVER_LINES };
 
 struct reply {
     struct reply *next, **link; /* in the server's list */
@@ -24,9 +29,16 @@ struct reply {
     struct http_conn *conn;     /* not OVER */
     struct evhttp_request *req; /* OPEN only */
     enum reply_state state;
-    bool streaming; /* the head of the answer is out */
-    bool answering; /* answer is set up: a token came */
-    bool done;      /* the job is */
+    bool streaming;              /* the head of the answer is out */
+    bool answering;              /* answer is set up: a token came */
+    bool done;                   /* the job is */
+    struct auth_key *key;        /* NULL: no keys are asked for */
+    uint64_t begun_ns, first_ns; /* arrival, first token; 0: none yet */
+    uint32_t n_tokens;
+    const char *finish;       /* of its first choice; NULL: none */
+    int status;               /* of the answer's head; 0: none was sent */
+    enum metrics_abort abort; /* why, if the client did not get everything */
+    bool aborted;
     struct answer answer;
     struct buf out;
 };
@@ -39,8 +51,8 @@ struct server {
     struct http_conns conns;
     int fd; /* bound, not yet listening; -1: evhttp has it */
     uint16_t port;
-    uint64_t log_ns; /* of the last line that a stranger caused */
-    uint32_t log_skipped;
+    struct log_limit limits[SERVER_LINES];
+    struct metrics metrics;
 
     const struct front *front;
     struct mailbox mailbox;
@@ -56,16 +68,28 @@ struct server {
 };
 
 /* server.c */
-void server_log(struct server *s, const char *fmt, ...)
-    __attribute__((format(printf, 2, 3))); /* at most one a second */
+/* A warning about a request; at most one a second and kind. more: a further field, or {0}. */
+void server_log(struct server *s, enum server_line kind, const char *event, const char *id,
+                struct log_field more);
+
+/* routes.c */
+void server_request(struct evhttp_request *req, void *server); /* evhttp's callback */
+/* Sends a whole answer, and counts it. */
 void server_send(struct server *s, struct evhttp_request *req, int status,
                  const struct buf *body); /* JSON; NULL: no body */
 void server_send_error(struct server *s, struct evhttp_request *req, const struct api_error *e);
+void server_count(struct server *s, struct evhttp_request *req, int status); /* a stream begun */
+
+/* admission.c */
+/* False: refused, counted, and e says why. Otherwise key, if any, has one request more. */
+bool reply_admit(struct server *s, struct auth_key *key, size_t body_len, struct api_error *e);
+void reply_abort(struct reply *r, enum metrics_abort why); /* the first call counts */
+void reply_account(struct reply *r);                       /* its end: key, metrics, log */
 
 /* reply.c */
-void reply_begin(struct server *s, struct evhttp_request *req,
-                 enum api_kind kind);  /* a POST with a body */
-void replies_mail(struct server *s);   /* takes what the mailbox has */
-void replies_cancel(struct server *s); /* stops all that run */
+void reply_begin(struct server *s, struct evhttp_request *req, enum api_kind kind,
+                 struct auth_key *key); /* a POST with a body; key may be NULL */
+void replies_mail(struct server *s);    /* takes what the mailbox has */
+void replies_cancel(struct server *s);  /* stops all that run */
 
 #endif
