@@ -7,12 +7,11 @@
 #define SUPERNODE_ENGINE_ENGINE_H
 
 #include "engine/executor.h"
+#include "engine/spec.h"
 #include "engine/stats.h"
 #include "engine/token.h"
 
 struct engine;
-
-enum speculate { SPECULATE_AUTO, SPECULATE_OFF, SPECULATE_ON };
 
 struct engine_options {
     uint32_t max_num_seqs;           /* sequences computed at once */
@@ -23,6 +22,11 @@ struct engine_options {
 };
 
 enum { ENGINE_CHUNK_MIN = 512 };
+
+/* Pages without which one sequence could not run to its end. */
+static inline uint32_t engine_pages_min(uint32_t max_model_len) {
+    return (max_model_len + EXECUTOR_DRAFTS_MAX + KV_PAGE_TOKENS) / KV_PAGE_TOKENS;
+}
 
 /* Called from engine_step and engine_cancel. */
 struct engine_sink {

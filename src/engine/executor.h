@@ -30,21 +30,23 @@ struct exec_run {
     uint32_t drafts[EXECUTOR_DRAFTS_MAX];
     uint32_t n_drafts;
     bool sample;          /* from + n - n_drafts is the end of what is known: draw what follows */
-    bool prompt_logprobs; /* keep the logits of all rows */
+    bool prompt_logprobs; /* keep the logits of all rows; only in chunks */
     uint32_t want_drafts; /* guess so many tokens after the last drawn one */
     /* Written by the executor where sample is set: drawn[i] follows the i-th draft, which was drawn
      * too; new_drafts follow the last of them. */
     uint32_t n_drawn, n_new_drafts;
     struct exec_token drawn[EXECUTOR_DRAFTS_MAX + 1];
     uint32_t new_drafts[EXECUTOR_DRAFTS_MAX];
+    uint32_t row; /* the executor's own */
 };
 
 struct executor {
     void *ctx;
     const char *model_id;
     uint32_t n_pages, n_slots, max_model_len, vocab;
-    uint32_t rows_max;          /* of a step; a chunk's are the engine's max_num_batched_tokens */
-    bool drafts;                /* it can guess */
+    uint32_t rows_max; /* of a step; a chunk's are the engine's max_num_batched_tokens */
+    bool drafts;       /* it can guess */
+    float expand_cost; /* of an earlier key for a run of prompt rows, in rows (contracts 2) */
     uint64_t (*now)(void *ctx); /* ns, never going back */
     /* Runs of different choices, all at once. */
     void (*step)(void *ctx, struct exec_run *runs, uint32_t n_runs);
@@ -53,8 +55,11 @@ struct executor {
      * other sequences may come between. */
     bool (*chunk)(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t until_ns);
     void (*chunk_drop)(void *ctx);
-    /* After a chunk: the prompt token that follows row i of run `run`. */
-    void (*prompt_logprob)(void *ctx, uint32_t run, uint32_t i, struct exec_token *out);
+    /* Until the next step or chunk: what another choice of the run's request draws where this one
+     * drew, and what is said of the prompt token that follows the run's row i. */
+    void (*draw)(void *ctx, const struct exec_run *run, uint32_t choice, struct exec_token *out);
+    void (*prompt_logprob)(void *ctx, const struct exec_run *run, uint32_t i,
+                           struct exec_token *out);
     void (*copy_page)(void *ctx, uint32_t to, uint32_t from);
     void (*copy_slot)(void *ctx, uint32_t to, uint32_t from);
 };

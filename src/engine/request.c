@@ -6,6 +6,21 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
+struct role_cursor request_roles_at(const struct request *r, uint32_t pos) {
+    struct role_cursor c = {.r = r};
+    while (c.run < r->n_roles && pos >= r->roles[c.run].len) pos -= r->roles[c.run++].len;
+    if (c.run < r->n_roles) c.left = r->roles[c.run].len - pos;
+    return c;
+}
+
+enum token_role role_cursor_next(struct role_cursor *c) {
+    if (c->run == c->r->n_roles) return ROLE_GENERATED;
+    enum token_role role = c->r->roles[c->run].role;
+    c->left--;
+    while (c->left == 0 && ++c->run < c->r->n_roles) c->left = c->r->roles[c->run].len;
+    return role;
+}
+
 bool request_draw_seed(struct request *r) {
     uint64_t drawn;
     if (getrandom(&drawn, sizeof drawn, 0) != sizeof drawn) return false;

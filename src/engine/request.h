@@ -59,6 +59,22 @@ struct request {
     uint32_t n_choices;
 };
 
+/* A choice's sequence: the prompt, then what it generated. */
+static inline uint32_t request_len(const struct request *r, uint32_t choice) {
+    return r->n_prompt + r->choices[choice].n_ids;
+}
+static inline uint32_t request_token(const struct request *r, uint32_t choice, uint32_t pos) {
+    return pos < r->n_prompt ? r->prompt[pos] : r->choices[choice].ids[pos - r->n_prompt];
+}
+
+/* Roles of neighbouring positions, from one on. */
+struct role_cursor {
+    const struct request *r;
+    uint32_t run, left; /* left: tokens of the run that are still to come */
+};
+struct role_cursor request_roles_at(const struct request *r, uint32_t pos);
+enum token_role role_cursor_next(struct role_cursor *c);
+
 /* Draws a seed where the client gave none: 53 bits, since it is returned as JSON and JavaScript
  * reads doubles. False: the system has no random numbers. */
 bool request_draw_seed(struct request *r);

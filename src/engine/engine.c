@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements engine.h: requests and their sinks around the scheduler, and the loop that hands its
+ * work to the executor and what comes of it to the front. */
+#include "engine/engine.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/sched.h"
+
+/* A request that is not over. */
+struct entry {
+    struct entry *prev, *next;
+    struct request *r;
+    struct engine_sink sink;
+    void *ctx;
+    uint64_t arrived_ns, first_ns, deadline_ns; /* deadline 0: none */
+    uint32_t n_left;                            /* choices that go on */
+    struct choice {
+        struct seq *seq; /* NULL: over */
+        uint64_t last_ns;
+    } choices[];
+};
+
+struct engine {
+    const struct executor *x;
+    struct sched *sched;
+    struct entry *first, *last; /* by arrival */
+    uint64_t next_deadline_ns;  /* none is earlier */
+    struct engine_stats stats;
+};
+
+enum st engine_new(struct engine **out, const struct executor *x, const struct engine_options *o,
+                   struct err *err) {
+    if (o->max_num_batched_tokens < ENGINE_CHUNK_MIN)
+        return err_set(err, ST_INVALID, "max-num-batched-tokens: %u, expected at least %d",
+                       o->max_num_batched_tokens, ENGINE_CHUNK_MIN);
+    struct sched_config c = {
+        .seqs_max = o->max_num_seqs < x->n_slots ? o->max_num_seqs : x->n_slots,
+        .chunk_rows = o->max_num_batched_tokens,
+        .step_rows = x->rows_max,
+        .tpot_ns = o->tpot_ms * UINT64_C(1000000),
+        .ttft_ns = o->ttft_ms * UINT64_C(1000000),
+        .speculate = o->speculate,
+        .draft_tokens = x->drafts && o->speculate != SPECULATE_OFF ? o->draft_tokens : 0};
+    assert(c.draft_tokens <= EXECUTOR_DRAFTS_MAX);
+    assert(x->n_pages >= engine_pages_min(x->max_model_len));
+    struct engine *e = calloc(1, sizeof *e);
+    if (!e) return err_set(err, ST_NO_MEMORY, "engine: out of memory");
+    *e = (struct engine){.x = x, .next_deadline_ns = UINT64_MAX};
+    engine_stats_init(&e->stats);
+    enum st st = sched_new(&e->sched, x, &c, err);
+    if (st)
+        free(e);
+    else
+        *out = e;
+    return st;
+}
+
+/* --- entries ---------------------------------------------------------------------------------- */
+
+static void unlink_entry(struct engine *e, struct entry *n) {
+    *(n->prev ? &n->prev->next : &e->first) = n->next;
+    *(n->next ? &n->next->prev : &e->last) = n->prev;
+}
+
+static double seconds(uint64_t from_ns, uint64_t to_ns) {
+    return to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
+}
+
+/* Ends a choice that still runs. */
+static void end_choice(struct engine *e, struct entry *n, uint32_t choice) {
+    struct seq *q = n->choices[choice].seq;
+    if (!q) return;
+    n->choices[choice].seq = NULL;
+    n->n_left--;
+    sched_end(e->sched, q);
+}
+
+static void count_finished(struct engine *e, const struct entry *n, uint32_t how) {
+    struct engine_stats *s = &e->stats;
+    uint64_t now = e->x->now(e->x->ctx);
+    uint32_t generated = 0;
+    for (uint32_t i = 0; i < n->r->n_choices; i++) generated += n->r->choices[i].n_ids;
+    s->finished[how]++;
+    if (how == STATS_FINISH_ABORT || how == STATS_FINISH_ERROR) return;
+    histogram_add(&s->e2e, seconds(n->arrived_ns, now));
+    histogram_add(&s->decode, seconds(n->first_ns, now));
+    histogram_add(&s->prompt_len, n->r->n_prompt);
+    histogram_add(&s->generation_len, generated);
+    uint32_t each = generated / n->r->n_choices;
+    if (each > 1) histogram_add(&s->tpot, seconds(n->first_ns, now) / (each - 1));
+}
+
+/* All of it is over; err as in sink->done. */
+static void finish(struct engine *e, struct entry *n, uint32_t how, const struct err *err) {
+    for (uint32_t i = 0; i < n->r->n_choices; i++) {
+        if (!n->choices[i].seq) continue;
+        n->r->choices[i].finish = FINISH_CANCELLED;
+        end_choice(e, n, i);
+    }
+    count_finished(e, n, how);
+    unlink_entry(e, n);
+    n->sink.done(n->ctx, err);
+    free(n);
+}
+
+/* --- requests in ------------------------------------------------------------------------------ */
+
+static enum st check(const struct engine *e, const struct request *r, struct err *err) {
+    const struct executor *x = e->x;
+    if (r->version != REQUEST_VERSION)
+        return err_set(err, ST_INVALID, "request: version %u, expected %d", r->version,
+                       REQUEST_VERSION);
+    if (strcmp(r->model_id, x->model_id) != 0)
+        return err_set(err, ST_INVALID, "request: made for model %.12s, this is %.12s", r->model_id,
+                       x->model_id);
+    if (r->n_prompt == 0)
+        return err_set(err, ST_INVALID, "prompt: empty, expected at least one token");
+    if (r->n_prompt > x->max_model_len || r->max_tokens > x->max_model_len - r->n_prompt)
+        return err_set(err, ST_INVALID,
+                       "max_tokens: %u with a prompt of %u tokens exceeds max-model-len %u",
+                       r->max_tokens, r->n_prompt, x->max_model_len);
+    if (r->n_choices < 1 || r->n_choices > REQUEST_CHOICES_MAX)
+        return err_set(err, ST_INVALID, "n: %u, expected 1 to %d", r->n_choices,
+                       REQUEST_CHOICES_MAX);
+    uint64_t roles = 0;
+    for (uint32_t i = 0; i < r->n_roles; i++) roles += r->roles[i].len;
+    if (roles != r->n_prompt || r->logprobs > REQUEST_LOGPROBS_MAX ||
+        r->prompt_logprobs > REQUEST_LOGPROBS_MAX)
+        return err_set(err, ST_INVALID,
+                       "request: roles of %" PRIu64 " tokens for a prompt of %u, logprobs %d",
+                       roles, r->n_prompt, r->logprobs);
+    for (uint32_t c = 0; c < r->n_choices; c++) {
+        if (r->choices[c].n_ids > r->max_tokens)
+            return err_set(err, ST_INVALID, "request: choice %u: %u of %u tokens generated", c,
+                           r->choices[c].n_ids, r->max_tokens);
+        for (uint32_t i = c ? r->n_prompt : 0; i < request_len(r, c); i++)
+            if (request_token(r, c, i) >= x->vocab)
+                return err_set(err, ST_INVALID, "prompt: token %u is %u, but the vocabulary has %u",
+                               i, request_token(r, c, i), x->vocab);
+    }
+    return ST_OK;
+}
+
+/* Choices that have nothing yet share the computation of the prompt. */
+static bool add_choices(struct engine *e, struct entry *n) {
+    struct request *r = n->r;
+    bool fresh = true;
+    for (uint32_t i = 0; i < r->n_choices; i++)
+        fresh = fresh && r->choices[i].n_ids == 0 && !r->choices[i].finish;
+    for (uint32_t i = 0; i < r->n_choices; i++) {
+        struct request_choice *c = &r->choices[i];
+        if (!c->finish && c->n_ids == r->max_tokens) c->finish = FINISH_LENGTH;
+        if (c->finish) continue;
+        n->choices[i].seq = sched_add(e->sched, r, i, fresh && i > 0, n, n->arrived_ns);
+        if (!n->choices[i].seq) return false;
+        n->n_left++;
+    }
+    return true;
+}
+
+enum st engine_add(struct engine *e, struct request *r, const struct engine_sink *sink, void *ctx,
+                   uint64_t arrived_ns, struct err *err) {
+    enum st st = check(e, r, err);
+    if (st) return st;
+    struct entry *n = calloc(1, sizeof *n + r->n_choices * sizeof *n->choices);
+    if (!n) return err_set(err, ST_NO_MEMORY, "engine: out of memory");
+    n->r = r;
+    n->sink = *sink;
+    n->ctx = ctx;
+    n->arrived_ns = arrived_ns;
+    if (r->time_left_ms) n->deadline_ns = arrived_ns + r->time_left_ms * UINT64_C(1000000);
+    if (!add_choices(e, n)) {
+        for (uint32_t i = 0; i < r->n_choices; i++) end_choice(e, n, i);
+        free(n);
+        return err_set(err, ST_NO_MEMORY, "engine: out of memory");
+    }
+    n->prev = e->last;
+    *(e->last ? &e->last->next : &e->first) = n;
+    e->last = n;
+    if (n->deadline_ns && n->deadline_ns < e->next_deadline_ns)
+        e->next_deadline_ns = n->deadline_ns;
+    e->stats.prompt_tokens += r->n_prompt;
+    if (n->n_left == 0) finish(e, n, STATS_FINISH_LENGTH, NULL);
+    return ST_OK;
+}
+
+void engine_cancel(struct engine *e, struct request *r) {
+    struct entry *n = e->first;
+    while (n && n->r != r) n = n->next;
+    if (n) finish(e, n, STATS_FINISH_ABORT, NULL);
+}
+
+static void end_late(struct engine *e, uint64_t now_ns) {
+    struct err err;
+    if (now_ns < e->next_deadline_ns) return;
+    e->next_deadline_ns = UINT64_MAX;
+    for (struct entry *n = e->first, *next; n; n = next) {
+        next = n->next;
+        if (n->deadline_ns && n->deadline_ns <= now_ns) {
+            (void)err_set(&err, ST_TIMEOUT, "the request took longer than %u ms",
+                          n->r->time_left_ms);
+            finish(e, n, STATS_FINISH_ERROR, &err);
+        } else if (n->deadline_ns && n->deadline_ns < e->next_deadline_ns) {
+            e->next_deadline_ns = n->deadline_ns;
+        }
+    }
+}
+
+/* --- tokens out ------------------------------------------------------------------------------- */
+
+static bool is_stop(const struct request *r, uint32_t id) {
+    for (uint32_t i = 0; i < r->n_stop_ids; i++)
+        if (r->stop_ids[i] == id) return true;
+    return false;
+}
+
+static void count_token(struct engine *e, struct entry *n, struct choice *c, uint64_t now_ns) {
+    struct engine_stats *s = &e->stats;
+    s->generation_tokens++;
+    if (c->last_ns) histogram_add(&s->itl, seconds(c->last_ns, now_ns));
+    c->last_ns = now_ns;
+    if (n->first_ns) return;
+    n->first_ns = now_ns;
+    histogram_add(&s->ttft, seconds(n->arrived_ns, now_ns));
+    uint64_t admitted = c->seq->admitted_ns ? c->seq->admitted_ns : now_ns;
+    histogram_add(&s->queue, seconds(n->arrived_ns, admitted));
+    histogram_add(&s->prefill, seconds(admitted, now_ns));
+}
+
+/* Adds a drawn token to its choice and hands it out. False: the choice has ended by it. */
+static bool take_token(struct engine *e, struct entry *n, uint32_t choice,
+                       const struct exec_token *t, uint32_t n_cached, uint64_t now_ns) {
+    struct request *r = n->r;
+    struct request_choice *c = &r->choices[choice];
+    struct token_out out = {.attempt = r->attempt,
+                            .choice = choice,
+                            .position = request_len(r, choice),
+                            .id = t->id,
+                            .logprob = t->logprob,
+                            .top = t->top,
+                            .n_top = t->n_top,
+                            .n_cached = n_cached};
+    assert(c->n_ids < r->max_tokens && !c->finish);
+    c->ids[c->n_ids++] = t->id;
+    count_token(e, n, &n->choices[choice], now_ns);
+    if (is_stop(r, t->id))
+        out.finish = FINISH_STOP;
+    else if (c->n_ids == r->max_tokens)
+        out.finish = FINISH_LENGTH;
+    c->finish = out.finish;
+    if (!n->sink.token(n->ctx, &out) && !c->finish) c->finish = FINISH_CANCELLED;
+    return !c->finish;
+}
+
+static void give_prompt_logprobs(struct engine *e, struct entry *n, struct seq *q,
+                                 const struct exec_run *run) {
+    for (uint32_t i = 0; i < run->n && run->from + i + 1 < n->r->n_prompt; i++) {
+        struct exec_token t;
+        uint32_t pos = run->from + i + 1;
+        if (pos <= q->n_prompt_told) continue; /* computed again after a preemption */
+        e->x->prompt_logprob(e->x->ctx, run, i, &t);
+        struct token_out out = {.attempt = n->r->attempt,
+                                .choice = q->choice,
+                                .position = pos,
+                                .id = t.id,
+                                .logprob = t.logprob,
+                                .top = t.top,
+                                .n_top = t.n_top};
+        (void)n->sink.token(n->ctx, &out);
+        q->n_prompt_told = pos;
+    }
+}
+
+/* The first choice has its first token: the others draw theirs from the same logits and go on from
+ * the same pages. */
+static void fork_choices(struct engine *e, struct entry *n, const struct seq *leader,
+                         const struct exec_run *run, uint64_t now_ns) {
+    for (uint32_t i = leader->choice + 1; i < n->r->n_choices; i++) {
+        struct seq *q = n->choices[i].seq;
+        if (!q || q->state != SEQ_FOLLOWING) continue;
+        struct exec_token t;
+        e->x->draw(e->x->ctx, run, i, &t);
+        if (!take_token(e, n, i, &t, leader->n_cached, now_ns))
+            end_choice(e, n, i);
+        else if (sched_fork(e->sched, q, leader, now_ns))
+            e->x->copy_slot(e->x->ctx, q->slot, leader->slot);
+    }
+}
+
+static void finish_if_over(struct engine *e, struct entry *n) {
+    if (n->n_left > 0) return;
+    uint32_t how = STATS_FINISH_ABORT;
+    for (uint32_t i = 0; i < n->r->n_choices; i++) {
+        if (n->r->choices[i].finish == FINISH_LENGTH) how = STATS_FINISH_LENGTH;
+        if (n->r->choices[i].finish == FINISH_STOP) how = STATS_FINISH_STOP;
+    }
+    finish(e, n, how, NULL);
+}
+
+/* What a run brought: rows, and, where it reached the end, tokens. */
+static void take_run(struct engine *e, struct seq *q, const struct exec_run *run, uint64_t now_ns) {
+    struct entry *n = q->owner;
+    uint32_t known = run->from + run->n - run->n_drafts, took = 0;
+    if (run->prompt_logprobs) give_prompt_logprobs(e, n, q, run);
+    if (!run->sample) {
+        sched_computed(e->sched, q, known);
+        return;
+    }
+    bool on = true;
+    while (on && took < run->n_drawn)
+        on = take_token(e, n, q->choice, &run->drawn[took++], q->n_cached, now_ns);
+    sched_computed(e->sched, q, known + took - 1);
+    if (n->n_left > 1) fork_choices(e, n, q, run, now_ns);
+    if (on) {
+        q->n_drafts = run->n_new_drafts;
+        memcpy(q->drafts, run->new_drafts, q->n_drafts * sizeof *q->drafts);
+    } else {
+        end_choice(e, n, q->choice);
+        finish_if_over(e, n);
+    }
+}
+
+/* --- work ------------------------------------------------------------------------------------- */
+
+static void count_run(struct engine_stats *s, const struct exec_run *run) {
+    if (run->from < run->r->n_prompt)
+        s->prompt_tokens_computed +=
+            (run->from + run->n < run->r->n_prompt ? run->from + run->n : run->r->n_prompt) -
+            run->from;
+    if (run->n_drafts == 0) return;
+    s->spec_drafts++;
+    s->spec_draft_tokens += run->n_drafts;
+    s->spec_accepted += run->n_drawn - 1;
+    for (uint32_t i = 0; i + 1 < run->n_drawn; i++) s->spec_accepted_at[i]++;
+}
+
+static void do_step(struct engine *e, const struct sched_work *w, uint64_t begun_ns) {
+    uint32_t rows = 0, tokens = 0;
+    for (uint32_t i = 0; i < w->n_copies; i++)
+        e->x->copy_page(e->x->ctx, w->copies[i].to, w->copies[i].from);
+    e->x->step(e->x->ctx, w->runs, w->n_runs);
+    uint64_t now = e->x->now(e->x->ctx);
+    for (uint32_t i = 0; i < w->n_runs; i++) {
+        rows += w->runs[i].n;
+        tokens += w->runs[i].n_drawn;
+        count_run(&e->stats, &w->runs[i]);
+    }
+    sched_step_over(e->sched, w, now, now - begun_ns, tokens);
+    for (uint32_t i = 0; i < w->n_runs; i++) take_run(e, w->seqs[i], &w->runs[i], now);
+    e->stats.steps++;
+    histogram_add(&e->stats.iteration_tokens, rows);
+}
+
+static void do_piece(struct engine *e, const struct sched_work *w) {
+    bool over = e->x->chunk(e->x->ctx, w->runs, w->n_runs, w->until_ns);
+    uint64_t now = e->x->now(e->x->ctx);
+    uint32_t rows = 0;
+    sched_piece_over(e->sched);
+    if (!over) return;
+    sched_chunk_over(e->sched);
+    for (uint32_t i = 0; i < w->n_runs; i++) {
+        rows += w->runs[i].n;
+        if (!w->seqs[i]) continue;
+        count_run(&e->stats, &w->runs[i]);
+        take_run(e, w->seqs[i], &w->runs[i], now);
+    }
+    e->stats.chunks++;
+    histogram_add(&e->stats.iteration_tokens, rows);
+}
+
+bool engine_step(struct engine *e) {
+    struct sched_work w;
+    uint64_t now = e->x->now(e->x->ctx);
+    end_late(e, now);
+    sched_next(e->sched, now, &w);
+    if (sched_chunk_dropped(e->sched)) e->x->chunk_drop(e->x->ctx);
+    switch (w.kind) {
+    case SCHED_IDLE: break;
+    case SCHED_STEP: do_step(e, &w, now); break;
+    case SCHED_CHUNK: do_piece(e, &w); break;
+    }
+    return w.kind != SCHED_IDLE;
+}
+
+const struct engine_stats *engine_stats(struct engine *e) {
+    sched_stats(e->sched, &e->stats);
+    return &e->stats;
+}
+
+void engine_free(struct engine *e) {
+    if (!e) return;
+    while (e->first) {
+        struct entry *n = e->first;
+        for (uint32_t i = 0; i < n->r->n_choices; i++) end_choice(e, n, i);
+        unlink_entry(e, n);
+        free(n);
+    }
+    if (sched_chunk_dropped(e->sched)) e->x->chunk_drop(e->x->ctx);
+    sched_free(e->sched);
+    free(e);
+}

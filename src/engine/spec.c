@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements spec.h. A trial lasts PROBE_STEPS and comes every period, which begins at PERIOD_MIN
+ * and doubles up to PERIOD_MAX while the same way wins: at twice the cost, trials take under 1% of
+ * the time. A trial that is plainly worse ends early. */
+#include "engine/spec.h"
+
+enum { PROBE_STEPS = 8, PROBE_STEPS_MIN = 3, WARM_STEPS = 8, PERIOD_MIN = 256, PERIOD_MAX = 4096 };
+static const double gain_min = 0.98, hopeless = 1.25, weight = 0.2;
+
+void spec_init(struct spec *s, enum speculate mode) {
+    *s = (struct spec){.mode = mode};
+    for (uint32_t i = 0; i < SPEC_SIZES; i++)
+        s->sizes[i] = (struct spec_size){.until_probe = WARM_STEPS, .period = PERIOD_MIN};
+}
+
+static struct spec_size *size_of(struct spec *s, uint32_t n_seqs) {
+    uint32_t i = 0;
+    while (i + 1 < SPEC_SIZES && 1u << i < n_seqs) i++;
+    return &s->sizes[i];
+}
+
+bool spec_wanted(struct spec *s, uint32_t n_seqs) {
+    if (s->mode != SPECULATE_AUTO) return s->mode == SPECULATE_ON;
+    struct spec_size *z = size_of(s, n_seqs);
+    return z->drafting != (z->probe_left > 0);
+}
+
+/* The trial is over: take the faster way. Drafting must win by more than noise. */
+static void decide(struct spec_size *z) {
+    bool drafts_win = z->ns_per_token[1] < gain_min * z->ns_per_token[0];
+    z->period = drafts_win == z->drafting ? z->period * 2 : PERIOD_MIN;
+    if (z->period > PERIOD_MAX) z->period = PERIOD_MAX;
+    z->drafting = drafts_win;
+    z->probe_left = 0;
+    z->until_probe = z->period;
+}
+
+static void average(struct spec_size *z, bool drafting, double ns) {
+    double *a = &z->ns_per_token[drafting];
+    /* a fresh trial is not held to what was true long ago */
+    *a = z->samples[drafting]++ == 0 ? ns : *a + weight * (ns - *a);
+}
+
+void spec_measured(struct spec *s, uint32_t n_seqs, bool drafting, uint64_t ns, uint32_t n_tokens) {
+    struct spec_size *z = size_of(s, n_seqs);
+    if (s->mode != SPECULATE_AUTO || n_tokens == 0) return;
+    average(z, drafting, (double)ns / n_tokens);
+    if (z->probe_left == 0) {
+        if (drafting != z->drafting || --z->until_probe > 0) return;
+        z->probe_left = PROBE_STEPS;
+        z->samples[!z->drafting] = 0;
+        return;
+    }
+    if (drafting == z->drafting) return; /* drafts of the old way run out */
+    double other = z->ns_per_token[z->drafting], tried = z->ns_per_token[drafting];
+    bool lost = z->samples[drafting] >= PROBE_STEPS_MIN && tried > hopeless * other;
+    if (--z->probe_left == 0 || lost) decide(z);
+}

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements standin.h. */
+#include "sim/core/standin.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+/* splitmix64's finaliser */
+static uint64_t mix(uint64_t x) {
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+uint64_t standin_row(uint64_t before, uint32_t token, enum token_role role, uint32_t pos) {
+    return mix(mix(before ^ token) + ((uint64_t)pos << 1 | role));
+}
+
+uint64_t standin_fold(uint64_t fold, uint64_t row) {
+    return mix(fold * 31 + row);
+}
+
+void standin_draw(struct exec_token *out, uint64_t fold, const struct request *r, uint32_t choice,
+                  uint32_t n_top, uint32_t vocab) {
+    uint64_t h = mix(fold ^ mix((uint64_t)r->seed + choice));
+    *out = (struct exec_token){.id = (uint32_t)(h % vocab)};
+    if (r->logprobs < 0) return;
+    out->logprob = -(float)(h >> 48);
+    out->n_top = n_top;
+    for (uint32_t i = 0; i < n_top; i++)
+        out->top[i] = (struct token_logprob){.id = (out->id + i) % vocab, .logprob = -(float)i};
+}
+
+static uint64_t *row_at(const struct standin *s, const struct exec_run *run, uint32_t pos) {
+    assert(pos / KV_PAGE_TOKENS < run->n_pages);
+    uint32_t page = run->pages[pos / KV_PAGE_TOKENS];
+    assert(page < s->o.n_pages);
+    return &s->rows[(size_t)page * KV_PAGE_TOKENS + pos % KV_PAGE_TOKENS];
+}
+
+static uint32_t known(const struct exec_run *run) {
+    return run->from + run->n - run->n_drafts;
+}
+
+static enum token_role role_of(const struct request *r, uint32_t pos) {
+    struct role_cursor c = request_roles_at(r, pos);
+    return role_cursor_next(&c);
+}
+
+/* The row before a run's first comes from the slot, unless a page has ended there. */
+static void write_row(const struct standin *s, const struct exec_run *run, uint32_t pos,
+                      uint32_t token) {
+    uint64_t before = pos ? *row_at(s, run, pos - 1) : 0;
+    if (pos == run->from && pos % KV_PAGE_TOKENS) before = s->slots[run->slot];
+    *row_at(s, run, pos) = standin_row(before, token, role_of(run->r, pos), pos);
+}
+
+static void compute_row(const struct standin *s, const struct exec_run *run, uint32_t pos) {
+    uint32_t end = known(run);
+    write_row(s, run, pos,
+              pos < end ? request_token(run->r, run->choice, pos) : run->drafts[pos - end]);
+}
+
+/* What follows position pos - 1. */
+static void draw_at(const struct standin *s, const struct exec_run *run, uint32_t choice,
+                    uint32_t pos, struct exec_token *out) {
+    uint64_t fold = 0;
+    for (uint32_t i = 0; i < pos; i++) fold = standin_fold(fold, *row_at(s, run, i));
+    uint32_t n_top = run->r->logprobs > 0 ? (uint32_t)run->r->logprobs : 0;
+    standin_draw(out, fold, run->r, choice, n_top, s->o.vocab);
+}
+
+static void draw_all(const struct standin *s, struct exec_run *run) {
+    uint32_t end = known(run);
+    run->n_drawn = 0;
+    run->n_new_drafts = 0;
+    if (run->sample) do
+            draw_at(s, run, run->choice, end + run->n_drawn, &run->drawn[run->n_drawn]);
+        while (run->n_drawn++ < run->n_drafts &&
+               run->drafts[run->n_drawn - 1] == run->drawn[run->n_drawn - 1].id);
+    uint32_t accepted = run->n_drawn ? run->n_drawn - 1 : 0;
+    s->slots[run->slot] = *row_at(s, run, end + accepted - 1);
+}
+
+/* Guesses, right as often as the options say: each is written as a row, as a model's MTP block
+ * would, so that rows past the accepted ones are garbage. */
+static void guess(const struct standin *s, struct exec_run *run) {
+    uint32_t pos = known(run) + run->n_drawn - 1, token = run->drawn[run->n_drawn - 1].id;
+    for (uint32_t k = 0; k < run->want_drafts; k++) {
+        struct exec_token next;
+        write_row(s, run, pos + k, token);
+        draw_at(s, run, run->choice, pos + k + 1, &next);
+        bool right = mix(next.id + pos * 977u) % 100 < s->o.draft_right_percent;
+        token = right ? next.id : (next.id + 1) % s->o.vocab;
+        run->new_drafts[run->n_new_drafts++] = token;
+    }
+}
+
+static void spend(struct standin *s, uint64_t ns) {
+    s->faults = mix(s->faults);
+    s->now_ns += s->faults % 100 < s->o.slow_percent ? 10 * ns : ns;
+}
+
+static uint64_t now(void *ctx) {
+    return ((struct standin *)ctx)->now_ns;
+}
+
+static void step(void *ctx, struct exec_run *runs, uint32_t n_runs) {
+    struct standin *s = ctx;
+    uint32_t rows = 0, rounds = 0;
+    for (uint32_t i = 0; i < n_runs; i++) {
+        for (uint32_t p = 0; p < runs[i].n; p++) compute_row(s, &runs[i], runs[i].from + p);
+        rows += runs[i].n;
+    }
+    for (uint32_t i = 0; i < n_runs; i++) {
+        draw_all(s, &runs[i]);
+        if (runs[i].sample) guess(s, &runs[i]);
+        if (runs[i].want_drafts > rounds) rounds = runs[i].want_drafts;
+    }
+    assert(rows <= s->o.rows_max);
+    spend(s, s->o.step_ns + rows * s->o.row_ns + rounds * s->o.draft_ns);
+}
+
+static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t until_ns) {
+    struct standin *s = ctx;
+    if (!s->in_chunk) s->chunk_run = s->chunk_row = 0;
+    s->in_chunk = true;
+    do {
+        const struct exec_run *run = &runs[s->chunk_run];
+        compute_row(s, run, run->from + s->chunk_row);
+        spend(s, s->o.row_ns);
+        if (++s->chunk_row < run->n) continue;
+        s->chunk_row = 0;
+        if (++s->chunk_run == n_runs) s->in_chunk = false;
+    } while (s->in_chunk && s->now_ns < until_ns);
+    for (uint32_t i = 0; i < n_runs && !s->in_chunk; i++) draw_all(s, &runs[i]);
+    return !s->in_chunk;
+}
+
+static void chunk_drop(void *ctx) {
+    ((struct standin *)ctx)->in_chunk = false;
+}
+
+static void draw(void *ctx, const struct exec_run *run, uint32_t choice, struct exec_token *out) {
+    draw_at(ctx, run, choice, known(run), out);
+}
+
+static void prompt_logprob(void *ctx, const struct exec_run *run, uint32_t i,
+                           struct exec_token *out) {
+    uint32_t pos = run->from + i + 1;
+    *out = (struct exec_token){.id = run->r->prompt[pos],
+                               .logprob = -(float)(*row_at(ctx, run, pos - 1) >> 48)};
+}
+
+static void copy_page(void *ctx, uint32_t to, uint32_t from) {
+    struct standin *s = ctx;
+    for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++)
+        s->rows[(size_t)to * KV_PAGE_TOKENS + i] = s->rows[(size_t)from * KV_PAGE_TOKENS + i];
+}
+
+static void copy_slot(void *ctx, uint32_t to, uint32_t from) {
+    struct standin *s = ctx;
+    assert(to < s->o.n_slots && from < s->o.n_slots);
+    s->slots[to] = s->slots[from];
+}
+
+enum st standin_init(struct standin *s, const struct standin_options *o, struct err *err) {
+    *s = (struct standin){.o = *o, .faults = o->seed, .now_ns = 1};
+    s->rows = calloc((size_t)o->n_pages * KV_PAGE_TOKENS, sizeof *s->rows);
+    s->slots = calloc(o->n_slots, sizeof *s->slots);
+    if (!s->rows || !s->slots) {
+        standin_release(s);
+        return err_set(err, ST_NO_MEMORY, "stand-in: out of memory");
+    }
+    s->x = (struct executor){.ctx = s,
+                             .model_id = "stand-in",
+                             .n_pages = o->n_pages,
+                             .n_slots = o->n_slots,
+                             .max_model_len = o->max_model_len,
+                             .vocab = o->vocab,
+                             .rows_max = o->rows_max,
+                             .drafts = true,
+                             .expand_cost = 0.03f,
+                             .now = now,
+                             .step = step,
+                             .chunk = chunk,
+                             .chunk_drop = chunk_drop,
+                             .draw = draw,
+                             .prompt_logprob = prompt_logprob,
+                             .copy_page = copy_page,
+                             .copy_slot = copy_slot};
+    return ST_OK;
+}
+
+void standin_release(struct standin *s) {
+    free(s->rows);
+    free(s->slots);
+    *s = (struct standin){0};
+}

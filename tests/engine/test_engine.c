@@ -1,0 +1,526 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The engine under a virtual clock with the stand-in executor: thousands of random histories
+ * (arrivals, cached prefixes, choices, priorities, cancels, deadlines, full memory, slow steps),
+ * each replayed from its seed. What every request must answer is computed without pages, batches or
+ * drafts, straight from the hash chain. SEEDS=N runs more, SEED=N that one alone. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine.h"
+#include "sim/core/standin.h"
+
+enum { REQUESTS_MAX = 48, VOCAB = 211, MODEL_LEN = 4096 };
+
+struct rng {
+    uint64_t s;
+};
+static uint32_t below(struct rng *r, uint32_t n) {
+    r->s = r->s * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((r->s >> 33) % n);
+}
+
+/* One request and what became of it. */
+struct asked {
+    struct request r;
+    uint64_t arrives_ns, cancel_ns; /* 0: never */
+    uint32_t drop_choice, drop_after; /* the front wants no more of this choice after so many */
+    bool added, done, cancelled;
+    enum st ended;
+    uint32_t n_tokens[8], n_prompt_told;
+    struct exec_token *got[8];
+    uint64_t first_ns;
+    uint32_t n_cached;
+};
+
+struct world {
+    struct standin x;
+    struct engine *e;
+    struct asked v[REQUESTS_MAX];
+    uint32_t n;
+    bool wrong;
+};
+static struct world *world; /* for the sinks */
+
+static bool on_token(void *ctx, const struct token_out *t) {
+    struct asked *a = ctx;
+    if (t->position < a->r.n_prompt) {
+        assert_int_equal(t->position, ++a->n_prompt_told);
+        assert_int_equal(t->id, a->r.prompt[t->position]);
+        return true;
+    }
+    assert_int_equal(t->position, a->r.n_prompt + a->n_tokens[t->choice]);
+    if (!a->first_ns) a->first_ns = world->x.now_ns;
+    a->n_cached = t->n_cached;
+    struct exec_token *g = &a->got[t->choice][a->n_tokens[t->choice]++];
+    *g = (struct exec_token){.id = t->id, .logprob = t->logprob, .n_top = t->n_top};
+    if (t->n_top) memcpy(g->top, t->top, t->n_top * sizeof *t->top);
+    return !(t->choice == a->drop_choice && a->n_tokens[t->choice] == a->drop_after);
+}
+
+static void on_done(void *ctx, const struct err *err) {
+    struct asked *a = ctx;
+    assert_false(a->done);
+    a->done = true;
+    a->ended = err ? err->code : ST_OK;
+}
+
+static const struct engine_sink sink = {on_token, on_done};
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+static void *must(void *p) {
+    assert_non_null(p);
+    return p;
+}
+
+static void fill(struct asked *a, uint32_t id, uint32_t n_prompt, uint32_t max_tokens, uint32_t n) {
+    struct err err;
+    *a = (struct asked){.drop_choice = UINT32_MAX};
+    struct request *r = &a->r;
+    *r = (struct request){.version = REQUEST_VERSION,
+                          .model_id = "stand-in",
+                          .n_prompt = n_prompt,
+                          .seed = id,
+                          .max_tokens = max_tokens,
+                          .logprobs = -1,
+                          .prompt_logprobs = -1};
+    r->prompt = must(malloc(n_prompt * sizeof *r->prompt));
+    r->roles = must(malloc(3 * sizeof *r->roles));
+    r->roles[0] = (struct role_run){.len = n_prompt, .role = ROLE_PROMPT};
+    r->n_roles = 1;
+    assert_int_equal(request_make_choices(r, n, &err), ST_OK);
+    for (uint32_t c = 0; c < n; c++) a->got[c] = must(calloc(max_tokens, sizeof *a->got[c]));
+}
+
+static void asked_release(struct asked *a) {
+    for (uint32_t c = 0; c < a->r.n_choices; c++) free(a->got[c]);
+    request_release(&a->r);
+}
+
+/* Prompts come in families that share a beginning; some quote an assistant. */
+static void random_request(struct asked *a, uint32_t id, struct rng *g) {
+    uint32_t lens[] = {1, 5, 127, 128, 129, 300, 640, 1500, 2500};
+    uint32_t n_prompt = lens[below(g, 9)] + below(g, 40), n = below(g, 4) ? 1 : 1 + below(g, 5);
+    fill(a, id, n_prompt, 1 + below(g, below(g, 3) ? 40 : 300), n);
+    struct request *r = &a->r;
+    uint32_t family = below(g, 3), shared = below(g, n_prompt + 1);
+    for (uint32_t i = 0; i < n_prompt; i++)
+        r->prompt[i] = i < shared ? (i * 7 + family) % VOCAB : below(g, VOCAB);
+    if (n_prompt > 200 && below(g, 3) == 0) {
+        r->roles[0].len = 100;
+        r->roles[1] = (struct role_run){.len = 60, .role = ROLE_GENERATED};
+        r->roles[2] = (struct role_run){.len = n_prompt - 160, .role = ROLE_PROMPT};
+        r->n_roles = 3;
+    }
+    r->priority = (int32_t)below(g, 3) - 1;
+    r->logprobs = below(g, 3) ? -1 : (int32_t)below(g, 4);
+    if (below(g, 8) == 0) r->prompt_logprobs = 0;
+    if (below(g, 4) == 0) r->salt[0] = 'a';
+    if (below(g, 3) == 0) r->stop_ids[r->n_stop_ids++] = below(g, VOCAB);
+    if (below(g, 10) == 0) r->time_left_ms = 1 + below(g, 2000);
+    if (below(g, 6) == 0) {
+        a->drop_choice = below(g, n);
+        a->drop_after = 1 + below(g, r->max_tokens);
+    }
+    a->arrives_ns = (uint64_t)below(g, 400) * 1000000;
+    if (below(g, 5) == 0) a->cancel_ns = a->arrives_ns + (uint64_t)below(g, 600) * 1000000;
+}
+
+/* --- the oracle ------------------------------------------------------------------------------- */
+
+static enum token_role role_at(const struct request *r, uint32_t pos) {
+    for (uint32_t i = 0; i < r->n_roles; pos -= r->roles[i++].len)
+        if (pos < r->roles[i].len) return r->roles[i].role;
+    return ROLE_GENERATED;
+}
+
+/* What choice c must answer, token by token, until its end or n tokens. */
+static void check_answer(const struct asked *a, uint32_t c) {
+    const struct request *r = &a->r;
+    uint64_t row = 0, fold = 0;
+    uint32_t n = a->n_tokens[c], pos = 0;
+    assert_true(n <= r->max_tokens);
+    for (; pos < r->n_prompt; pos++) {
+        row = standin_row(row, r->prompt[pos], role_at(r, pos), pos);
+        fold = standin_fold(fold, row);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        struct exec_token want;
+        standin_draw(&want, fold, r, c, r->logprobs > 0 ? (uint32_t)r->logprobs : 0, VOCAB);
+        assert_int_equal(a->got[c][i].id, want.id);
+        assert_true(a->got[c][i].logprob == want.logprob && a->got[c][i].n_top == want.n_top);
+        assert_memory_equal(a->got[c][i].top, want.top, want.n_top * sizeof *want.top);
+        bool stop = r->n_stop_ids && want.id == r->stop_ids[0];
+        assert_true(!stop || i + 1 == n);
+        row = standin_row(row, want.id, ROLE_GENERATED, pos);
+        fold = standin_fold(fold, row);
+        pos++;
+    }
+    if (a->cancelled || a->ended) return;
+    bool stopped = n && r->n_stop_ids && a->got[c][n - 1].id == r->stop_ids[0];
+    bool dropped = c == a->drop_choice && n == a->drop_after;
+    assert_true(stopped || dropped || n == r->max_tokens);
+    enum finish_reason finish = stopped              ? FINISH_STOP
+                                : n == r->max_tokens ? FINISH_LENGTH
+                                                     : FINISH_CANCELLED;
+    assert_int_equal(r->choices[c].finish, finish);
+}
+
+/* --- histories -------------------------------------------------------------------------------- */
+
+static void start(struct world *w, const struct standin_options *x, const struct engine_options *o) {
+    struct err err;
+    *w = (struct world){0};
+    world = w;
+    assert_int_equal(standin_init(&w->x, x, &err), ST_OK);
+    assert_int_equal(engine_new(&w->e, &w->x.x, o, &err), ST_OK);
+}
+
+static void stop(struct world *w) {
+    engine_free(w->e);
+    standin_release(&w->x);
+    for (uint32_t i = 0; i < w->n; i++) asked_release(&w->v[i]);
+}
+
+static void add(struct world *w, struct asked *a) {
+    struct err err;
+    a->added = true;
+    assert_int_equal(engine_add(w->e, &a->r, &sink, a, w->x.now_ns, &err), ST_OK);
+}
+
+/* Runs until everything is done. */
+static void run(struct world *w) {
+    uint64_t limit_ns = w->x.now_ns + UINT64_C(4000) * 1000000000;
+    for (uint32_t left = w->n; left > 0;) {
+        uint64_t next = UINT64_MAX;
+        left = 0;
+        for (uint32_t i = 0; i < w->n; i++) {
+            struct asked *a = &w->v[i];
+            if (!a->added && a->arrives_ns <= w->x.now_ns) add(w, a);
+            if (!a->added && a->arrives_ns < next) next = a->arrives_ns;
+            if (a->added && !a->done && a->cancel_ns && a->cancel_ns <= w->x.now_ns) {
+                a->cancelled = true;
+                engine_cancel(w->e, &a->r);
+                assert_true(a->done);
+            }
+            left += !a->done;
+        }
+        assert_true(w->x.now_ns < limit_ns);
+        if (left == 0 || engine_step(w->e)) continue;
+        left = 0;
+        for (uint32_t i = 0; i < w->n; i++) left += !w->v[i].done; /* some were too late */
+        if (left == 0) break;
+        assert_true(next != UINT64_MAX); /* otherwise: no progress though work waits */
+        w->x.now_ns = next;
+    }
+    const struct engine_stats *s = engine_stats(w->e);
+    while (engine_step(w->e)) continue; /* a chunk whose sequences ended */
+    s = engine_stats(w->e);
+    assert_int_equal(s->running + s->waiting, 0);
+    assert_int_equal(s->pages_used, 0);
+}
+
+static void random_history(uint64_t seed) {
+    static struct world w;
+    struct rng g = {seed * 2654435761u + 17};
+    for (int i = 0; i < 4; i++) below(&g, 2);
+    uint32_t seqs = 1 + below(&g, 12), k = 1 + below(&g, 3);
+    uint32_t pages_min = engine_pages_min(MODEL_LEN);
+    struct standin_options x = {.n_pages = pages_min + below(&g, below(&g, 2) ? 8 : 120),
+                                .n_slots = seqs,
+                                .max_model_len = MODEL_LEN,
+                                .rows_max = seqs * (1 + k) + 32,
+                                .vocab = VOCAB,
+                                .step_ns = 1000000,
+                                .row_ns = 20000,
+                                .draft_ns = 200000,
+                                .draft_right_percent = below(&g, 101),
+                                .slow_percent = below(&g, 2) ? 0 : 10,
+                                .seed = seed};
+    struct engine_options o = {.max_num_seqs = seqs,
+                               .max_num_batched_tokens = 512 + below(&g, 700),
+                               .tpot_ms = below(&g, 3) ? 0 : 1 + below(&g, 5),
+                               .ttft_ms = below(&g, 3) ? 0 : 1 + below(&g, 50),
+                               .speculate = (enum speculate)below(&g, 3),
+                               .draft_tokens = k};
+    start(&w, &x, &o);
+    w.n = 1 + below(&g, 16);
+    for (uint32_t i = 0; i < w.n; i++) random_request(&w.v[i], i, &g);
+    run(&w);
+    for (uint32_t i = 0; i < w.n; i++) {
+        const struct asked *a = &w.v[i];
+        for (uint32_t c = 0; c < a->r.n_choices; c++) check_answer(a, c);
+        assert_true(a->ended == ST_OK || (a->ended == ST_TIMEOUT && a->r.time_left_ms));
+        if (a->r.prompt_logprobs >= 0 && !a->cancelled && !a->ended)
+            assert_int_equal(a->n_prompt_told, a->r.n_prompt - 1);
+    }
+    stop(&w);
+}
+
+static void random_histories_give_each_request_its_one_answer(void **state) {
+    (void)state;
+    const char *one = getenv("SEED"), *many = getenv("SEEDS");
+    if (one) {
+        random_history(strtoull(one, NULL, 10));
+        return;
+    }
+    uint64_t n = many ? strtoull(many, NULL, 10) : 2000;
+    for (uint64_t seed = 1; seed <= n; seed++) {
+        print_message("# seed %llu\r", (unsigned long long)seed);
+        random_history(seed);
+    }
+}
+
+/* --- single behaviours ------------------------------------------------------------------------ */
+
+static struct standin_options standin_of(uint32_t n_pages, uint32_t seqs) {
+    return (struct standin_options){.n_pages = n_pages,
+                                    .n_slots = seqs,
+                                    .max_model_len = MODEL_LEN,
+                                    .rows_max = seqs * 2 + 32,
+                                    .vocab = VOCAB,
+                                    .step_ns = 1000000,
+                                    .row_ns = 20000,
+                                    .draft_ns = 200000,
+                                    .draft_right_percent = 70};
+}
+
+static const struct engine_options plain = {
+    .max_num_seqs = 8, .max_num_batched_tokens = 512, .speculate = SPECULATE_OFF, .draft_tokens = 1};
+
+static struct asked *ask(struct world *w, uint32_t n_prompt, uint32_t max_tokens, uint32_t n) {
+    struct asked *a = &w->v[w->n];
+    fill(a, 0, n_prompt, max_tokens, n);
+    for (uint32_t i = 0; i < n_prompt; i++) a->r.prompt[i] = i % VOCAB;
+    a->arrives_ns = w->x.now_ns;
+    w->n++;
+    return a;
+}
+
+static void same_prompt_twice_computes_only_the_last_block(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(200, 8);
+    start(&w, &x, &plain);
+    ask(&w, 1024, 4, 1);
+    run(&w);
+    uint64_t computed = engine_stats(w.e)->prompt_tokens_computed;
+    assert_int_equal(computed, 1024);
+    struct asked *again = ask(&w, 1024, 4, 1);
+    run(&w);
+    assert_int_equal(engine_stats(w.e)->prompt_tokens_computed - computed, KV_PAGE_TOKENS);
+    assert_int_equal(again->n_cached, 1024 - KV_PAGE_TOKENS);
+    stop(&w);
+}
+
+static void second_turn_hits_every_full_block_of_the_first_answer_included(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(200, 8);
+    start(&w, &x, &plain);
+    struct asked *a = ask(&w, 300, 300, 1);
+    run(&w);
+    /* 300 of the prompt and 299 rows of the answer are computed: four full blocks */
+    struct asked *b = ask(&w, 300 + 300 + 50, 4, 1);
+    memcpy(b->r.prompt + 300, a->r.choices[0].ids, 300 * sizeof *b->r.prompt);
+    b->r.roles[0].len = 300;
+    b->r.roles[1] = (struct role_run){.len = 300, .role = ROLE_GENERATED};
+    b->r.roles[2] = (struct role_run){.len = 50, .role = ROLE_PROMPT};
+    b->r.n_roles = 3;
+    run(&w);
+    assert_int_equal(b->n_cached, 4 * KV_PAGE_TOKENS);
+    check_answer(b, 0);
+    /* the same ids as plain prompt text are another sequence: only the prompt's two blocks match */
+    struct asked *c = ask(&w, 650, 4, 1);
+    memcpy(c->r.prompt, b->r.prompt, 650 * sizeof *c->r.prompt);
+    run(&w);
+    assert_int_equal(c->n_cached, 2 * KV_PAGE_TOKENS);
+    check_answer(c, 0);
+    stop(&w);
+}
+
+static void tenant_salt_and_model_keep_blocks_apart(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(200, 8);
+    start(&w, &x, &plain);
+    ask(&w, 512, 2, 1);
+    run(&w);
+    struct asked *tenant = ask(&w, 512, 2, 1);
+    strcpy(tenant->r.tenant, "b");
+    run(&w);
+    struct asked *salt = ask(&w, 512, 2, 1);
+    strcpy(salt->r.salt, "b");
+    run(&w);
+    assert_int_equal(tenant->n_cached + salt->n_cached, 0);
+    stop(&w);
+}
+
+static void choices_share_the_prompts_pages(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(200, 8);
+    start(&w, &x, &plain);
+    struct asked *a = ask(&w, 1000, 20, 8);
+    a->drop_choice = UINT32_MAX;
+    uint32_t most = 0;
+    add(&w, a);
+    while (!a->done) {
+        assert_true(engine_step(w.e));
+        if (engine_stats(w.e)->pages_used > most) most = engine_stats(w.e)->pages_used;
+    }
+    assert_int_equal(engine_stats(w.e)->prompt_tokens_computed, 1000);
+    assert_true(most <= 7 + 8); /* seven full blocks in common, the last of each its own */
+    for (uint32_t c = 0; c < 8; c++) check_answer(a, c);
+    stop(&w);
+}
+
+static void cancel_frees_pages_at_once(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(200, 8);
+    start(&w, &x, &plain);
+    struct asked *a = ask(&w, 3000, 50, 1);
+    add(&w, a);
+    assert_true(engine_step(w.e)); /* in the middle of the first chunk */
+    assert_true(engine_stats(w.e)->pages_used > 0);
+    engine_cancel(w.e, &a->r);
+    assert_true(a->done);
+    assert_int_equal(engine_stats(w.e)->pages_used, 0);
+    assert_int_equal(engine_stats(w.e)->finished[STATS_FINISH_ABORT], 1);
+    stop(&w);
+}
+
+static void streams_keep_their_pace_while_a_prompt_is_computed(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(300, 8);
+    start(&w, &x, &plain);
+    for (int i = 0; i < 7; i++) ask(&w, 20, 200, 1);
+    for (int i = 0; i < 7; i++) add(&w, &w.v[i]);
+    for (int i = 0; i < 20; i++) assert_true(engine_step(w.e));
+    double alone = engine_stats(w.e)->step_s;
+    struct asked *a = ask(&w, 4000, 2, 1); /* 80 ms of rows, a step is 1.14 ms */
+    add(&w, a);
+    double most = 0;
+    while (a->n_tokens[0] == 0) {
+        assert_true(engine_step(w.e));
+        if (engine_stats(w.e)->step_s > most) most = engine_stats(w.e)->step_s;
+    }
+    assert_true(most < 2 * alone);
+    run(&w);
+    stop(&w);
+}
+
+static void batch_shrinks_until_the_target_holds(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(300, 16);
+    x.row_ns = 500000; /* 1 ms + 0.5 ms a sequence: 5 ms hold eight */
+    x.rows_max = 16 * 2 + 32;
+    struct engine_options o = plain;
+    o.max_num_seqs = 16;
+    o.tpot_ms = 5;
+    start(&w, &x, &o);
+    for (int i = 0; i < 40; i++) ask(&w, 1, 100, 1);
+    for (int i = 0; i < 40; i++) add(&w, &w.v[i]);
+    uint32_t most = 0, n = 0;
+    for (int i = 0; i < 400; i++) {
+        assert_true(engine_step(w.e));
+        n = engine_stats(w.e)->running;
+        if (n > most) most = n;
+    }
+    print_message("# n %u most %u step %g max %u\n", n, most, engine_stats(w.e)->step_s, engine_stats(w.e)->seqs_max);
+    assert_true(n >= 5 && most <= 9);
+    assert_true(engine_stats(w.e)->step_s <= 0.0055);
+    run(&w);
+    stop(&w);
+}
+
+static void a_low_priority_does_not_starve(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(200, 1);
+    struct engine_options o = plain;
+    o.max_num_seqs = 1;
+    x.step_ns = 500000000;
+    start(&w, &x, &o);
+    struct asked *low = ask(&w, 10, 5, 1);
+    low->r.priority = 5;
+    for (uint64_t i = 0; i < 30; i++) /* a step is half a second: 10 s each, one every 9 s */
+        ask(&w, 10, 20, 1)->arrives_ns = i * UINT64_C(9000000000);
+    run(&w);
+    uint32_t later = 0;
+    for (uint32_t i = 1; i < w.n; i++) later += w.v[i].first_ns > low->first_ns;
+    assert_true(later > 20);
+    stop(&w);
+}
+
+static void what_cannot_be_computed_is_refused(void **state) {
+    (void)state;
+    static struct world w;
+    struct err err;
+    struct standin_options x = standin_of(200, 8);
+    start(&w, &x, &plain);
+    struct asked *a = ask(&w, 10, 10, 1);
+    strcpy(a->r.model_id, "other");
+    assert_int_equal(engine_add(w.e, &a->r, &sink, a, 0, &err), ST_INVALID);
+    strcpy(a->r.model_id, "stand-in");
+    a->r.prompt[3] = VOCAB;
+    assert_int_equal(engine_add(w.e, &a->r, &sink, a, 0, &err), ST_INVALID);
+    a->r.prompt[3] = 0;
+    a->r.max_tokens = MODEL_LEN;
+    assert_int_equal(engine_add(w.e, &a->r, &sink, a, 0, &err), ST_INVALID);
+    a->r.max_tokens = 10;
+    a->r.roles[0].len = 9;
+    assert_int_equal(engine_add(w.e, &a->r, &sink, a, 0, &err), ST_INVALID);
+    assert_false(engine_step(w.e));
+    struct engine_options small = plain;
+    struct engine *e;
+    small.max_num_batched_tokens = 511;
+    assert_int_equal(engine_new(&e, &w.x.x, &small, &err), ST_INVALID);
+    stop(&w);
+}
+
+static void a_record_goes_on_where_it_stands(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(200, 8);
+    start(&w, &x, &plain);
+    struct asked *a = ask(&w, 200, 40, 1), *b = ask(&w, 200, 40, 1);
+    add(&w, a);
+    while (!a->done) assert_true(engine_step(w.e));
+    b->r.choices[0].n_ids = 15;
+    b->n_tokens[0] = 15;
+    memcpy(b->r.choices[0].ids, a->r.choices[0].ids, 15 * sizeof(uint32_t));
+    memcpy(b->got[0], a->got[0], 15 * sizeof *b->got[0]);
+    add(&w, b);
+    run(&w);
+    check_answer(b, 0);
+    assert_int_equal(b->n_tokens[0], 40);
+    stop(&w);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_prompt_twice_computes_only_the_last_block),
+        cmocka_unit_test(second_turn_hits_every_full_block_of_the_first_answer_included),
+        cmocka_unit_test(tenant_salt_and_model_keep_blocks_apart),
+        cmocka_unit_test(choices_share_the_prompts_pages),
+        cmocka_unit_test(cancel_frees_pages_at_once),
+        cmocka_unit_test(streams_keep_their_pace_while_a_prompt_is_computed),
+        cmocka_unit_test(batch_shrinks_until_the_target_holds),
+        cmocka_unit_test(a_low_priority_does_not_starve),
+        cmocka_unit_test(what_cannot_be_computed_is_refused),
+        cmocka_unit_test(a_record_goes_on_where_it_stands),
+        cmocka_unit_test(random_histories_give_each_request_its_one_answer),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
