@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements team.h with pthreads. A run is published by raising `round`; every worker takes part
- * in every round exactly once and then raises `idle`, so the caller knows that no worker still
- * reads fn and ctx when it returns. Spin first, since the next round comes microseconds later while
- * a model runs; then sleep on a condition, so that an idle server uses no processor. */
+/* Implements team.h with pthreads. One word says everything about a round: its number, how many
+ * tiles it has and the next to hand out; taking a tile is adding one to it. fn and ctx are read only
+ * by who holds a tile, and the round lasts until every tile that was taken is done, so a worker that
+ * comes late simply finds none: nobody waits for it (other processes may have its core). Spin
+ * first, since the next round comes microseconds later while a model runs; then sleep on a
+ * condition, so that an idle server uses no processor. */
 #include "base/team.h"
 
 #include <assert.h>
@@ -14,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+
 enum { SPIN_MAX = 20000, THREADS_MAX = 1024 };
 
 struct worker {
@@ -22,19 +26,29 @@ struct worker {
     pthread_t thread;
 };
 
+/* A round: number (16 bits), tiles (24), next tile (24). Late workers add to the last by at most one
+ * each, so it does not overflow. */
+enum { TILE_BITS = 24, TILES_MAX = (1 << TILE_BITS) - 1 - THREADS_MAX };
+
 struct team {
     uint32_t n_threads;
     team_fn *fn;
     void *ctx;
-    uint32_t n_tiles;
-    _Alignas(64) atomic_uint next; /* the next tile to hand out */
-    _Alignas(64) atomic_uint round;
-    _Alignas(64) atomic_uint idle; /* workers that finished this round */
+    _Alignas(64) atomic_uint_least64_t round;
+    _Alignas(64) atomic_uint done; /* tiles of this round */
     _Alignas(64) atomic_bool stop;
+    atomic_uint sleepers;
     pthread_mutex_t lock;
     pthread_cond_t wake;
     struct worker *workers;
 };
+
+static uint32_t next_of(uint64_t round) {
+    return round & ((1u << TILE_BITS) - 1);
+}
+static uint32_t tiles_of(uint64_t round) {
+    return round >> TILE_BITS & ((1u << TILE_BITS) - 1);
+}
 
 static inline void relax(void) {
 #if defined(__x86_64__)
@@ -44,63 +58,94 @@ static inline void relax(void) {
 #endif
 }
 
-static void take_tiles(struct team *t, uint32_t thread) {
-    for (;;) {
-        uint32_t tile = atomic_fetch_add_explicit(&t->next, 1, memory_order_relaxed);
-        if (tile >= t->n_tiles) return;
-        t->fn(t->ctx, tile, thread);
-    }
+/* The next tile; UINT32_MAX: there is none. Whoever gets one must say done. */
+static uint32_t take_tile(struct team *t) {
+    uint64_t round = atomic_load_explicit(&t->round, memory_order_acquire);
+    if (next_of(round) >= tiles_of(round)) return UINT32_MAX;
+    round = atomic_fetch_add_explicit(&t->round, 1, memory_order_acq_rel);
+    return next_of(round) < tiles_of(round) ? next_of(round) : UINT32_MAX;
 }
 
-static unsigned wait_round(struct team *t, unsigned seen) {
+static void run_tile(struct team *t, uint32_t tile, uint32_t thread) {
+    t->fn(t->ctx, tile, thread);
+    atomic_fetch_add_explicit(&t->done, 1, memory_order_release);
+}
+
+static bool has_tile(struct team *t) {
+    uint64_t round = atomic_load(&t->round);
+    return next_of(round) < tiles_of(round) || atomic_load(&t->stop);
+}
+
+static void wait_tile(struct team *t) {
     for (int i = 0; i < SPIN_MAX; i++) {
-        unsigned r = atomic_load_explicit(&t->round, memory_order_acquire);
-        if (r != seen) return r;
+        if (has_tile(t)) return;
         relax();
     }
     pthread_mutex_lock(&t->lock);
-    while (atomic_load_explicit(&t->round, memory_order_acquire) == seen)
-        pthread_cond_wait(&t->wake, &t->lock);
+    atomic_fetch_add(&t->sleepers, 1);
+    while (!has_tile(t)) pthread_cond_wait(&t->wake, &t->lock);
+    atomic_fetch_sub(&t->sleepers, 1);
     pthread_mutex_unlock(&t->lock);
-    return atomic_load_explicit(&t->round, memory_order_acquire);
 }
 
 static void *worker_main(void *arg) {
     struct worker *w = arg;
     struct team *t = w->team;
-    unsigned seen = 0;
-    for (;;) {
-        seen = wait_round(t, seen);
-        if (atomic_load(&t->stop)) return NULL;
-        take_tiles(t, w->index);
-        atomic_fetch_add_explicit(&t->idle, 1, memory_order_release);
+    while (!atomic_load(&t->stop)) {
+        uint32_t tile = take_tile(t);
+        if (tile == UINT32_MAX)
+            wait_tile(t);
+        else
+            run_tile(t, tile, w->index);
     }
+    return NULL;
 }
 
-static void publish(struct team *t) {
+static void wake_sleepers(struct team *t) {
+    if (atomic_load(&t->sleepers) == 0) return;
     pthread_mutex_lock(&t->lock);
-    atomic_fetch_add_explicit(&t->round, 1, memory_order_release);
     pthread_cond_broadcast(&t->wake);
     pthread_mutex_unlock(&t->lock);
 }
 
-void team_run(struct team *t, team_fn *fn, void *ctx, uint32_t n_tiles) {
-    if (t->n_threads == 1 || n_tiles <= 1) {
-        for (uint32_t i = 0; i < n_tiles; i++) fn(ctx, i, 0);
-        return;
-    }
+/* No further tile is handed out; returns how many were. */
+static uint32_t close_round(struct team *t) {
+    uint64_t round = atomic_load(&t->round), closed;
+    do closed = round - next_of(round) + TILES_MAX;
+    while (!atomic_compare_exchange_weak(&t->round, &round, closed));
+    return next_of(round) < tiles_of(round) ? next_of(round) : tiles_of(round);
+}
+
+uint32_t team_run_until(struct team *t, team_fn *fn, void *ctx, uint32_t first, uint32_t n_tiles,
+                        uint64_t until_ns) {
+    assert(n_tiles <= TILES_MAX);
+    if (first >= n_tiles) return n_tiles;
+    uint64_t number = atomic_load(&t->round) >> (2 * TILE_BITS);
     t->fn = fn;
     t->ctx = ctx;
-    t->n_tiles = n_tiles;
-    atomic_store_explicit(&t->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&t->idle, 0, memory_order_relaxed);
-    publish(t);
-    take_tiles(t, 0);
-    uint32_t spins = 0;
-    while (atomic_load_explicit(&t->idle, memory_order_acquire) != t->n_threads - 1) {
+    atomic_store_explicit(&t->done, 0, memory_order_relaxed);
+    atomic_store(&t->round,
+                 (number + 1) << (2 * TILE_BITS) | (uint64_t)n_tiles << TILE_BITS | first);
+    if (n_tiles - first > 1) wake_sleepers(t);
+    uint32_t begun = n_tiles, spins = 0;
+    for (uint32_t tile; (tile = take_tile(t)) != UINT32_MAX;) {
+        run_tile(t, tile, 0);
+        if (until_ns == UINT64_MAX || clock_now_ns() < until_ns) continue;
+        begun = close_round(t);
+        break;
+    }
+    while (atomic_load_explicit(&t->done, memory_order_acquire) != begun - first) {
         relax();
         if (++spins % SPIN_MAX == 0) sched_yield();
     }
+    return begun;
+}
+
+void team_run(struct team *t, team_fn *fn, void *ctx, uint32_t n_tiles) {
+    if (t->n_threads > 1 && n_tiles > 1)
+        (void)team_run_until(t, fn, ctx, 0, n_tiles, UINT64_MAX);
+    else
+        for (uint32_t i = 0; i < n_tiles; i++) fn(ctx, i, 0);
 }
 
 enum st team_new(struct team **out, uint32_t n_threads, struct err *err) {
@@ -135,7 +180,7 @@ enum st team_new(struct team **out, uint32_t n_threads, struct err *err) {
 void team_free(struct team *t) {
     if (!t) return;
     atomic_store(&t->stop, true);
-    publish(t);
+    wake_sleepers(t);
     for (uint32_t i = 1; i < t->n_threads; i++) pthread_join(t->workers[i].thread, NULL);
     pthread_cond_destroy(&t->wake);
     pthread_mutex_destroy(&t->lock);

@@ -62,3 +62,10 @@ void kv_write(const struct kv *kv, uint32_t layer, uint32_t page, uint32_t slot,
     uint16_t *out = (uint16_t *)(void *)at;
     for (uint32_t i = 0; i < kv->row_values; i++) out[i] = ops_f32_to_bf16(row[i]);
 }
+
+void kv_copy(const struct kv *kv, uint32_t to, uint32_t from) {
+    assert(to < kv->n_pages && from < kv->n_pages && to != from);
+    for (uint32_t layer = 0; layer < kv->n_layers; layer++)
+        memcpy(kv_page(kv, layer, to), kv_page(kv, layer, from), kv->page_bytes);
+    if (kv->hidden) memcpy(kv_hidden(kv, to), kv_hidden(kv, from), kv->hidden * sizeof(float));
+}

@@ -43,4 +43,7 @@ static inline float *kv_hidden(const struct kv *kv, uint32_t page) {
 /* Writes one row [row_values] into slot of page, rounding once if the pages are BF16. */
 void kv_write(const struct kv *kv, uint32_t layer, uint32_t page, uint32_t slot, const float *row);
 
+/* All layers of one page, and its hidden state, to another. */
+void kv_copy(const struct kv *kv, uint32_t to, uint32_t from);
+
 #endif

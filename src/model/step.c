@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/clock.h"
 #include "model/step_impl.h"
 
 /* --- memory ----------------------------------------------------------------------------------- */
@@ -125,6 +126,20 @@ void step_free(struct step *s) {
     free(s);
 }
 
+/* --- pausing ---------------------------------------------------------------------------------- */
+
+void step_run(struct step *s, team_fn *fn, void *ctx, uint32_t n_tiles) {
+    if (s->until_ns == UINT64_MAX) {
+        team_run(s->team, fn, ctx, n_tiles);
+        return;
+    }
+    if (s->paused || s->run++ < s->runs_done) return;
+    uint32_t next = team_run_until(s->team, fn, ctx, s->tiles_done, n_tiles, s->until_ns);
+    s->paused = next < n_tiles || clock_now_ns() >= s->until_ns;
+    s->tiles_done = next < n_tiles ? next : 0;
+    s->runs_done += next == n_tiles;
+}
+
 /* --- helpers of the stages -------------------------------------------------------------------- */
 
 struct matmul_run {
@@ -147,7 +162,7 @@ void step_matmuls(struct step *s, const struct matmul *jobs, uint32_t n_jobs, ui
     struct matmul_run run = {.s = s, .jobs = jobs, .n_tok = n_tok};
     uint32_t n_tiles = 0;
     for (uint32_t i = 0; i < n_jobs; i++) n_tiles += step_tiles(jobs[i].w->rows);
-    if (n_tok > 0) team_run(s->team, matmul_tile, &run, n_tiles);
+    if (n_tok > 0) step_run(s, matmul_tile, &run, n_tiles);
 }
 
 struct row_run {
@@ -168,7 +183,7 @@ static void row_tile(void *ctx, uint32_t tile, uint32_t thread) {
 
 void step_each_row(struct step *s, uint32_t n, step_row_fn *fn, const void *arg) {
     struct row_run run = {.s = s, .fn = fn, .arg = arg, .n = n};
-    team_run(s->team, row_tile, &run, (n + ROWS_A_TILE - 1) / ROWS_A_TILE);
+    step_run(s, row_tile, &run, (n + ROWS_A_TILE - 1) / ROWS_A_TILE);
 }
 
 static void angles(struct step *s, uint32_t row, const void *arg) {
@@ -217,6 +232,8 @@ static void check_input(const struct step *s, const struct step_input *in) {
 void step_begin(struct step *s, const struct step_input *in) {
     check_input(s, in);
     s->in = in;
+    s->phase = s->runs_done = s->tiles_done = 0;
+    s->until_ns = UINT64_MAX;
     step_activate(s, 0, every_row);
 }
 
@@ -243,6 +260,34 @@ void step_layer(struct step *s, uint32_t layer) {
     step_shared(s, layer);
     step_experts(s, layer, s->all_routes, s->n_routes);
     step_combine(s, layer);
+}
+
+/* Stages as step_advance walks them: embed, a layer each, head, MTP. */
+static void run_phase(struct step *s) {
+    uint32_t n_layers = s->m->config.n_layers;
+    if (s->phase == 0)
+        step_embed(s);
+    else if (s->phase <= n_layers)
+        step_layer(s, s->phase - 1);
+    else if (s->phase == n_layers + 1)
+        step_head(s);
+    else
+        step_mtp(s);
+}
+
+bool step_advance(struct step *s, uint64_t until_ns) {
+    uint32_t n_phases = s->m->config.n_layers + 3;
+    s->until_ns = until_ns;
+    s->paused = false;
+    while (s->phase < n_phases) {
+        s->run = 0;
+        run_phase(s);
+        if (s->paused) break;
+        s->phase++;
+        s->runs_done = 0;
+    }
+    s->until_ns = UINT64_MAX;
+    return s->phase == n_phases;
 }
 
 void model_step(struct step *const *steps, uint32_t n_steps) {

@@ -62,6 +62,11 @@ uint64_t step_bytes(const struct model_config *c, struct step_limits limits, uin
 /* All stages for one or two row sets, each begun with step_begin. */
 void model_step(struct step *const *steps, uint32_t n_steps);
 
+/* One begun step, as far as it comes: pauses after the tile that runs at until_ns (clock.h), at the
+ * earliest after one. True: it is done. Other steps may run meanwhile, even with the same team; the
+ * bits are those of a step that never paused. To give it up, begin another. */
+bool step_advance(struct step *s, uint64_t until_ns);
+
 /* --- stages, in order ------------------------------------------------------------------------- */
 
 /* The input is borrowed until the last stage. */
@@ -102,5 +107,8 @@ const float *step_logits(const struct step *s, uint32_t row);
 const float *step_hidden(const struct step *s, uint32_t row);
 /* After step_mtp: logits [vocab] of a row with draft and pos > 0. */
 const float *step_draft_logits(const struct step *s, uint32_t row);
+/* And the block's normed output [hidden]: hidden_before of a further draft. step_mtp may follow
+ * step_begin alone, for rows that each have a sequence of their own. */
+const float *step_draft_hidden(const struct step *s, uint32_t row);
 
 #endif

@@ -86,14 +86,15 @@ void step_prolog(struct step *s, uint32_t layer) {
 struct attention_run {
     struct step *s;
     const struct model_layer *l;
-    uint32_t layer, row0, n_rows;
-    uint32_t heads_a_tile; /* absorbed */
-    const uint32_t *slots; /* expanded: [n_rows] */
+    uint32_t layer, row0, n_rows; /* expanded: of one sequence */
+    uint32_t heads_a_tile;        /* absorbed */
+    const uint32_t *slots;        /* expanded: [n_rows] */
 };
 
-static struct ops_kv_view kv_view(const struct attention_run *r, uint32_t thread) {
+/* The cache as row `row` of the step, the last that looks at it, sees it. */
+static struct ops_kv_view kv_view(const struct attention_run *r, uint32_t row, uint32_t thread) {
     const struct step *s = r->s;
-    const struct active_row *last = &s->act[r->row0 + r->n_rows - 1];
+    const struct active_row *last = &s->act[row];
     const struct step_seq *seq = &s->in->seqs[last->seq];
     const void **blocks = scratch_blocks(s, thread);
     uint32_t n = last->slot / KV_PAGE_TOKENS + 1;
@@ -111,7 +112,7 @@ static void expanded_tile(void *ctx, uint32_t head, uint32_t thread) {
     const struct model_config *c = &s->m->config;
     size_t q_stride = (size_t)c->n_heads * (c->nope + c->rope),
            o_stride = (size_t)c->n_heads * c->v_dim;
-    struct ops_kv_view kv = kv_view(r, thread);
+    struct ops_kv_view kv = kv_view(r, r->row0 + r->n_rows - 1, thread);
     ops_mla_expanded(s->m->k, s->att + r->row0 * o_stride + (size_t)head * c->v_dim, o_stride,
                      s->q + r->row0 * q_stride + (size_t)head * (c->nope + c->rope), q_stride,
                      r->slots, r->n_rows, &kv, &r->l->kv_b, head, &s->m->mla,
@@ -123,13 +124,21 @@ static void absorbed_tile(void *ctx, uint32_t tile, uint32_t thread) {
     const struct step *s = r->s;
     const struct model_config *c = &s->m->config;
     size_t width = c->nope + c->rope;
-    uint32_t head0 = tile * r->heads_a_tile, left = c->n_heads - head0;
-    struct ops_kv_view kv = kv_view(r, thread);
-    ops_mla_absorbed(s->m->k, s->att + ((size_t)r->row0 * c->n_heads + head0) * c->v_dim, c->v_dim,
-                     s->q + ((size_t)r->row0 * c->n_heads + head0) * width, width,
-                     s->act[r->row0].slot, &kv, &r->l->kv_b, head0,
-                     left < r->heads_a_tile ? left : r->heads_a_tile, &s->m->mla,
-                     scratch_ws(s, thread));
+    uint32_t tiles_a_row = (c->n_heads + r->heads_a_tile - 1) / r->heads_a_tile;
+    uint32_t row = r->row0 + tile / tiles_a_row, head0 = tile % tiles_a_row * r->heads_a_tile,
+             left = c->n_heads - head0;
+    struct ops_kv_view kv = kv_view(r, row, thread);
+    ops_mla_absorbed(s->m->k, s->att + ((size_t)row * c->n_heads + head0) * c->v_dim, c->v_dim,
+                     s->q + ((size_t)row * c->n_heads + head0) * width, width, s->act[row].slot,
+                     &kv, &r->l->kv_b, head0, left < r->heads_a_tile ? left : r->heads_a_tile,
+                     &s->m->mla, scratch_ws(s, thread));
+}
+
+/* Rows [row0, end) of generated tokens, of any sequences. */
+static uint32_t generated_end(const struct step *s, uint32_t row0) {
+    uint32_t end = row0;
+    while (end < s->n && s->act[end].role == ROLE_GENERATED) end++;
+    return end;
 }
 
 /* Rows [row0, end) that one expanded call can take: prompt tokens of one sequence. */
@@ -144,17 +153,19 @@ void step_attention(struct step *s, uint32_t layer) {
     const struct model_config *c = &s->m->config;
     struct attention_run run = {.s = s, .l = &s->m->layers[layer], .layer = layer};
     uint32_t share = (c->n_heads + team_size(s->team) - 1) / team_size(s->team);
-    run.heads_a_tile = share < HEADS_A_TILE ? share : HEADS_A_TILE;
+    if (share > HEADS_A_TILE) share = HEADS_A_TILE;
     for (uint32_t row = 0; row < s->n;) {
         run.row0 = row;
         if (s->act[row].role == ROLE_GENERATED) {
-            run.n_rows = 1;
-            team_run(s->team, absorbed_tile, &run,
-                     (c->n_heads + run.heads_a_tile - 1) / run.heads_a_tile);
+            run.n_rows = generated_end(s, row) - row;
+            /* heads of one tile share the reading of the latents; few rows want all threads */
+            run.heads_a_tile = run.n_rows < team_size(s->team) ? share : HEADS_A_TILE;
+            step_run(s, absorbed_tile, &run,
+                     run.n_rows * ((c->n_heads + run.heads_a_tile - 1) / run.heads_a_tile));
         } else {
             run.n_rows = prompt_run_end(s, row) - row;
             run.slots = s->slots + row;
-            team_run(s->team, expanded_tile, &run, c->n_heads);
+            step_run(s, expanded_tile, &run, c->n_heads);
         }
         row += run.n_rows;
     }

@@ -38,7 +38,7 @@ static void ffn_tile(void *ctx, uint32_t tile, uint32_t thread) {
 void step_ffn(struct step *s, float *out, const float *x, const struct model_ffn *ffn) {
     struct ffn_run run = {.s = s, .x = x, .ffn = ffn};
     struct matmul down = {out, s->m->config.hidden, s->h, ffn->gate.rows, &ffn->down};
-    team_run(s->team, ffn_tile, &run, step_tiles(ffn->gate.rows));
+    step_run(s, ffn_tile, &run, step_tiles(ffn->gate.rows));
     step_matmuls(s, &down, 1, s->n);
 }
 
@@ -170,9 +170,9 @@ void step_experts(struct step *s, uint32_t layer, const uint32_t *routes, uint32
     struct expert_run run = {
         .s = s, .experts = s->m->layers[layer].experts, .tiles_each = step_tiles(c->moe_inter)};
     step_each_row(s, n_routes, gather_row, NULL);
-    team_run(s->team, expert_up_tile, &run, used * run.tiles_each);
+    step_run(s, expert_up_tile, &run, used * run.tiles_each);
     run.tiles_each = step_tiles(c->hidden);
-    team_run(s->team, expert_down_tile, &run, used * run.tiles_each);
+    step_run(s, expert_down_tile, &run, used * run.tiles_each);
 }
 
 /* acc over ascending expert, then the shared expert, then the residual stream (contracts 1). */

@@ -113,3 +113,8 @@ const float *step_draft_logits(const struct step *s, uint32_t row) {
     assert(s->draft_of[row] != UINT32_MAX);
     return s->drafts + (size_t)s->draft_of[row] * s->m->config.vocab;
 }
+
+const float *step_draft_hidden(const struct step *s, uint32_t row) {
+    assert(s->draft_of[row] != UINT32_MAX);
+    return s->xn + (size_t)s->draft_of[row] * s->m->config.hidden;
+}

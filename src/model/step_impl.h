@@ -57,6 +57,12 @@ struct step {
     uint8_t *scratch;               /* [threads][scratch_bytes] */
     size_t scratch_bytes, tile_at,
         blocks_at; /* in one thread's scratch: dot workspace, tiles, block pointers */
+    /* Where step_advance stands: the stage, its runs of the team that are done, tiles of the next
+     * one. A stage is entered again from its beginning and skips what is done. */
+    uint32_t phase, runs_done, tiles_done;
+    uint32_t run;      /* of the stage, as it is being walked through */
+    uint64_t until_ns; /* UINT64_MAX: no pause */
+    bool paused;
     void *memory;
     size_t memory_bytes;
 };
@@ -72,6 +78,10 @@ static inline float *scratch_tile(const struct step *s, uint32_t thread) {
 static inline const void **scratch_blocks(const struct step *s, uint32_t thread) {
     return (const void **)(void *)(s->scratch + thread * s->scratch_bytes + s->blocks_at);
 }
+
+/* All work of a stage goes through here: fn for tiles [0, n_tiles), each once, however often the
+ * step pauses. What a stage does beside it must come out the same when it is done again. */
+void step_run(struct step *s, team_fn *fn, void *ctx, uint32_t n_tiles);
 
 /* out[t, :] = x[t, :] w^T for n_tok rows. */
 struct matmul {

@@ -44,6 +44,28 @@ static void every_tile_runs_once_for_any_number_of_threads(void **state) {
     }
 }
 
+static void a_round_that_pauses_goes_on_with_the_next_tile(void **state) {
+    (void)state;
+    struct err err;
+    for (uint32_t n = 1; n <= 4; n++) {
+        struct team *t;
+        struct seen s = {.n_threads = n};
+        assert_int_equal(team_new(&t, n, &err), ST_OK);
+        uint32_t next = 0, pauses = 0;
+        while (next < TILES) { /* the time is over from the start: a few tiles each */
+            uint32_t begun = team_run_until(t, mark, &s, next, TILES, 0);
+            assert_true(begun > next && begun <= TILES);
+            for (uint32_t i = 0; i < TILES; i++)
+                assert_int_equal(atomic_load(&s.tile[i]), i < begun);
+            next = begun;
+            pauses++;
+        }
+        assert_true(pauses > 5);
+        assert_int_equal(team_run_until(t, mark, &s, TILES, TILES, 0), TILES);
+        team_free(t);
+    }
+}
+
 static void a_team_that_fell_asleep_wakes(void **state) {
     (void)state;
     struct err err;
@@ -72,6 +94,7 @@ static void no_threads_or_too_many_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_tile_runs_once_for_any_number_of_threads),
+        cmocka_unit_test(a_round_that_pauses_goes_on_with_the_next_tile),
         cmocka_unit_test(a_team_that_fell_asleep_wakes),
         cmocka_unit_test(no_threads_or_too_many_are_refused),
     };

@@ -71,6 +71,7 @@ struct fixture {
     struct kv kv;
     struct step *step;
     struct seq seqs[SEQS];
+    uint32_t pauses; /* as many as there are, where not 0 */
 };
 
 static uint64_t rng_state;
@@ -154,7 +155,10 @@ static void run(struct fixture *f, const uint32_t take[SEQS], enum check check) 
     if (n == 0) return;
     struct step_input input = {.rows = rows, .n_rows = n, .seqs = seqs, .n_seqs = SEQS};
     step_begin(f->step, &input);
-    model_step(&f->step, 1);
+    if (!f->pauses)
+        model_step(&f->step, 1);
+    else
+        while (!step_advance(f->step, 0)) f->pauses++;
     size_t vocab = f->c.vocab, hidden = f->c.hidden;
     for (uint32_t r = 0; r < n; r++) {
         struct seq *q = &f->seqs[rows[r].seq];
@@ -219,6 +223,23 @@ static void batching_and_chunking_do_not_change_a_bit(void **state) {
             run_mixed(&f);
             run_mixed(&f);
         }
+        fixture_close(&f);
+    }
+}
+
+static void a_step_that_pauses_after_every_tile_gives_the_same_bits(void **state) {
+    (void)state;
+    const struct ops_kernels *tables[OPS_TABLES_MAX];
+    ops_kernels_all(tables);
+    for (uint32_t threads = 1; threads <= 3; threads++) {
+        struct fixture f;
+        struct model_config c = small_config(threads % 2);
+        fixture_open(&f, &c, OPS_BF16, OPS_BF16, tables[0], threads);
+        make_seqs(&f, threads);
+        run_alone(&f);
+        f.pauses = 1;
+        run_mixed(&f);
+        assert_true(f.pauses > 1000);
         fixture_close(&f);
     }
 }
@@ -340,6 +361,7 @@ static void two_row_sets_step_as_one(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batching_and_chunking_do_not_change_a_bit),
+        cmocka_unit_test(a_step_that_pauses_after_every_tile_gives_the_same_bits),
         cmocka_unit_test(instruction_sets_and_threads_do_not_change_a_bit),
         cmocka_unit_test(experts_may_be_computed_in_any_subset),
         cmocka_unit_test(two_row_sets_step_as_one),
