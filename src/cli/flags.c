@@ -70,6 +70,26 @@ static enum st set_number(const struct flag_command *cmd, const struct flag *f, 
     return ST_OK;
 }
 
+/* K, M, G and T are powers of 1024, with or without "iB" or "B". */
+static enum st set_bytes(const struct flag_command *cmd, const struct flag *f, const char *text,
+                         struct err *err) {
+    static const char units[] = "KMGT";
+    char *end;
+    double v = strtod(text, &end);
+    const char *unit = *end ? strchr(units, *end >= 'a' ? *end - 32 : *end) : NULL;
+    if (unit) {
+        for (const char *u = units; u <= unit; u++) v *= 1024;
+        end++;
+        if (end[0] == 'i' && end[1] == 'B') end++;
+    }
+    if (*end == 'B') end++;
+    if (end == text || *end || !(v >= 1 && v < 1e18))
+        return err_set(err, ST_INVALID, "%s: --%s: found '%s', expected bytes, as in 512M or 8G",
+                       cmd->name, f->name, text);
+    *(uint64_t *)f->out = (uint64_t)v;
+    return ST_OK;
+}
+
 static enum st set_choice(const struct flag_command *cmd, const struct flag *f, const char *text,
                           struct err *err) {
     size_t len = strlen(text);
@@ -99,6 +119,7 @@ static enum st set_value(const struct flag_command *cmd, const struct flag *f, c
         return ST_OK;
     }
     case FLAG_CHOICE: return set_choice(cmd, f, text, err);
+    case FLAG_BYTES: return set_bytes(cmd, f, text, err);
     case FLAG_U32:
     case FLAG_I64:
     case FLAG_F32: return set_number(cmd, f, text, err);

@@ -14,6 +14,7 @@ enum flag_type {
     FLAG_BOOL,   /* bool: --x sets it, --no-x clears it */
     FLAG_STR,    /* const char * */
     FLAG_U32,    /* uint32_t, min..max */
+    FLAG_BYTES,  /* uint64_t: 8G, 512M, 1.5GiB */
     FLAG_I64,    /* struct flag_i64: whether it was given, and the value */
     FLAG_F32,    /* float, min..max */
     FLAG_LIST,   /* struct flag_list: may be given several times */

@@ -15,7 +15,7 @@
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/model_args.h"
-#include "engine/generate.h"
+#include "engine/local.h"
 #include "text/output.h"
 
 enum { PROMPT_BYTES_MAX = 64 << 20, TEXT_BYTES_MAX = 1 << 30 };
@@ -29,6 +29,7 @@ struct generate_args {
     struct flag_i64 seed;
     struct flag_list stop;
     bool json, ignore_eos;
+    uint32_t speculate, draft_tokens;
 };
 
 enum { UNSET_U32 = 0x7fffffff };
@@ -43,6 +44,7 @@ struct answer {
     uint64_t first_ns;
     uint32_t n_used; /* ids that count: those after a stop string do not */
     enum st st;
+    bool done;
 };
 
 static json_t *logprob_entry(const struct answer *w, const struct token_logprob *t) {
@@ -86,6 +88,13 @@ static bool take_token(void *ctx, const struct token_out *t) {
     w->st = text_output_push(&w->output, &w->text, t->id, w->n_used > w->a->min_tokens);
     print_new(w, from);
     return !w->st && w->output.stopped_by < 0;
+}
+
+/* Nothing ends one request of one process but itself. */
+static void take_done(void *ctx, const struct err *err) {
+    struct answer *w = ctx;
+    (void)err;
+    w->done = true;
 }
 
 static const char *finish_name(const struct answer *w, enum finish_reason f) {
@@ -168,6 +177,7 @@ static enum st fill_request(struct request *r, const struct generate_args *a,
     };
     uint32_t room = r->n_prompt < in->max_model_len ? in->max_model_len - r->n_prompt : 0;
     r->max_tokens = a->max_tokens == UNSET_U32 ? room : a->max_tokens;
+    r->prompt_logprobs = -1;
     r->logprobs = a->logprobs == UNSET_U32 ? -1 : (int32_t)a->logprobs;
     r->seed = a->seed.v;
     if (!a->seed.given && !request_draw_seed(r))
@@ -185,18 +195,18 @@ static enum st fill_request(struct request *r, const struct generate_args *a,
 
 /* --- running ---------------------------------------------------------------------------------- */
 
-static enum st answer(const struct generate_args *a, struct instance *in, struct tokenizer *tok,
+static enum st answer(const struct generate_args *a, struct local *l, struct tokenizer *tok,
                       uint64_t begun, struct err *err) {
     struct request r = {0};
-    struct generator *g = NULL;
     struct answer w = {.a = a, .tok = tok, .text = {.max = TEXT_BYTES_MAX}};
     uint64_t opened = clock_now_ns();
     text_output_init(&w.output, tok, TOK_SPECIAL_SKIP);
     for (uint32_t i = 0; i < a->stop.len; i++) w.output.stops[w.output.n_stops++] = a->stop.v[i];
-    enum st st = fill_request(&r, a, in, tok, err);
-    if (!st) st = generator_new(&g, in, err);
+    enum st st = fill_request(&r, a, &l->in, tok, err);
     if (!st && r.logprobs >= 0) w.logprobs = json_array();
-    if (!st) st = generate_run(g, &r, NULL, take_token, &w, err);
+    struct engine_sink sink = {take_token, take_done};
+    if (!st) st = engine_add(l->engine, &r, &sink, &w, clock_now_ns(), err);
+    while (!st && !w.done) (void)engine_step(l->engine);
     if (!st && w.st) st = err_set(err, w.st, "generate: the text grew past its limit");
     if (!st && tok && w.output.stopped_by < 0) {
         size_t from = w.text.len;
@@ -211,7 +221,6 @@ static enum st answer(const struct generate_args *a, struct instance *in, struct
     json_decref(w.logprobs);
     text_output_release(&w.output);
     buf_release(&w.text);
-    generator_free(g);
     request_release(&r);
     return st;
 }
@@ -235,21 +244,23 @@ static enum st check_args(const struct generate_args *a, struct err *err) {
 
 static int run(struct generate_args *a, const char *model, struct err *err) {
     uint64_t begun = clock_now_ns();
-    struct instance in = {0};
+    struct local l = {0};
     struct instance_options o;
+    struct engine_options e = {.max_num_seqs = 1,
+                               .max_num_batched_tokens = a->chunk,
+                               .speculate = (enum speculate)a->speculate,
+                               .draft_tokens = a->draft_tokens};
     struct tokenizer *tok = NULL;
     enum st st = model_args_options(&o, &a->model, model, err);
     if (!st) {
-        o.chunk_rows = a->chunk;
-        o.logits_rows = 1;
         o.max_model_len = a->max_model_len;
-        st = instance_open(&in, &o, err);
+        st = local_open(&l, &o, &e, err);
     }
-    if (!st) st = tok_open(&tok, ckpt_dir(in.ckpt), err);
-    if (st == ST_NOT_FOUND && a->ids && in.ckpt) st = ST_OK; /* ids in, ids out */
-    if (!st) st = answer(a, &in, tok, begun, err);
+    if (!st) st = tok_open(&tok, ckpt_dir(l.in.ckpt), err);
+    if (st == ST_NOT_FOUND && a->ids && l.in.ckpt) st = ST_OK; /* ids in, ids out */
+    if (!st) st = answer(a, &l, tok, begun, err);
     tok_free(tok);
-    instance_close(&in);
+    local_close(&l);
     return st ? cli_fail(CLI_FAILED, err) : 0;
 }
 
@@ -261,7 +272,8 @@ int cli_generate(int argc, char **argv) {
                               .top_p = unset_f32,
                               .min_p = unset_f32,
                               .repetition_penalty = unset_f32,
-                              .chunk = 512};
+                              .chunk = 512,
+                              .draft_tokens = 1};
     const char *args[1];
     const struct flag flags[] = {
         {"prompt", "TEXT", FLAG_STR, &a.prompt, 0, 0,
@@ -297,6 +309,7 @@ int cli_generate(int argc, char **argv) {
          "longest sequence (default: max_position_embeddings)", true},
         {"chunk", "N", FLAG_U32, &a.chunk, 1, 65536,
          "rows of one prompt chunk (default 512); the answer does not depend on it", true},
+        SPECULATE_FLAGS(a.speculate, a.draft_tokens),
         MODEL_ARGS_FLAGS(a.model),
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
     };

@@ -17,6 +17,20 @@ struct model_args {
         "kv-dtype", "auto|f32|bf16", FLAG_CHOICE, (out), 0, 0,                                     \
             "type of the KV cache; auto: f32 for F32 checkpoints, else bf16", true                 \
     }
+#define SPECULATE_FLAGS(mode, k)                                                                   \
+    {"speculate",                                                                                  \
+     "auto|off|on",                                                                                \
+     FLAG_CHOICE,                                                                                  \
+     &(mode),                                                                                      \
+     0,                                                                                            \
+     0,                                                                                            \
+     "guess tokens with the model's MTP layer and verify them; same answers (default auto: where " \
+     "it is faster)",                                                                              \
+     true},                                                                                        \
+    {                                                                                              \
+        "draft-tokens", "K", FLAG_U32, &(k), 1, EXECUTOR_DRAFTS_MAX,                               \
+            "tokens to guess at a time (default 1)", true                                          \
+    }
 #define MODEL_ARGS_FLAGS(m)                                                                        \
     {"threads",                                                                                    \
      "N",                                                                                          \

@@ -11,16 +11,16 @@
 #include "cli/flags.h"
 #include "cli/human.h"
 #include "cli/model_args.h"
-#include "engine/generate.h"
+#include "engine/local.h"
 #include "serve/front.h"
 #include "serve/server.h"
-
-enum { CHUNK_ROWS = 512 };
 
 struct serve_args {
     struct model_args model;
     const char *host, *served_name;
-    uint32_t port, max_model_len;
+    uint32_t port, max_model_len, speculate;
+    struct engine_options engine;
+    uint64_t kv_bytes;
     bool trust_message_tokens;
     struct server_options server;
     struct log log;
@@ -32,9 +32,8 @@ struct serve_args {
 
 struct serving {
     struct server *server;
-    struct instance in;
+    struct local local;
     struct front front;
-    struct generator *generator;
 };
 
 /* 0.0.0.0 is no address to go to. */
@@ -49,14 +48,14 @@ static void print_ready(const struct serving *s, const char *model, const char *
                         uint64_t begun_ns) {
     char params[32], active[32], bytes[32], address[256];
     struct ckpt_stats stats;
-    ckpt_stats(s->in.ckpt, &stats);
+    ckpt_stats(s->local.in.ckpt, &stats);
     printf("model      %s  %s  %s parameters, %s active, %s, %s\n", model,
-           ckpt_facts(s->in.ckpt)->architecture,
+           ckpt_facts(s->local.in.ckpt)->architecture,
            human_count(params, sizeof params, (double)stats.params),
            human_count(active, sizeof active, (double)stats.params_active), stats.dtype,
            human_bytes(bytes, sizeof bytes, (double)stats.bytes));
-    uint32_t threads = team_size(s->in.team);
-    printf("kernels    %s  (%u thread%s, profile %s)\n", s->in.kernels->isa, threads,
+    uint32_t threads = team_size(s->local.in.team);
+    printf("kernels    %s  (%u thread%s, profile %s)\n", s->local.in.kernels->isa, threads,
            threads == 1 ? "" : "s", instance_profile);
     snprintf(address, sizeof address, strchr(host, ':') ? "[%s]" : "%s", host);
     printf("serving    http://%s:%u   ready in %.2f s\n\n", address, server_port(s->server),
@@ -112,14 +111,14 @@ static enum st open_all(struct serving *s, struct serve_args *a, const char *mod
     if (!st) st = server_options(a, err);
     if (!st) st = server_new(&s->server, &a->server, err);
     if (st) return st;
-    o.chunk_rows = CHUNK_ROWS;
-    o.logits_rows = 1;
+    o.kv_bytes = a->kv_bytes;
+    o.kv_seqs = a->engine.max_num_seqs;
+    a->engine.speculate = (enum speculate)a->speculate;
     o.max_model_len = a->max_model_len;
-    st = instance_open(&s->in, &o, err);
+    st = local_open(&s->local, &o, &a->engine, err);
     enum prompt_trust trust = a->trust_message_tokens ? PROMPT_TRUST_MESSAGES : PROMPT_TRUST_NONE;
-    if (!st) st = front_open(&s->front, &s->in, a->served_name, trust, err);
-    if (!st) st = generator_new(&s->generator, &s->in, err);
-    if (!st) st = server_start(s->server, &s->front, s->generator, err);
+    if (!st) st = front_open(&s->front, &s->local.in, a->served_name, trust, err);
+    if (!st) st = server_start(s->server, &s->front, s->local.engine, err);
     return st;
 }
 
@@ -134,17 +133,18 @@ static int run(struct serve_args *a, const char *model, struct err *err) {
         st = server_run(s.server, err);
     }
     server_free(s.server);
-    generator_free(s.generator);
     front_close(&s.front);
-    instance_close(&s.in);
+    local_close(&s.local);
     auth_release(&a->auth);
     return st ? cli_fail(CLI_FAILED, err) : 0;
 }
 
 int cli_serve(int argc, char **argv) {
-    struct serve_args a = {.host = "127.0.0.1",
-                           .port = 8000,
-                           .server = {.requests_max = 1024, .drain_s = 30, .stuck_s = 30}};
+    struct serve_args a = {
+        .host = "127.0.0.1",
+        .port = 8000,
+        .server = {.requests_max = 1024, .drain_s = 30, .stuck_s = 30},
+        .engine = {.max_num_seqs = 256, .max_num_batched_tokens = 1024, .draft_tokens = 1}};
     const char *args[1];
     const struct flag flags[] = {
         {"host", "ADDR", FLAG_STR, &a.host, 0, 0,
@@ -165,6 +165,20 @@ int cli_serve(int argc, char **argv) {
          "requests of one key in a minute (default 0: no limit)", true},
         {"max-concurrent-requests", "N", FLAG_U32, &a.server.requests_max, 1, 65536,
          "requests that run or wait; more get a 503 (default 1024)", true},
+        {"max-num-seqs", "N", FLAG_U32, &a.engine.max_num_seqs, 1, 65536,
+         "sequences computed at once; others wait (default 256)", false},
+        {"kv-cache-memory", "BYTES", FLAG_BYTES, &a.kv_bytes, 0, 0,
+         "for the KV cache, e.g. 8G (default: most of what is free beside the weights)", false},
+        {"tpot-ms", "MS", FLAG_U32, &a.engine.tpot_ms, 0, 1000000,
+         "target time per output token: the batch grows and shrinks to meet it (default 0: none)",
+         false},
+        {"ttft-ms", "MS", FLAG_U32, &a.engine.ttft_ms, 0, 100000000,
+         "target time to the first token: prompts that wait longer than half of it get a larger "
+         "share (default 0: none)",
+         true},
+        {"max-num-batched-tokens", "N", FLAG_U32, &a.engine.max_num_batched_tokens,
+         ENGINE_CHUNK_MIN, 65536, "tokens of a prompt chunk (default 1024, at least 512)", true},
+        SPECULATE_FLAGS(a.speculate, a.engine.draft_tokens),
         {"allowed-origins", "ORIGIN", FLAG_LIST, &a.origins, 0, 0,
          "whose pages may ask (CORS), e.g. https://a.example, or *; may be repeated (default: "
          "none)",

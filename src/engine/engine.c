@@ -34,9 +34,6 @@ struct engine {
 
 enum st engine_new(struct engine **out, const struct executor *x, const struct engine_options *o,
                    struct err *err) {
-    if (o->max_num_batched_tokens < ENGINE_CHUNK_MIN)
-        return err_set(err, ST_INVALID, "max-num-batched-tokens: %u, expected at least %d",
-                       o->max_num_batched_tokens, ENGINE_CHUNK_MIN);
     struct sched_config c = {
         .seqs_max = o->max_num_seqs < x->n_slots ? o->max_num_seqs : x->n_slots,
         .chunk_rows = o->max_num_batched_tokens,

@@ -15,7 +15,7 @@ struct engine;
 
 struct engine_options {
     uint32_t max_num_seqs;           /* sequences computed at once */
-    uint32_t max_num_batched_tokens; /* rows of a prompt chunk; at least ENGINE_CHUNK_MIN */
+    uint32_t max_num_batched_tokens; /* rows of a prompt chunk; ENGINE_CHUNK_MIN lets streams be */
     uint32_t tpot_ms, ttft_ms;       /* targets; 0: none */
     enum speculate speculate;
     uint32_t draft_tokens; /* k, 1 to EXECUTOR_DRAFTS_MAX */

@@ -287,12 +287,6 @@ static struct step_limits chunk_limits_of(const struct exec_model_options *o) {
                                 .logits_max = o->max_num_batched_tokens};
 }
 
-uint64_t exec_model_bytes(const struct model_config *c, const struct exec_model_options *o,
-                          uint32_t n_threads, uint32_t n_pages) {
-    return step_bytes(c, step_limits_of(o), n_threads, n_pages) +
-           step_bytes(c, chunk_limits_of(o), n_threads, n_pages);
-}
-
 /* Operations of expanding one key against those of a token through the model, both of one layer's
  * weights that are read: a measure for the scheduler, not a promise. */
 static float expand_cost(const struct model_config *c) {

@@ -14,9 +14,7 @@ struct exec_model_options {
     uint32_t draft_tokens; /* 0: never asked to guess */
 };
 
-/* in is borrowed. What the two workspaces may take at most: */
-uint64_t exec_model_bytes(const struct model_config *c, const struct exec_model_options *o,
-                          uint32_t n_threads, uint32_t n_pages);
+/* in is borrowed. */
 enum st ST_CHECKED exec_model_new(struct exec_model **out, struct instance *in,
                                   const struct exec_model_options *o, struct err *err);
 void exec_model_free(struct exec_model *x); /* NULL is allowed */

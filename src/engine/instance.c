@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements instance.h. KV address space is reserved for the longest sequence; memory comes as
- * pages are written. */
+/* Implements instance.h. KV address space is reserved at once; memory comes as pages are written. */
 #include "engine/instance.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/memory.h"
+#include "engine/engine.h"
 
 const char instance_profile[] = "f32";
 
@@ -26,6 +28,40 @@ enum st instance_model_id(char id[CKPT_ID_BYTES], const char *weights_id, enum o
                          err);
 }
 
+/* Pages that the memory holds: a share of what is free once the weights are in it. */
+static uint64_t automatic_pages(const struct instance *in, uint64_t page_bytes) {
+    struct ckpt_stats stats;
+    ckpt_stats(in->ckpt, &stats);
+    uint64_t free = memory_available();
+    /* weights that do not fit are read again and again; some cache must still be */
+    uint64_t left = free > stats.bytes ? (free - stats.bytes) / 10 * 8 : free / 8;
+    return left / page_bytes;
+}
+
+static enum st open_kv(struct instance *in, const struct instance_options *o, struct err *err) {
+    enum ops_dtype dtype = instance_kv_dtype(o->kv, in->ckpt);
+    uint64_t page_bytes = kv_page_bytes_all(&in->config, dtype), seqs = o->kv_seqs ? o->kv_seqs : 1;
+    in->max_model_len = o->max_model_len ? o->max_model_len : in->config.max_positions;
+    if (in->max_model_len > in->config.max_positions)
+        return err_set(err, ST_INVALID, "max-model-len: %u exceeds max_position_embeddings %u",
+                       in->max_model_len, in->config.max_positions);
+    uint64_t pages = o->kv_bytes ? o->kv_bytes / page_bytes : automatic_pages(in, page_bytes);
+    uint64_t one = engine_pages_min(in->max_model_len), enough = one * seqs;
+    if (pages > enough && !o->kv_bytes) pages = enough;
+    if (pages > UINT32_MAX / 4) pages = UINT32_MAX / 4;
+    if (pages < one && !o->max_model_len && pages >= engine_pages_min(KV_PAGE_TOKENS)) {
+        one = pages;
+        in->max_model_len = (uint32_t)(pages - 1) * KV_PAGE_TOKENS;
+    }
+    if (pages < one)
+        return err_set(err, ST_INVALID,
+                       "KV cache: %.1f MB hold %llu tokens, but one sequence may have %u; lower "
+                       "max-model-len or raise kv-cache-memory",
+                       (double)(pages * page_bytes) / 1e6,
+                       (unsigned long long)pages * KV_PAGE_TOKENS, in->max_model_len);
+    return kv_init(&in->kv, &in->config, dtype, (uint32_t)pages, err);
+}
+
 static enum st open_parts(struct instance *in, const struct instance_options *o, struct err *err) {
     char path[CKPT_PATH_BYTES];
     enum st st = ckpt_resolve(path, o->model, err);
@@ -37,12 +73,10 @@ static enum st open_parts(struct instance *in, const struct instance_options *o,
     struct weight_source source = ckpt_source(in->ckpt);
     st = model_new(&in->model, &in->config, &source, in->kernels, err);
     if (st) return st;
-    in->chunk_rows = o->chunk_rows;
-    in->max_model_len = o->max_model_len ? o->max_model_len : in->config.max_positions;
-    uint32_t pages = (in->max_model_len + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-    st = kv_init(&in->kv, &in->config, instance_kv_dtype(o->kv, in->ckpt), pages, err);
+    st = open_kv(in, o, err);
     struct step_limits limits = {.rows_max = o->chunk_rows, .logits_max = o->logits_rows};
-    if (!st) st = step_new(&in->step, in->model, &in->kv, in->team, limits, err);
+    if (!st && o->chunk_rows > 0)
+        st = step_new(&in->step, in->model, &in->kv, in->team, limits, err);
     if (!st) st = ckpt_weights_id(in->ckpt, in->weights_id, &in->weights_id_how, err);
     if (!st) st = instance_model_id(in->model_id, in->weights_id, in->kv.dtype, err);
     return st;

@@ -24,9 +24,12 @@ struct instance_options {
     const char *model; /* directory or hub id */
     uint32_t threads;  /* 0: all cores this process may use */
     enum kv_choice kv;
-    uint32_t max_model_len; /* 0: max_position_embeddings */
-    uint32_t chunk_rows;    /* most rows of one step */
-    uint32_t logits_rows;   /* most rows with logits in one step */
+    uint32_t
+        max_model_len;    /* 0: max_position_embeddings, or what the cache holds if that is less */
+    uint64_t kv_bytes;    /* for KV pages; 0: automatic, from the memory that is free */
+    uint32_t kv_seqs;     /* automatic: so many of the longest sequences are enough; at least 1 */
+    uint32_t chunk_rows;  /* most rows of the instance's own step; 0: none is made */
+    uint32_t logits_rows; /* most rows with logits in one step */
 };
 
 struct instance {
@@ -36,8 +39,8 @@ struct instance {
     struct team *team;
     struct model *model;
     struct kv kv;
-    struct step *step;
-    uint32_t max_model_len, chunk_rows;
+    struct step *step; /* NULL: an executor has its own */
+    uint32_t max_model_len;
     char weights_id[CKPT_ID_BYTES], model_id[CKPT_ID_BYTES];
     const char *weights_id_how;
 };

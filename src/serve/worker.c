@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements worker.h. Both threads are the same loop over a queue with a different step. */
+/* Implements worker.h. The text thread works through its queue; the engine thread takes what its
+ * queue holds between two pieces of the engine's work, looks who left, and sleeps when there is
+ * neither. */
 #include "serve/worker.h"
 
 #include <assert.h>
@@ -20,7 +22,7 @@ struct job_queue {
 
 struct worker {
     const struct front *front;
-    struct generator *generator;
+    struct engine *engine;
     struct mailbox *mailbox;
     struct job_queue text_queue, engine_queue;
     pthread_t text_thread, engine_thread;
@@ -52,10 +54,12 @@ static void queue_push(struct job_queue *q, struct job *j) {
     pthread_mutex_unlock(&q->lock);
 }
 
-/* Waits for a job; *why has a status if it must not begin any more. NULL: closed and empty. */
-static struct job *queue_pop(struct job_queue *q, struct api_error *why) {
+/* The next job; *why has a status if it must not begin any more. Waits for one if told to; NULL:
+ * there is none, and with wait: closed and empty. */
+enum queue_wait { QUEUE_LOOK, QUEUE_WAIT };
+static struct job *queue_pop(struct job_queue *q, enum queue_wait wait, struct api_error *why) {
     pthread_mutex_lock(&q->lock);
-    while (!q->first && !q->closed) pthread_cond_wait(&q->more, &q->lock);
+    while (wait == QUEUE_WAIT && !q->first && !q->closed) pthread_cond_wait(&q->more, &q->lock);
     struct job *j = q->first;
     if (j) q->first = j->next;
     *why = q->refuse;
@@ -91,7 +95,7 @@ static void *text_main(void *arg) {
     struct worker *w = arg;
     struct api_error why;
     struct job *j;
-    while ((j = queue_pop(&w->text_queue, &why))) {
+    while ((j = queue_pop(&w->text_queue, QUEUE_WAIT, &why))) {
         if (over(w, j, &why)) continue;
         if (!front_prepare(w->front, j, &why))
             mailbox_done(w->mailbox, j, &why);
@@ -103,40 +107,130 @@ static void *text_main(void *arg) {
     return NULL;
 }
 
-struct run {
+/* --- the engine's thread ---------------------------------------------------------------------- */
+
+/* A job that the engine has records of. */
+struct task {
+    struct task *prev, *next;
     struct worker *w;
     struct job *job;
+    uint32_t n_left;      /* records that are not done */
+    bool ending;          /* cancelled, or failed: the others are being ended too */
+    struct api_error why; /* status 0: it ended well */
+    struct record {
+        struct task *task;
+        uint32_t index;
+        bool done;
+    } records[];
 };
 
 static bool give_token(void *ctx, const struct token_out *t) {
-    struct run *r = ctx;
-    if (!mailbox_token(r->w->mailbox, r->job, 0, t)) return false;
-    return !job_choice_unwanted(r->job, 0, t->choice);
+    struct record *r = ctx;
+    struct task *k = r->task;
+    if (!mailbox_token(k->w->mailbox, k->job, r->index, t)) {
+        (void)api_fail(&k->why, 500, NULL, NULL, "the answer grew faster than it could be sent");
+        return false;
+    }
+    return !job_choice_unwanted(k->job, r->index, t->choice);
+}
+
+static int status_of(enum st st) {
+    return st == ST_INVALID ? 400 : st == ST_TIMEOUT ? 504 : 500;
+}
+
+static void record_done(struct record *r, const struct err *err) {
+    struct task *k = r->task;
+    r->done = true;
+    k->n_left--;
+    if (err && !k->why.status)
+        (void)api_fail(&k->why, status_of(err->code), NULL, NULL, "%s", err->text);
+}
+
+static void on_done(void *ctx, const struct err *err) {
+    record_done(ctx, err);
+}
+
+static void end_records(struct task *k) {
+    k->ending = true;
+    for (uint32_t i = 0; i < k->job->n_records; i++)
+        if (!k->records[i].done) engine_cancel(k->w->engine, &k->job->records[i]);
+}
+
+static struct task *task_begin(struct worker *w, struct job *j, uint64_t now_ns) {
+    static const struct engine_sink sink = {give_token, on_done};
+    struct err err;
+    struct task *k = calloc(1, sizeof *k + j->n_records * sizeof *k->records);
+    if (!k) return NULL;
+    *k = (struct task){.w = w, .job = j, .n_left = j->n_records};
+    for (uint32_t i = 0; i < j->n_records; i++) {
+        struct record *r = &k->records[i];
+        *r = (struct record){.task = k, .index = i};
+        if (engine_add(w->engine, &j->records[i], &sink, r, now_ns, &err)) record_done(r, &err);
+    }
+    return k;
+}
+
+static void task_end(struct task **first, struct task *k) {
+    *(k->prev ? &k->prev->next : first) = k->next;
+    if (k->next) k->next->prev = k->prev;
+    mailbox_done(k->w->mailbox, k->job, &k->why);
+    free(k);
+}
+
+/* Takes the jobs that came; waits for one while there is nothing else. False: no more will come. */
+static bool take_jobs(struct worker *w, struct task **first) {
+    struct api_error why;
+    struct job *j;
+    while ((j = queue_pop(&w->engine_queue, *first ? QUEUE_LOOK : QUEUE_WAIT, &why))) {
+        if (over(w, j, &why)) continue;
+        struct task *k = task_begin(w, j, clock_now_ns());
+        if (!k) {
+            (void)api_fail(&why, 500, NULL, NULL, "out of memory");
+            mailbox_done(w->mailbox, j, &why);
+            continue;
+        }
+        k->next = *first;
+        if (*first) (*first)->prev = k;
+        *first = k;
+    }
+    return *first != NULL;
+}
+
+/* Ends the tasks whose client left or that cannot go on, and gives back those that are done. */
+static void sweep(struct task **first) {
+    for (struct task *k = *first, *next; k; k = next) {
+        next = k->next;
+        if (!k->ending && (cancelled(k->job) || k->why.status)) end_records(k);
+        if (k->n_left == 0) task_end(first, k);
+    }
+}
+
+static void publish_stats(struct worker *w) {
+    pthread_mutex_lock(&w->stats_lock);
+    w->stats = *engine_stats(w->engine);
+    pthread_mutex_unlock(&w->stats_lock);
 }
 
 static void *engine_main(void *arg) {
     struct worker *w = arg;
-    struct api_error why;
-    struct job *j;
-    while ((j = queue_pop(&w->engine_queue, &why))) {
-        if (over(w, j, &why)) continue;
-        struct run run = {w, j};
-        struct err err;
-        why = (struct api_error){0};
-        if (generate_run(w->generator, &j->records[0], &j->cancel, give_token, &run, &err))
-            (void)api_fail(&why, err.code == ST_INVALID ? 400 : 500, NULL, NULL, "%s", err.text);
-        else if (j->records[0].choices[0].finish == FINISH_CANCELLED && !cancelled(j))
-            (void)api_fail(&why, 500, NULL, NULL, "the answer grew faster than it could be sent");
-        mailbox_done(w->mailbox, j, &why);
+    struct task *first = NULL;
+    while (take_jobs(w, &first)) {
+        atomic_store_explicit(&w->busy_since_ns, clock_now_ns(), memory_order_relaxed);
+        (void)engine_step(w->engine);
+        sweep(&first);
+        publish_stats(w);
+        if (!first) atomic_store_explicit(&w->busy_since_ns, 0, memory_order_relaxed);
     }
     return NULL;
 }
 
-enum st worker_start(struct worker **out, const struct front *front, struct generator *generator,
+/* --- life ------------------------------------------------------------------------------------- */
+
+enum st worker_start(struct worker **out, const struct front *front, struct engine *engine,
                      struct mailbox *mailbox, struct err *err) {
     struct worker *w = calloc(1, sizeof *w);
     if (!w) return err_set(err, ST_NO_MEMORY, "serve: out of memory");
-    *w = (struct worker){.front = front, .generator = generator, .mailbox = mailbox};
+    *w = (struct worker){.front = front, .engine = engine, .mailbox = mailbox};
     pthread_mutex_init(&w->stats_lock, NULL);
     engine_stats_init(&w->stats);
     queue_init(&w->text_queue);

@@ -4,8 +4,7 @@
 #ifndef SUPERNODE_SERVE_WORKER_H
 #define SUPERNODE_SERVE_WORKER_H
 
-#include "engine/generate.h"
-#include "engine/stats.h"
+#include "engine/engine.h"
 #include "serve/front.h"
 #include "serve/mailbox.h"
 
@@ -13,8 +12,7 @@ struct worker;
 
 /* Starts the threads; all arguments are borrowed until worker_stop. */
 enum st ST_CHECKED worker_start(struct worker **out, const struct front *front,
-                                struct generator *generator, struct mailbox *mailbox,
-                                struct err *err);
+                                struct engine *engine, struct mailbox *mailbox, struct err *err);
 /* Hands a job over: it comes back done through the mailbox. HTTP thread. */
 void worker_submit(struct worker *w, struct job *j);
 /* From here on a job that nobody has begun comes back done with this error when its turn comes. */

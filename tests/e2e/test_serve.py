@@ -559,8 +559,10 @@ def test_a_client_that_does_not_read_is_dropped(server):
     s.settimeout(120)
     s.connect((HOST, server.port))
     s.sendall(request_bytes("/v1/chat/completions", {"messages": HELLO, "stream": True, "logprobs": True, "top_logprobs": 20, **LONG}))
-    time.sleep(0.5)
-    idle(server)
+    end = time.time() + 60
+    while "serve: client does not read: chatcmpl-" not in server.log() and time.time() < end:
+        idle(server)
+        time.sleep(0.05)
     print(f"RSS {before} MiB before, {rss()} MiB after a client that never read")
     assert rss() - before < 64
     assert "serve: client does not read, dropped: id chatcmpl-" in server.log()

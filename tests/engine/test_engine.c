@@ -483,10 +483,6 @@ static void what_cannot_be_computed_is_refused(void **state) {
     a->r.roles[0].len = 9;
     assert_int_equal(engine_add(w.e, &a->r, &sink, a, 0, &err), ST_INVALID);
     assert_false(engine_step(w.e));
-    struct engine_options small = plain;
-    struct engine *e;
-    small.max_num_batched_tokens = 511;
-    assert_int_equal(engine_new(&e, &w.x.x, &small, &err), ST_INVALID);
     stop(&w);
 }
 
