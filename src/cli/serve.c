@@ -44,7 +44,7 @@ static void reachable(char *out, size_t size, const char *host) {
     snprintf(out, size, strchr(to, ':') ? "[%s]" : "%s", to);
 }
 
-static void print_ready(const struct serving *s, const char *model, const char *host,
+static void print_ready(const struct serving *s, const struct serve_args *a, const char *model,
                         uint64_t begun_ns) {
     char params[32], active[32], bytes[32], address[256];
     struct ckpt_stats stats;
@@ -57,18 +57,20 @@ static void print_ready(const struct serving *s, const char *model, const char *
     uint32_t threads = team_size(s->local.in.team);
     printf("kernels    %s  (%u thread%s, profile %s)\n", s->local.in.kernels->isa, threads,
            threads == 1 ? "" : "s", instance_profile);
-    snprintf(address, sizeof address, strchr(host, ':') ? "[%s]" : "%s", host);
-    printf("serving    http://%s:%u   ready in %.2f s\n\n", address, server_port(s->server),
+    snprintf(address, sizeof address, strchr(a->host, ':') ? "[%s]" : "%s", a->host);
+    const char *scheme = a->server.cert_file ? "https" : "http";
+    printf("serving    %s://%s:%u   ready in %.2f s\n\n", scheme, address, server_port(s->server),
            (double)(clock_now_ns() - begun_ns) / 1e9);
-    reachable(address, sizeof address, host);
+    reachable(address, sizeof address, a->host);
     const char *path = s->front.chat ? "chat/completions" : "completions";
     const char *body =
         s->front.chat
             ? "\"messages\":[{\"role\":\"user\",\"content\":\"Tell me a story about a fox.\"}]"
             : "\"prompt\":\"Once upon a time\",\"max_tokens\":100";
-    printf("try:\n  curl -N http://%s:%u/v1/%s -H 'content-type: application/json' \\\n    -d "
+    printf("try:\n  curl -N %s://%s:%u/v1/%s -H 'content-type: application/json' %s\\\n    -d "
            "'{%s,\"stream\":true}'\n",
-           address, server_port(s->server), path, body);
+           scheme, address, server_port(s->server), path,
+           a->auth.n ? "-H \"authorization: Bearer $SUPERNODE_API_KEY\" " : "", body);
     fflush(stdout);
 }
 
@@ -101,6 +103,8 @@ static enum st server_options(struct serve_args *a, struct err *err) {
     a->server.auth = &a->auth;
     a->server.origins = a->origins.v;
     a->server.n_origins = a->origins.len;
+    if (!a->server.cert_file != !a->server.key_file)
+        return err_set(err, ST_INVALID, "serve: --ssl-certfile and --ssl-keyfile need each other");
     return read_keys(a, err);
 }
 
@@ -129,7 +133,7 @@ static int run(struct serve_args *a, const char *model, struct err *err) {
     if (!a->served_name) a->served_name = name;
     enum st st = open_all(&s, a, model, err);
     if (!st) {
-        print_ready(&s, name, a->host, begun);
+        print_ready(&s, a, name, begun);
         st = server_run(s.server, err);
     }
     server_free(s.server);
@@ -143,7 +147,7 @@ int cli_serve(int argc, char **argv) {
     struct serve_args a = {
         .host = "127.0.0.1",
         .port = 8000,
-        .server = {.requests_max = 1024, .drain_s = 30, .stuck_s = 30},
+        .server = {.requests_max = 1024, .client_timeout_s = 60, .drain_s = 30, .stuck_s = 30},
         .engine = {.max_num_seqs = 256, .max_num_batched_tokens = 1024, .draft_tokens = 1}};
     const char *args[1];
     const struct flag flags[] = {
@@ -159,6 +163,10 @@ int cli_serve(int argc, char **argv) {
          "a key that /v1 asks for; may be repeated (default: none asked for)", false},
         {"api-key-file", "FILE", FLAG_STR, &a.key_file, 0, 0, "keys, one a line: KEY or KEY TENANT",
          true},
+        {"ssl-certfile", "FILE", FLAG_STR, &a.server.cert_file, 0, 0,
+         "certificate chain, PEM: serve HTTPS (TLS 1.2 and 1.3)", true},
+        {"ssl-keyfile", "FILE", FLAG_STR, &a.server.key_file, 0, 0,
+         "its private key, PEM without a password", true},
         {"max-requests-per-key", "N", FLAG_U32, &a.auth.limits.requests, 0, 65536,
          "requests of one key that run or wait (default 0: no limit)", true},
         {"max-requests-per-minute", "N", FLAG_U32, &a.auth.limits.requests_per_minute, 0, 1000000,
@@ -183,6 +191,8 @@ int cli_serve(int argc, char **argv) {
          "whose pages may ask (CORS), e.g. https://a.example, or *; may be repeated (default: "
          "none)",
          true},
+        {"client-timeout", "S", FLAG_U32, &a.server.client_timeout_s, 1, 86400,
+         "seconds that a client may neither send nor read, or be slow (default 60)", true},
         {"drain-timeout", "S", FLAG_U32, &a.server.drain_s, 0, 86400,
          "seconds that running answers get when told to stop (default 30)", true},
         {"stuck-timeout", "S", FLAG_U32, &a.server.stuck_s, 1, 86400,

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <event2/buffer.h>
+#include <event2/bufferevent_ssl.h>
 
 #include "base/clock.h"
 #include "serve/api_error.h"
@@ -28,6 +29,11 @@ struct http_conn {
     struct evhttp_request *req; /* ours while it is answered */
     http_closed_fn *closed;     /* NULL: not watched */
     void *closed_arg;
+    uint64_t turn_ns;  /* since when the client has to send, or to read what is left */
+    uint64_t received; /* bytes in that time */
+    uint64_t to_read;  /* the most that lay unread in that time */
+    bool unwelcome;    /* there were too many: closed when attached */
+    bool refused;      /* its body came when others' filled the bound */
 };
 
 /* --- lingering -------------------------------------------------------------------------------- */
@@ -71,23 +77,31 @@ static void linger_begin(struct http_conns *c, int fd) {
 
 /* --- evhttp's own error pages ----------------------------------------------------------------- */
 
-static void describe(const struct http_conns *c, int status, struct api_error *e) {
-    switch (status) {
+/* *status is evhttp's, and becomes ours. */
+static void describe(const struct http_conn *c, int *status, struct api_error *e) {
+    if (c->refused) {
+        *status = 503;
+        (void)api_fail(e, *status, NULL, "overloaded",
+                       "requests on their way hold %llu bytes already; try again later",
+                       (unsigned long long)c->all->receiving_bytes);
+        return;
+    }
+    switch (*status) {
     case 413:
-        (void)api_fail(e, status, NULL, NULL,
+        (void)api_fail(e, *status, NULL, NULL,
                        "request body: larger than %llu bytes, or malformed chunks",
-                       (unsigned long long)c->body_bytes_max);
+                       (unsigned long long)c->all->limits.body_bytes_max);
         break;
     case 417:
-        (void)api_fail(e, status, NULL, NULL, "header Expect: only 100-continue is known");
+        (void)api_fail(e, *status, NULL, NULL, "header Expect: only 100-continue is known");
         break;
-    case 501: (void)api_fail(e, status, NULL, NULL, "unknown HTTP method"); break;
-    default: (void)api_fail(e, status, NULL, NULL, "malformed HTTP request"); break;
+    case 501: (void)api_fail(e, *status, NULL, NULL, "unknown HTTP method"); break;
+    default: (void)api_fail(e, *status, NULL, NULL, "malformed HTTP request"); break;
     }
 }
 
 /* The page, complete in out with its head, is replaced by ours. */
-static void replace_page(const struct http_conns *c, struct evbuffer *out, int status) {
+static void replace_page(const struct http_conn *c, struct evbuffer *out, int *status) {
     struct buf body = {.max = PAGE_MAX};
     struct api_error e;
     describe(c, status, &e);
@@ -97,8 +111,9 @@ static void replace_page(const struct http_conns *c, struct evbuffer *out, int s
         evbuffer_freeze(out, 1);
         evbuffer_add_printf(out,
                             "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: "
-                            "%zu\r\nConnection: close\r\n\r\n%s",
-                            status, api_reason(status), body.len, body.data);
+                            "%zu\r\nConnection: close\r\n%s\r\n%s",
+                            *status, api_reason(*status), body.len,
+                            e.retry_s ? "Retry-After: 1\r\n" : "", body.data);
     }
     buf_release(&body);
 }
@@ -118,13 +133,82 @@ static void output_changed(struct evbuffer *out, const struct evbuffer_cb_info *
     line[n] = '\0';
     if (sscanf(line, "HTTP/1.%*d %d", &status) != 1 || status < 400 || status > 599) return;
     linger_begin(conn->all, bufferevent_getfd(conn->bev));
-    replace_page(conn->all, out, status);
+    replace_page(conn, out, &status);
     if (conn->all->refused) conn->all->refused(conn->all->refused_arg, status);
+}
+
+/* --- pace and room ---------------------------------------------------------------------------- */
+
+static void set_received(struct http_conn *c, uint64_t n) {
+    c->all->receiving_bytes += n - c->received;
+    c->received = n;
+}
+
+static void turn_begins(struct http_conn *c) {
+    c->turn_ns = clock_now_ns();
+    c->to_read = 0;
+}
+
+/* Before evhttp looks at it. A body that others leave no room for gets evhttp's error for those that
+ * are too long, which describe() puts right. */
+static void input_changed(struct evbuffer *in, const struct evbuffer_cb_info *info, void *arg) {
+    struct http_conn *c = arg;
+    const struct http_limits *l = &c->all->limits;
+    (void)in;
+    if (info->n_added == 0) return;
+    set_received(c, c->received + info->n_added);
+    if (c->refused || !c->evcon || c->all->receiving_bytes <= l->receiving_bytes_max ||
+        c->received <= HTTP_SMALL_BYTES)
+        return;
+    c->refused = true;
+    evhttp_connection_set_max_body_size(c->evcon, 0);
+}
+
+void http_conn_arrived(struct http_conn *c) {
+    if (!c) return;
+    if (c->refused) /* it had no body */
+        evhttp_connection_set_max_body_size(c->evcon, (ev_ssize_t)c->all->limits.body_bytes_max);
+    c->refused = false;
+    set_received(c, 0);
+    turn_begins(c); /* where nothing watches, the answer is there and the client may read it */
+}
+
+static bool its_turn(const struct http_conn *c) {
+    return c->evcon && (!c->closed || !c->req);
+}
+
+void http_conns_tick(struct http_conns *all, uint64_t now_ns) {
+    for (struct http_conn *c = all->first, *next; c; c = next) {
+        next = c->next;
+        if (!its_turn(c)) continue;
+        uint64_t unread = http_conn_unread(c);
+        if (unread > c->to_read) c->to_read = unread;
+        uint64_t granted_s = all->limits.idle_s + (c->received + c->to_read) / HTTP_PACE_BYTES;
+        if (now_ns - c->turn_ns > granted_s * 1000000000u) http_conn_drop(c);
+    }
+}
+
+/* Makes room for one more connection. False: all there are wait for us. Those that were accepted in
+ * the same turn of the loop are not attached yet, and go when they are. */
+static bool make_room(struct http_conns *all) {
+    struct http_conn *longest = NULL;
+    if (all->n < all->limits.conns_max) return true;
+    all->closed_full++;
+    for (struct http_conn *c = all->first; c; c = c->next)
+        if (!c->closed && !c->unwelcome && (!longest || c->turn_ns <= longest->turn_ns))
+            longest = c;
+    if (!longest) return false;
+    if (longest->evcon)
+        http_conn_drop(longest);
+    else
+        longest->unwelcome = true;
+    return true;
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
 
 static void conn_free(struct http_conn *c) {
+    set_received(c, 0);
     c->all->n--;
     *c->link = c->next;
     if (c->next) c->next->link = c->link;
@@ -141,6 +225,7 @@ static void conn_closed(struct evhttp_connection *evcon, void *arg) {
     http_closed_fn *closed = c->closed;
     void *closed_arg = c->closed_arg;
     evbuffer_remove_cb(bufferevent_get_output(c->bev), output_changed, c);
+    evbuffer_remove_cb(bufferevent_get_input(c->bev), input_changed, c);
     conn_free(c);
     if (closed) closed(closed_arg);
 }
@@ -171,28 +256,49 @@ static void conn_attach(evutil_socket_t none, short what, void *arg) {
         c->all->by_fd[fd] = c;
         evhttp_connection_set_closecb(evcon, conn_closed, c);
         bufferevent_decref(c->bev);
+        if (c->unwelcome) http_conn_drop(c);
         return;
     }
     evbuffer_remove_cb(bufferevent_get_output(c->bev), output_changed, c);
+    evbuffer_remove_cb(bufferevent_get_input(c->bev), input_changed, c);
     bufferevent_decref(c->bev);
     conn_free(c);
 }
 
+/* As evhttp makes its own, or with TLS (whose object goes with it). */
+static struct bufferevent *bev_new(struct event_base *base, SSL_CTX *tls) {
+    SSL *ssl = tls ? SSL_new(tls) : NULL;
+    if (!tls) return bufferevent_socket_new(base, -1, 0);
+    if (!ssl) return NULL;
+    struct bufferevent *bev = bufferevent_openssl_socket_new(
+        base, -1, ssl, BUFFEREVENT_SSL_ACCEPTING, BEV_OPT_CLOSE_ON_FREE);
+    if (!bev) SSL_free(ssl);
+    return bev;
+}
+
+/* NULL makes evhttp make a plain one of its own, so with TLS the process cannot go on from out of
+ * memory there: a client that expects TLS finds none and leaves. */
 static struct bufferevent *conn_new(struct event_base *base, void *arg) {
     struct http_conns *all = arg;
     struct timeval now = {0, 0};
-    struct bufferevent *bev = bufferevent_socket_new(base, -1, 0); /* as evhttp makes its own */
+    bool welcome = make_room(all);
+    struct bufferevent *bev = bev_new(base, all->tls);
     struct http_conn *c = bev ? calloc(1, sizeof *c) : NULL;
     if (!c) return bev;
-    *c = (struct http_conn){.all = all, .bev = bev, .next = all->first, .link = &all->first};
+    *c = (struct http_conn){
+        .all = all, .bev = bev, .next = all->first, .link = &all->first, .unwelcome = !welcome};
+    turn_begins(c);
     if (!evbuffer_add_cb(bufferevent_get_output(bev), output_changed, c)) goto free_conn;
-    if (event_base_once(base, -1, EV_TIMEOUT, conn_attach, c, &now) != 0) goto remove_cb;
+    if (!evbuffer_add_cb(bufferevent_get_input(bev), input_changed, c)) goto remove_output_cb;
+    if (event_base_once(base, -1, EV_TIMEOUT, conn_attach, c, &now) != 0) goto remove_input_cb;
     bufferevent_incref(bev); /* until conn_attach */
     if (all->first) all->first->link = &c->next;
     all->first = c;
     all->n++;
     return bev;
-remove_cb:
+remove_input_cb:
+    evbuffer_remove_cb(bufferevent_get_input(bev), input_changed, c);
+remove_output_cb:
     evbuffer_remove_cb(bufferevent_get_output(bev), output_changed, c);
 free_conn:
     free(c);
@@ -200,8 +306,8 @@ free_conn:
 }
 
 void http_conns_init(struct http_conns *c, struct event_base *base, struct evhttp *http,
-                     uint64_t body_bytes_max) {
-    *c = (struct http_conns){.base = base, .body_bytes_max = body_bytes_max};
+                     struct http_limits limits) {
+    *c = (struct http_conns){.base = base, .limits = limits};
     evhttp_set_bevcb(http, conn_new, c);
 }
 
@@ -230,7 +336,7 @@ struct http_conn *http_conn_of(const struct http_conns *c, struct evhttp_request
 void http_conn_watch(struct http_conn *c, struct evhttp_request *req, http_closed_fn *closed,
                      void *arg) {
     assert(!c->closed);
-    struct timeval idle = {HTTP_IDLE_S, 0};
+    struct timeval idle = {c->all->limits.idle_s, 0};
     bufferevent_data_cb write_cb;
     bufferevent_event_cb event_cb;
     void *cb_arg;
@@ -248,12 +354,14 @@ void http_conn_watch(struct http_conn *c, struct evhttp_request *req, http_close
 
 void http_conn_replied(struct http_conn *c) {
     c->req = NULL;
+    turn_begins(c);
 }
 
 void http_conn_unwatch(struct http_conn *c) {
-    struct timeval idle = {HTTP_IDLE_S, 0};
+    struct timeval idle = {c->all->limits.idle_s, 0};
     c->req = NULL;
     c->closed = NULL;
+    turn_begins(c);
     bufferevent_set_timeouts(c->bev, &idle, &idle);
     bufferevent_setwatermark(c->bev, EV_READ, 0, 0);
 }

@@ -6,8 +6,11 @@
  * - It refuses some requests before any callback of ours (a body over the limit, a garbled request
  * line) with an HTML page. The page becomes OpenAI's error object.
  * - It then closes with bytes unread, which is a reset, and a reset takes the answer with it. What
- * the client still sends is read and thrown away for a while. All of it runs on the event loop's
- * thread. */
+ * the client still sends is read and thrown away for a while.
+ * - It bounds neither connections nor what all of them upload together, and a byte a minute keeps
+ * one open for ever. Here a client whose turn it is must keep a pace, and where there are too many
+ * the one whose turn is longest goes.
+ * All of it runs on the event loop's thread. */
 #ifndef SUPERNODE_SERVE_HTTP_CONN_H
 #define SUPERNODE_SERVE_HTTP_CONN_H
 
@@ -18,11 +21,13 @@
 #include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/http.h>
+#include <openssl/ssl.h>
 
 enum {
-    HTTP_LINGER_MAX = 64, /* connections that are drained at once; more are closed hard */
-    HTTP_IDLE_S = 60,     /* a client may be silent while it is its turn to send, or to read */
+    HTTP_LINGER_MAX = 64,       /* connections that are drained at once; more are closed hard */
     HTTP_PIPELINED_MAX = 65536, /* bytes read ahead while a request is answered */
+    HTTP_PACE_BYTES = 65536,    /* beyond idle_s, a second is granted for so many */
+    HTTP_SMALL_BYTES = 65536,   /* a request so small is not refused because of others */
 };
 
 struct http_conn;
@@ -34,9 +39,19 @@ struct http_linger {
     uint64_t end_ns;
 };
 
+struct http_limits {
+    uint64_t body_bytes_max;      /* what evhttp was told */
+    uint64_t receiving_bytes_max; /* of all requests that are not there whole */
+    uint32_t conns_max;
+    uint32_t idle_s; /* a client may be silent while it is its turn to send, or to read */
+};
+
 struct http_conns {
     struct event_base *base;
-    uint64_t body_bytes_max;
+    SSL_CTX *tls; /* borrowed; NULL: plain */
+    struct http_limits limits;
+    uint64_t receiving_bytes;               /* came in, and belongs to no whole request yet */
+    uint64_t closed_full;                   /* connections closed because there were too many */
     struct http_conn *first;                /* all */
     uint32_t n;                             /* of them */
     void (*refused)(void *arg, int status); /* evhttp answered by itself; may be NULL */
@@ -46,17 +61,21 @@ struct http_conns {
     struct http_linger lingers[HTTP_LINGER_MAX];
 };
 
-/* http's connections are made here from now on; body_bytes_max is what it was told. Release after
- * evhttp_free. */
+/* http's connections are made here from now on. Release after evhttp_free. */
 void http_conns_init(struct http_conns *c, struct event_base *base, struct evhttp *http,
-                     uint64_t body_bytes_max);
+                     struct http_limits limits);
 void http_conns_release(struct http_conns *c);
+/* To be called about once a second: closes those that are too slow. */
+void http_conns_tick(struct http_conns *c, uint64_t now_ns);
 
 /* The connection of a request that is being answered; NULL when memory was out as it came. */
 struct http_conn *http_conn_of(const struct http_conns *c, struct evhttp_request *req);
 
+/* A request is there whole: it is not the client's turn any more. conn may be NULL. */
+void http_conn_arrived(struct http_conn *c);
+
 /* From here to http_conn_unwatch a close by the client (or by a write that stands still for
- * HTTP_IDLE_S) calls closed(arg) once. The connection is gone then; the request is freed unless
+ * idle_s) calls closed(arg) once. The connection is gone then; the request is freed unless
  * evhttp is about to. */
 void http_conn_watch(struct http_conn *c, struct evhttp_request *req, http_closed_fn *closed,
                      void *arg);

@@ -143,6 +143,7 @@ static void get_metrics(struct server *s, struct evhttp_request *req, struct aut
     struct engine_stats stats;
     (void)key;
     worker_stats(s->worker, &stats);
+    s->metrics.rejected[REJECT_CONNECTIONS] = s->conns.closed_full;
     struct metrics_now now = {.model = s->front->model,
                               .engine = &stats,
                               .http = &s->metrics,
@@ -284,6 +285,7 @@ void server_request(struct evhttp_request *req, void *arg) {
                          EVHTTP_REQ_DELETE | EVHTTP_REQ_OPTIONS);
     if (unread_body && evhttp_request_get_command(req) != EVHTTP_REQ_HEAD)
         evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close");
+    http_conn_arrived(http_conn_of(&s->conns, req));
     add_cors(s, req);
     route_path(s, req, path ? path : "");
     free(path);

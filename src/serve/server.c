@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@
 
 #include "base/clock.h"
 #include "serve/server_impl.h"
+#include "serve/tls.h"
 
 enum { HEADERS_BYTES_MAX = 65536, SEND_BYTES_MAX = 256 << 10, BACKLOG = 512 };
 
@@ -95,6 +97,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
     struct server *s = arg;
     (void)fd;
     (void)what;
+    http_conns_tick(&s->conns, clock_now_ns());
     if (s->bound) evconnlistener_enable(evhttp_bound_socket_get_listener(s->bound));
 }
 
@@ -163,6 +166,23 @@ static enum st bind_address(struct server *s, struct err *err) {
 static void on_refused(void *arg, int status) {
     struct server *s = arg;
     metrics_http(&s->metrics, "malformed", status);
+    if (status == 503) s->metrics.rejected[REJECT_BODIES]++;
+}
+
+/* Descriptors for every connection there may be; fewer connections where the system gives fewer. */
+static void raise_files(struct server *s) {
+    struct rlimit files;
+    uint64_t wanted = (uint64_t)s->conns.limits.conns_max + SERVER_FDS_OTHER;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+    files.rlim_cur = files.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &files);
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= wanted) return;
+    uint64_t left = files.rlim_cur > 2 * SERVER_FDS_OTHER ? files.rlim_cur - SERVER_FDS_OTHER
+                                                          : files.rlim_cur / 2;
+    s->conns.limits.conns_max = (uint32_t)left;
+    log_event(s->o.log, LOG_WARN, "serve: too few file descriptors (ulimit -n)",
+              LOG_FIELDS(LOG_NUM("found", files.rlim_cur), LOG_NUM("wanted", wanted),
+                         LOG_NUM("connections_max", left)));
 }
 
 static enum st make_http(struct server *s, struct err *err) {
@@ -177,12 +197,16 @@ static enum st make_http(struct server *s, struct err *err) {
     s->drain = evtimer_new(s->base, on_drain, s);
     if (!s->mail || !s->interrupt || !s->terminate || !s->tick || !s->drain)
         return err_set(err, ST_NO_MEMORY, "serve: out of memory");
-    http_conns_init(&s->conns, s->base, s->http, SERVER_BODY_BYTES_MAX);
+    struct http_limits limits = {.body_bytes_max = SERVER_BODY_BYTES_MAX,
+                                 .receiving_bytes_max = SERVER_RECEIVING_BYTES_MAX,
+                                 .conns_max = s->o.requests_max + SERVER_CONNS_IDLE,
+                                 .idle_s = s->o.client_timeout_s};
+    http_conns_init(&s->conns, s->base, s->http, limits);
     s->conns.refused = on_refused;
     s->conns.refused_arg = s;
     evhttp_set_max_body_size(s->http, SERVER_BODY_BYTES_MAX);
     evhttp_set_max_headers_size(s->http, HEADERS_BYTES_MAX);
-    evhttp_set_timeout(s->http, HTTP_IDLE_S);
+    evhttp_set_timeout(s->http, (int)s->o.client_timeout_s);
     evhttp_set_allowed_methods(s->http, 0xffff); /* on_request knows which */
     evhttp_set_gencb(s->http, server_request, s);
     return ST_OK;
@@ -195,7 +219,9 @@ enum st server_new(struct server **out, const struct server_options *o, struct e
     s->o = *o;
     enum st st = mailbox_init(&s->mailbox, err);
     if (!st) st = make_http(s, err);
+    if (!st && o->cert_file) st = tls_new(&s->tls, o->cert_file, o->key_file, err);
     if (!st) st = bind_address(s, err);
+    s->conns.tls = s->tls;
     if (st) {
         server_free(s);
         return st;
@@ -210,6 +236,7 @@ enum st server_start(struct server *s, const struct front *front, struct engine 
     s->front = front;
     s->started_s = (int64_t)time(NULL);
     signal(SIGPIPE, SIG_IGN);
+    raise_files(s);
     enum st st = worker_start(&s->worker, front, engine, &s->mailbox, err);
     if (st) return st;
     if (listen(s->fd, BACKLOG) != 0)
@@ -254,6 +281,7 @@ void server_free(struct server *s) {
     event_free_if(s->tick);
     event_free_if(s->drain);
     if (s->base) event_base_free(s->base);
+    SSL_CTX_free(s->tls);
     mailbox_release(&s->mailbox);
     if (s->fd >= 0) close(s->fd);
     free(s);

@@ -14,7 +14,11 @@
 enum {
     SERVER_BODY_BYTES_MAX = 32 << 20,    /* one request's */
     SERVER_BODIES_BYTES_MAX = 128 << 20, /* of all requests that wait or run */
-    SERVER_UNREAD_BYTES_MAX = 4 << 20,   /* sent and not read by the client: then it is dropped */
+    SERVER_RECEIVING_BYTES_MAX = 128
+                                 << 20, /* of all requests on their way; small ones may pass it */
+    SERVER_CONNS_IDLE = 512,            /* connections beside those that wait for an answer */
+    SERVER_FDS_OTHER = 256, /* descriptors for everything else: weights, lingering sockets, logs */
+    SERVER_UNREAD_BYTES_MAX = 4 << 20, /* sent and not read by the client: then it is dropped */
 };
 
 struct server;
@@ -24,13 +28,15 @@ struct server_options { /* what they point to is borrowed until server_free */
     const char *host;
     uint16_t port;
     const struct log *log;
-    bool log_requests;    /* a line at the end of each */
-    struct auth *auth;    /* without keys: everyone may ask */
-    const char **origins; /* [n_origins] whose pages may ask; "*": all */
+    bool log_requests;                /* a line at the end of each */
+    struct auth *auth;                /* without keys: everyone may ask */
+    const char *cert_file, *key_file; /* TLS; NULL: plain */
+    const char **origins;             /* [n_origins] whose pages may ask; "*": all */
     uint32_t n_origins;
-    uint32_t requests_max; /* that wait or run */
-    uint32_t drain_s;      /* what running answers get when the server is told to stop */
-    uint32_t stuck_s;      /* /health is red when the engine finished nothing for so long */
+    uint32_t requests_max;     /* that wait or run */
+    uint32_t client_timeout_s; /* for how long a client may neither send nor read */
+    uint32_t drain_s;          /* what running answers get when the server is told to stop */
+    uint32_t stuck_s;          /* /health is red when the engine finished nothing for so long */
 };
 
 /* Binds the address, so that a port in use is known before a model is read, and listens from

@@ -49,7 +49,8 @@ struct server {
     struct evhttp *http;
     struct evhttp_bound_socket *bound;
     struct http_conns conns;
-    int fd; /* bound, not yet listening; -1: evhttp has it */
+    SSL_CTX *tls; /* NULL: plain */
+    int fd;       /* bound, not yet listening; -1: evhttp has it */
     uint16_t port;
     struct log_limit limits[SERVER_LINES];
     struct metrics metrics;

@@ -19,17 +19,17 @@ SANITIZED = "san-" in BIN  # ten times slower: less work, and no figures
 class Server:
     """A running `supernode serve`; port 0 asks for a free one and reads it from the lines it prints."""
 
-    def __init__(self, *flags, model=MODEL, name="tiny"):
+    def __init__(self, *flags, model=MODEL, name="tiny", **popen):
         self.name = name
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen([BIN, "serve", model, "--port", "0", "--served-model-name", name, *flags],
-                                        stdout=subprocess.PIPE, stderr=self.errors, text=True)
+                                        stdout=subprocess.PIPE, stderr=self.errors, text=True, **popen)
         self.printed = ""
         for line in self.process.stdout:
             self.printed += line
             if line.strip().startswith("-d "):
                 break
-        found = re.search(r"serving\s+http://127\.0\.0\.1:(\d+)", self.printed)
+        found = re.search(r"serving\s+https?://127\.0\.0\.1:(\d+)", self.printed)
         assert found, (self.printed, self.log())
         self.port = int(found.group(1))
         self.client = openai.OpenAI(base_url=f"http://{HOST}:{self.port}/v1", api_key="none", max_retries=0, timeout=300)

@@ -1,5 +1,5 @@
 """Running a server: metrics, health, limits, API keys, TLS, CORS, logs, draining, the config file. Real sockets, real signals."""
-import datetime, http.client, json, os, re, signal, socket, subprocess, threading, time
+import datetime, http.client, json, os, re, resource, signal, socket, ssl, subprocess, threading, time, warnings
 
 import openai
 import pytest
@@ -314,6 +314,225 @@ def test_drain_timeout_is_kept(serve):
     for each in sockets:
         told = read_all(each)
         assert b"[DONE]" in told or b"shutting down" in told, told[-300:]
+
+
+# --- TLS -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """(certificate, key) for localhost, self-signed, made now."""
+    d = tmp_path_factory.mktemp("tls")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", d / "key.pem", "-out", d / "cert.pem"],
+                   check=True, capture_output=True)
+    return d / "cert.pem", d / "key.pem"
+
+
+@pytest.fixture(scope="module")
+def secure(certificate):
+    s = Server("--ssl-certfile", str(certificate[0]), "--ssl-keyfile", str(certificate[1]))
+    yield s
+    s.stop()
+
+
+def tls_socket(s, certificate, data=b"", **versions):
+    context = ssl.create_default_context(cafile=certificate[0])
+    for name, version in versions.items():
+        setattr(context, name, version)
+    sock = context.wrap_socket(socket.create_connection((HOST, s.port), 60), server_hostname="localhost")
+    sock.sendall(data)
+    return sock
+
+
+def test_tls_serves_the_same(secure, certificate):
+    assert "serving    https://" in secure.printed and "curl -N https://" in secure.printed
+    client = openai.OpenAI(base_url=f"https://localhost:{secure.port}/v1", api_key="none", max_retries=0,
+                           http_client=openai.DefaultHttpxClient(verify=ssl.create_default_context(cafile=certificate[0])))
+    whole = client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=30, seed=7)
+    parts = client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=30, seed=7, stream=True)
+    assert "".join(p.choices[0].delta.content or "" for p in parts) == whole.choices[0].message.content
+    big = tls_socket(secure, certificate, request_bytes("/v1/completions", {"prompt": "x" * (3 << 20)}))
+    assert b" 400 " in read_until(big, b"\r\n\r\n")
+    too_big = tls_socket(secure, certificate, b"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n{")
+    assert b"request body: larger than" in read_until(too_big, b"}}")
+
+
+def test_tls_versions_and_strangers(secure, certificate):
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        s = tls_socket(secure, certificate, b"GET /live HTTP/1.1\r\n\r\n", minimum_version=version, maximum_version=version)
+        assert b"200 OK" in read_until(s, b"ok")
+    with pytest.raises((ssl.SSLError, OSError)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tls_socket(secure, certificate, minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1_1)
+    for data in (b"GET /live HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00" + b"\xff" * 512, b"\x00" * 5000):
+        s = secure.socket(data)
+        assert b"HTTP" not in read_all(s)
+    s = secure.socket(b"\x16\x03\x01")  # begins and leaves
+    s.close()
+    assert b"200 OK" in read_until(tls_socket(secure, certificate, b"GET /live HTTP/1.1\r\n\r\n"), b"ok")
+
+
+def test_tls_clients_that_leave_are_noticed(secure, certificate):
+    def figures():
+        data = read_until(tls_socket(secure, certificate, b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n"), b"build_info{")
+        value = lambda name: int(re.search(rb"^" + re.escape(name) + rb" (\d+)", data, re.M).group(1))
+        return value(b"supernode_http_requests_open"), value(b'supernode_requests_aborted_total{reason="left_reading"}')
+
+    before = figures()[1]
+    for shut in (lambda s: s.close(), lambda s: s.unwrap()):  # with a reset or without notice, and as TLS wants it
+        s = tls_socket(secure, certificate, request_bytes("/v1/completions", {"prompt": [5], "max_tokens": 4000, "stream": True, **LONG}))
+        read_until(s, b"data: ")
+        s.setblocking(True)
+        try:
+            shut(s)
+        except (ssl.SSLError, OSError):
+            s.close()
+        wait_for(lambda: figures()[0] == 0)
+    assert figures()[1] == before + 2
+
+
+def test_certificates_that_cannot_be(certificate, tmp_path):
+    cert, key = (str(f) for f in certificate)
+    assert fails("--ssl-certfile", cert) == "supernode: serve: --ssl-certfile and --ssl-keyfile need each other"
+    assert "cannot read a certificate (PEM): " in fails("--ssl-certfile", key, "--ssl-keyfile", key)
+    assert "cannot use the private key" in fails("--ssl-certfile", cert, "--ssl-keyfile", cert)
+    assert "No such file" in fails("--ssl-certfile", str(tmp_path / "none"), "--ssl-keyfile", key)
+    other, locked = tmp_path / "other.pem", tmp_path / "locked.pem"
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", other], check=True, capture_output=True)
+    assert "key" in fails("--ssl-certfile", cert, "--ssl-keyfile", str(other))
+    subprocess.run(["openssl", "ec", "-in", key, "-aes256", "-passout", "pass:x", "-out", locked], check=True, capture_output=True)
+    assert "without a password" in fails("--ssl-certfile", cert, "--ssl-keyfile", str(locked))
+
+
+# --- slow and many clients -------------------------------------------------------------------------------------
+
+
+def test_slow_clients_are_closed(serve):
+    """Whoever sends a byte now and then, in the head or in the body, does not hold a connection; whoever waits for an answer does."""
+    s = serve("--client-timeout", "2")
+    body = {"prompt": [5 + i % 50 for i in range(min(room(s) - 300, 3000))], "max_tokens": 200, **LONG}
+    begun = time.time()
+    s.complete(**{**body, "max_tokens": 1})
+    slow = {"silent": s.socket(), "head": s.socket(b"GET /live HTTP/1.1\r\n"), "reader": s.socket(request_bytes("/v1/models", b"") * 1),
+            "body": s.socket(b"POST /v1/completions HTTP/1.1\r\nContent-Length: 1000\r\n\r\n"),
+            "chunks": s.socket(b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")}
+    dribble = {"head": b"a: b\r\n", "body": b" ", "chunks": b"1\r\n \r\n"}
+    waiting = s.socket(request_bytes("/v1/completions", body))
+    begun, closed = time.time(), {}
+    while len(closed) < len(slow) and time.time() - begun < 15:
+        for name, sock in slow.items():
+            if name in closed:
+                continue
+            try:
+                sock.sendall(dribble.get(name, b""))
+                sock.settimeout(0.02)
+                if sock.recv(65536) == b"":
+                    closed[name] = time.time() - begun
+            except TimeoutError:
+                pass
+            except OSError:
+                closed[name] = time.time() - begun
+    print("closed after s:", closed)
+    assert set(closed) == set(slow) and max(closed.values()) < 10 and min(closed.values()) > 1
+    assert b'"completion_tokens":200' in read_until(waiting, b"}}")
+
+
+def test_uploads_are_bounded_together(serve):
+    s = serve()
+    mib = b" " * (1 << 20)
+    uploads = [s.socket(b"POST /v1/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (30 << 20)) for _ in range(7)]
+    told = []
+    for sock in uploads:
+        try:
+            for _ in range(29):
+                sock.sendall(mib)
+        except OSError:
+            pass
+    wait_for(lambda: metrics(s)['supernode_requests_rejected_total{reason="bodies"}'] >= 2)
+    rss = metrics(s)["process_resident_memory_bytes"] / 2**20
+    print(f"RSS {rss:.0f} MiB with 7 uploads of 29 MiB")
+    assert rss < 400
+    assert s.complete(prompt="Once", max_tokens=1)[0] == 200  # small ones go on
+    for sock in uploads:
+        sock.setblocking(False)
+        try:
+            told.append(sock.recv(65536))
+        except OSError:
+            pass
+    refused = [t for t in told if t]
+    assert len(refused) >= 2 and all(t.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1" in t and b'"overloaded"' in t for t in refused), told
+    for sock in uploads:
+        sock.close()
+    wait_for(lambda: metrics(s)["supernode_http_connections"] <= 2)
+
+
+def test_a_thousand_streams_at_once(serve):
+    """All are open together, memory per stream is small, and they get on; then all of them leave."""
+    n = 100 if SANITIZED else 1000
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, files[1]))  # the server raises it again
+    try:
+        s = serve()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
+    assert "file descriptors" not in s.log() or files[1] < 1024 + 512 + 256
+    before = metrics(s)["process_resident_memory_bytes"]
+    body = request_bytes("/v1/completions", {"prompt": [5], "max_tokens": 100, "stream": True, **LONG})
+    sockets = [s.socket(body) for _ in range(n)]
+    wait_for(lambda: metrics(s)["supernode_http_requests_open"] > n * 0.9, 60)
+    m = metrics(s)
+    grown = (m["process_resident_memory_bytes"] - before) / n
+    print(f"{n} streams: {m['supernode_http_connections']:.0f} connections, {grown / 1024:.0f} KiB a stream")
+    assert m["supernode_http_connections"] >= n and grown < 256 << 10
+    assert health_ms(s) < 1000
+    for sock in sockets[10:]:
+        sock.close()
+    for sock in sockets[:10]:
+        assert read_all_until_done(sock)
+    wait_for(lambda: metrics(s)["supernode_http_requests_open"] == 0, 60)
+    assert metrics(s)['supernode_requests_aborted_total{reason="left_waiting"}'] > n // 2
+
+
+def read_all_until_done(sock):
+    return read_until(sock, b"data: [DONE]")
+
+
+def test_too_many_connections_cost_the_idle_ones(serve):
+    """What waits for an answer stays; whoever has been silent for longest goes."""
+    s = serve("--max-concurrent-requests", "4")
+    answer = s.socket(request_bytes("/v1/completions", {"prompt": [5], "max_tokens": 300, **LONG}))
+    idle_ones = [s.socket() for _ in range(600)]
+    assert health_ms(s) < 1000
+    assert metrics(s)['supernode_requests_rejected_total{reason="connections"}'] >= 80
+    assert metrics(s)["supernode_http_connections"] <= 516
+    assert b'"completion_tokens":300' in read_until(answer, b"}}")
+    gone = sum(is_closed(sock) for sock in idle_ones)
+    assert 80 <= gone <= 100 and not is_closed(idle_ones[-1])
+
+
+def is_closed(sock):
+    sock.setblocking(False)
+    try:
+        return sock.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_few_descriptors_are_said_and_enough(serve):
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+    s = serve(preexec_fn=limit)
+    assert re.search(r"warn serve: too few file descriptors \(ulimit -n\): found 100 wanted 1792 connections_max 50", s.log())
+    many = [s.socket() for _ in range(150)]
+    assert health_ms(s) < 2000
+    assert s.complete(prompt="Once", max_tokens=1)[0] == 200
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == files
+    for sock in many:
+        sock.close()
 
 
 # --- limits ----------------------------------------------------------------------------------------------------
