@@ -145,11 +145,11 @@ static void take_tokens(struct reply *r) {
     enum st st = ST_OK;
     while (r->state == REPLY_OPEN && !st && job_token_next(r->job, &at, &which, &t, top)) {
         if (!r->answering) answer_begin(r);
-        if (!r->first_ns) r->first_ns = clock_now_ns();
-        r->n_tokens++;
         const struct request *record = &r->job->records[0];
         if (t.attempt != record->attempt || t.position != record->n_prompt + r->answer.n_tokens)
             continue; /* late, or a repeat */
+        if (!r->first_ns) r->first_ns = clock_now_ns();
+        r->n_tokens++;
         st = answer_token(&r->answer, &t, &r->out);
         r->finish = r->answer.finish;
         if (r->finish) break;
