@@ -313,6 +313,7 @@ void generation_config_init(struct generation_config *g) {
 enum st generation_config_from_json(struct generation_config *g, const json_t *json,
                                     const char *name, struct err *err) {
     double t, top_p, min_p, rep, top_k;
+    uint32_t max_new;
     bool do_sample;
     if (!json_is_object(json))
         return err_set(err, ST_INVALID, "%s: found %s, expected an object", name, json_kind(json));
@@ -322,10 +323,12 @@ enum st generation_config_from_json(struct generation_config *g, const json_t *j
     if (!st) st = json_get_f64(&rep, json, "repetition_penalty", 1e-3, 100, 1, name, err);
     if (!st) st = json_get_f64(&top_k, json, "top_k", -1, UINT32_MAX, 0, name, err);
     if (!st) st = json_get_bool(&do_sample, json, "do_sample", true, name, err);
+    if (!st) st = json_get_u32(&max_new, json, "max_new_tokens", 0, UINT32_MAX, 0, name, err);
     if (!st) st = read_token_ids(g->eos, &g->n_eos, json, "eos_token_id", name, err);
     if (st) return st;
     g->temperature = do_sample ? (float)t : 0;  /* transformers: greedy */
     g->top_k = top_k > 0 ? (uint32_t)top_k : 0; /* vLLM writes -1 for all */
+    g->max_new_tokens = max_new;
     g->top_p = (float)top_p;
     g->min_p = (float)min_p;
     g->repetition_penalty = (float)rep;

@@ -26,6 +26,7 @@ enum st ST_CHECKED config_from_json(struct model_config *c, struct config_facts 
 struct generation_config {
     float temperature, top_p, min_p, repetition_penalty;
     uint32_t top_k;
+    uint32_t max_new_tokens; /* 0: not said */
     int64_t eos[CONFIG_EOS_MAX];
     uint32_t n_eos; /* 0: those of config.json */
 };

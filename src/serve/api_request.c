@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Implements api_request.h. Names, ranges and defaults are OpenAI's, and vLLM's where it goes
- * further (top_k, min_p, stop_token_ids, chat_template_kwargs, ...). A field that would change the
- * answer and is not built (n > 1, echo, response_format) is an error, never silence. */
+ * further (vllm/entrypoints/openai/{chat_completion,completion}/protocol.py, serve/tokenize). A
+ * field of theirs that would change the answer and is not built is an error, never silence. */
 #include "serve/api_request.h"
 
 #include <assert.h>
@@ -15,50 +15,35 @@
 #include "serve/api_field.h"
 #include "serve/api_messages.h"
 
-/* Fields with a meaning here; the second line of each list is accepted and has none for us. */
-static const char *const common_fields[] = {"model",
-                                            "max_tokens",
-                                            "min_tokens",
-                                            "temperature",
-                                            "top_p",
-                                            "top_k",
-                                            "min_p",
-                                            "seed",
-                                            "stop",
-                                            "stop_token_ids",
-                                            "ignore_eos",
-                                            "n",
-                                            "presence_penalty",
-                                            "frequency_penalty",
-                                            "repetition_penalty",
-                                            "logit_bias",
-                                            "logprobs",
-                                            "skip_special_tokens",
-                                            "stream",
-                                            "stream_options",
-                                            "user",
-                                            "metadata",
-                                            "store",
-                                            "service_tier",
-                                            "safety_identifier",
-                                            "prompt_cache_key",
-                                            NULL};
-static const char *const chat_fields[] = {"messages",
-                                          "tools",
-                                          "tool_choice",
-                                          "max_completion_tokens",
-                                          "top_logprobs",
-                                          "add_generation_prompt",
-                                          "continue_final_message",
-                                          "chat_template_kwargs",
-                                          "response_format",
-                                          "parallel_tool_calls",
-                                          NULL};
-static const char *const completion_fields[] = {"prompt", "best_of", "echo", "suffix", NULL};
+/* Fields with a meaning here; those of the last line of a list are accepted and have none. */
+#define COMMON_FIELDS                                                                              \
+    "model", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", \
+        "stop_token_ids", "ignore_eos", "n", "presence_penalty", "frequency_penalty",              \
+        "repetition_penalty", "logit_bias", "logprobs", "prompt_logprobs", "skip_special_tokens",  \
+        "include_stop_str_in_output", "echo", "stream", "stream_options", "cache_salt",            \
+        "priority", "add_special_tokens", "return_token_ids", "response_format", "user",           \
+        "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"
+#define CHAT_FIELDS                                                                                \
+    "messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"
 
-static bool listed(const char *const *names, const char *name) {
-    for (; *names; names++)
-        if (strcmp(*names, name) == 0) return true;
+static const char *const known_fields[][64] = {
+    [API_CHAT] = {COMMON_FIELDS, CHAT_FIELDS, "tool_choice", "max_completion_tokens",
+                  "top_logprobs", "parallel_tool_calls"},
+    [API_COMPLETION] = {COMMON_FIELDS, "prompt", "best_of", "suffix"},
+    [API_TOKENIZE] = {CHAT_FIELDS, "model", "prompt", "add_special_tokens", "return_token_strs"},
+    [API_DETOKENIZE] = {"model", "tokens"},
+};
+
+/* vLLM's, and not built. */
+static const char *const refused_fields[] = {
+    "use_beam_search", "allowed_token_ids",     "bad_words",     "logprob_token_ids",
+    "prompt_embeds",   "structured_outputs",    "guided_json",   "guided_regex",
+    "guided_choice",   "guided_grammar",        "chat_template", "documents",
+    "suffix",          "truncate_prompt_tokens"};
+
+static bool known(enum api_kind kind, const char *name) {
+    for (const char *const *f = known_fields[kind]; *f; f++)
+        if (strcmp(*f, name) == 0) return true;
     return false;
 }
 
@@ -67,9 +52,7 @@ static void note_unknown(struct api_request *r) {
     json_t *v;
     size_t used = 0;
     json_object_foreach(r->body, key, v) {
-        if (listed(common_fields, key) ||
-            listed(r->kind == API_CHAT ? chat_fields : completion_fields, key))
-            continue;
+        if (known(r->kind, key)) continue;
         int n =
             snprintf(r->unknown + used, sizeof r->unknown - used, "%s%.40s", used ? ", " : "", key);
         if (n < 0 || (size_t)n >= sizeof r->unknown - used) break;
@@ -198,35 +181,51 @@ static bool read_stops(struct api_request *r, uint32_t vocab, struct api_error *
 }
 
 static bool read_lengths(struct api_request *r, struct api_error *e) {
+    bool may_be_none = r->kind == API_COMPLETION && r->echo;
     r->max_tokens_name = r->kind == API_CHAT && api_field(r->body, "max_completion_tokens")
                              ? "max_completion_tokens"
                              : "max_tokens";
-    if (!api_field_u32(&r->max_tokens, r->body, r->max_tokens_name, 1, INT32_MAX, e)) return false;
+    bool given = api_field(r->body, r->max_tokens_name) != NULL;
+    if (!api_field_u32(&r->max_tokens, r->body, r->max_tokens_name, may_be_none ? 0 : 1, INT32_MAX,
+                       e))
+        return false;
     if (!api_field_u32(&r->min_tokens, r->body, "min_tokens", 0, INT32_MAX, e)) return false;
-    if (r->max_tokens && r->min_tokens > r->max_tokens)
+    if (given && r->min_tokens > r->max_tokens)
         return api_invalid(e, "min_tokens", "min_tokens: found %u, expected at most %s %u",
                            r->min_tokens, r->max_tokens_name, r->max_tokens);
+    r->echo_only = given && r->max_tokens == 0;
+    if (r->echo_only) r->max_tokens = 1;
     return true;
 }
 
 static bool read_logprobs(struct api_request *r, struct api_error *e) {
-    r->logprobs = -1;
-    int64_t top = -1;
+    r->logprobs = r->prompt_logprobs = -1;
+    int64_t top = -1, prompt = -1;
+    bool wanted = false;
     if (r->kind == API_COMPLETION) {
         if (!api_field_int(&top, r->body, "logprobs", 0, REQUEST_LOGPROBS_MAX, e)) return false;
         r->logprobs = (int32_t)top;
-        return true;
+    } else {
+        if (!api_field_bool(&wanted, r->body, "logprobs", e)) return false;
+        if (!api_field_int(&top, r->body, "top_logprobs", 0, REQUEST_LOGPROBS_MAX, e)) return false;
+        if (top > 0 && !wanted)
+            return api_invalid(e, "top_logprobs", "top_logprobs: given without logprobs true");
+        if (wanted) r->logprobs = top > 0 ? (int32_t)top : 0;
     }
-    bool wanted = false;
-    if (!api_field_bool(&wanted, r->body, "logprobs", e)) return false;
-    if (!api_field_int(&top, r->body, "top_logprobs", 0, REQUEST_LOGPROBS_MAX, e)) return false;
-    if (top > 0 && !wanted)
-        return api_invalid(e, "top_logprobs", "top_logprobs: given without logprobs true");
-    if (wanted) r->logprobs = top > 0 ? (int32_t)top : 0;
+    if (!api_field_int(&prompt, r->body, "prompt_logprobs", 0, REQUEST_LOGPROBS_MAX, e))
+        return false;
+    if (prompt > 0 && r->stream)
+        return api_invalid(e, "prompt_logprobs",
+                           "prompt_logprobs: are not available with stream true");
+    if (!r->stream) r->prompt_logprobs = (int32_t)prompt;
+    /* an echoed prompt has what the answer has */
+    if (prompt < 0 && r->kind == API_COMPLETION && r->echo) r->prompt_logprobs = r->logprobs;
     return true;
 }
 
 static bool read_stream(struct api_request *r, struct api_error *e) {
+    static const char *const names[] = {"include_usage", "continuous_usage_stats"};
+    bool set[2] = {false, false};
     if (!api_field_bool(&r->stream, r->body, "stream", e)) return false;
     const json_t *options = api_field(r->body, "stream_options");
     if (!options) return true;
@@ -235,33 +234,68 @@ static bool read_stream(struct api_request *r, struct api_error *e) {
                            json_kind(options));
     if (!r->stream)
         return api_invalid(e, "stream_options", "stream_options: given without stream true");
-    const json_t *usage = api_field(options, "include_usage");
-    if (usage && !json_is_boolean(usage))
-        return api_invalid(e, "stream_options.include_usage",
-                           "stream_options.include_usage: found %s, expected true or false",
-                           json_kind(usage));
-    r->include_usage = json_is_true(usage);
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *v = api_field(options, names[i]);
+        char where[64];
+        snprintf(where, sizeof where, "stream_options.%s", names[i]);
+        if (v && !json_is_boolean(v))
+            return api_invalid(e, where, "%s: found %s, expected true or false", where,
+                               json_kind(v));
+        set[i] = json_is_true(v);
+    }
+    r->include_usage = set[0];
+    r->continuous_usage = set[0] && set[1]; /* as vLLM has it */
+    return true;
+}
+
+static bool read_choices(struct api_request *r, struct api_error *e) {
+    uint32_t prompts = r->kind == API_CHAT ? 1 : r->n_prompts;
+    r->n = 1;
+    if (!api_field_u32(&r->n, r->body, "n", 1, REQUEST_CHOICES_MAX, e)) return false;
+    r->best_of = r->n;
+    if (r->kind == API_COMPLETION &&
+        !api_field_u32(&r->best_of, r->body, "best_of", 1, REQUEST_CHOICES_MAX, e))
+        return false;
+    if (r->best_of < r->n)
+        return api_invalid(e, "best_of", "best_of: found %u, expected at least n, %u", r->best_of,
+                           r->n);
+    if (r->best_of > r->n && r->stream)
+        return api_invalid(e, "best_of", "best_of: found %u, but a stream needs it equal to n, %u",
+                           r->best_of, r->n);
+    if (r->best_of * prompts > REQUEST_CHOICES_MAX)
+        return api_invalid(e, r->best_of > r->n ? "best_of" : "n",
+                           "%s: found %u for each of %u prompts, expected at most %d in all",
+                           r->best_of > r->n ? "best_of" : "n", r->best_of, prompts,
+                           REQUEST_CHOICES_MAX);
+    return true;
+}
+
+static bool read_scheduling(struct api_request *r, struct api_error *e) {
+    int64_t priority = 0;
+    if (!api_field_int(&priority, r->body, "priority", INT32_MIN, INT32_MAX, e)) return false;
+    r->priority = (int32_t)priority;
+    const json_t *salt = api_field(r->body, "cache_salt");
+    if (!salt) return true;
+    size_t len = json_string_length(salt);
+    if (!json_is_string(salt) || len == 0)
+        return api_invalid(e, "cache_salt", "cache_salt: found %s, expected a string",
+                           json_is_string(salt) ? "an empty string" : json_kind(salt));
+    if (len >= sizeof r->salt || strlen(json_string_value(salt)) != len)
+        return api_invalid(e, "cache_salt",
+                           "cache_salt: found %zu bytes, expected at most %zu without a NUL", len,
+                           sizeof r->salt - 1);
+    memcpy(r->salt, json_string_value(salt), len);
     return true;
 }
 
 /* What would change the answer and is not built is refused. */
 static bool refuse_unbuilt(const struct api_request *r, struct api_error *e) {
-    static const char *const ones[] = {"n", "best_of"};
-    for (size_t i = 0; i < 2; i++) {
-        int64_t one = 1;
-        if (!api_field_int(&one, r->body, ones[i], 1, INT32_MAX, e)) return false;
-        if (one != 1)
-            return api_invalid(e, ones[i], "%s: found %lld, only 1 is supported", ones[i],
-                               (long long)one);
-    }
-    if (r->kind == API_COMPLETION) {
-        bool echo = false;
-        if (!api_field_bool(&echo, r->body, "echo", e)) return false;
-        if (echo) return api_invalid(e, "echo", "echo: true is not supported");
-        const json_t *suffix = api_field(r->body, "suffix");
-        if (suffix && json_string_length(suffix) + !json_is_string(suffix) > 0)
-            return api_invalid(e, "suffix", "suffix: is not supported");
-        return true;
+    for (size_t i = 0; i < sizeof refused_fields / sizeof *refused_fields; i++) {
+        const json_t *v = api_field(r->body, refused_fields[i]);
+        bool empty = !v || json_is_false(v) || (json_is_array(v) && !json_array_size(v)) ||
+                     (json_is_string(v) && !json_string_length(v));
+        if (!empty)
+            return api_invalid(e, refused_fields[i], "%s: is not supported", refused_fields[i]);
     }
     const json_t *format = api_field(r->body, "response_format"),
                  *choice = api_field(r->body, "tool_choice");
@@ -271,22 +305,31 @@ static bool refuse_unbuilt(const struct api_request *r, struct api_error *e) {
                            "response_format: found type '%.40s', only 'text' is supported",
                            type ? type : "");
     const char *name = json_string_value(choice);
-    if (choice && (!name || (strcmp(name, "auto") != 0 && strcmp(name, "none") != 0)))
+    if (choice && r->kind == API_CHAT &&
+        (!name || (strcmp(name, "auto") != 0 && strcmp(name, "none") != 0)))
         return api_invalid(e, "tool_choice",
                            "tool_choice: found %s%.40s%s, only 'auto' and 'none' are supported",
                            name ? "'" : "", name ? name : json_kind(choice), name ? "'" : "");
     return true;
 }
 
+/* Whose turn the answer is: a new assistant message, or more of the last one. */
+static void set_role(struct api_request *r) {
+    json_t *last = json_array_get(r->messages, json_array_size(r->messages) - 1);
+    const char *role = json_string_value(json_object_get(last, "role"));
+    snprintf(r->role, sizeof r->role, "%s", r->add_generation_prompt ? "assistant" : role);
+    json_t *content = json_object_get(last, "content");
+    if (r->echo && strcmp(r->role, role) == 0 && json_is_string(content)) r->echo_text = content;
+}
+
 static bool read_chat(struct api_request *r, struct api_error *e) {
     r->add_generation_prompt = true;
-    if (!api_field_bool(&r->add_generation_prompt, r->body, "add_generation_prompt", e))
+    if (!api_field_bool(&r->add_generation_prompt, r->body, "add_generation_prompt", e) ||
+        !api_field_bool(&r->continue_final, r->body, "continue_final_message", e))
         return false;
-    bool continue_final = false;
-    if (!api_field_bool(&continue_final, r->body, "continue_final_message", e)) return false;
-    if (continue_final)
+    if (r->continue_final && r->add_generation_prompt)
         return api_invalid(e, "continue_final_message",
-                           "continue_final_message: true is not supported");
+                           "continue_final_message: true needs add_generation_prompt false");
     r->template_kwargs = api_field(r->body, "chat_template_kwargs");
     if (r->template_kwargs && !json_is_object(r->template_kwargs))
         return api_invalid(e, "chat_template_kwargs",
@@ -294,44 +337,100 @@ static bool read_chat(struct api_request *r, struct api_error *e) {
                            json_kind(r->template_kwargs));
     r->messages = api_field(r->body, "messages");
     if (!api_messages_check(r->messages, e)) return false;
+    set_role(r);
     r->tools = api_field(r->body, "tools");
     return !r->tools || api_tools_check(r->tools, e);
 }
 
-static bool read_prompt_ids(struct api_request *r, const json_t *ids, uint32_t vocab,
-                            struct api_error *e) {
-    size_t n = json_array_size(ids), i;
-    const json_t *v;
-    assert(n > 0);
-    if (n > INT32_MAX) return api_invalid(e, "prompt", "prompt: found %zu ids", n);
-    r->prompt_ids = calloc(n, sizeof *r->prompt_ids);
-    if (!r->prompt_ids) return api_fail(e, 500, NULL, NULL, "out of memory");
-    json_array_foreach(ids, i, v) {
-        int64_t id;
-        if (!api_value_int(&id, v, "prompt", 0, (int64_t)vocab - 1, e)) return false;
-        r->prompt_ids[i] = (uint32_t)id;
-    }
-    r->n_prompt_ids = (uint32_t)n;
+static bool add_prompts(struct api_request *r, size_t n, struct api_error *e) {
+    r->prompts = calloc(n, sizeof *r->prompts);
+    if (!r->prompts) return api_fail(e, 500, NULL, NULL, "out of memory");
+    r->n_prompts = (uint32_t)n;
     return true;
 }
 
-static bool read_prompt(struct api_request *r, uint32_t vocab, struct api_error *e) {
-    const json_t *p = api_field(r->body, "prompt"), *first = json_array_get(p, 0);
-    if (json_is_array(p) && (json_is_string(first) || json_is_array(first))) {
-        if (json_array_size(p) != 1)
-            return api_invalid(e, "prompt",
-                               "prompt: found a list of %zu prompts, only one is supported",
-                               json_array_size(p));
-        p = first;
+static bool read_ids(struct api_prompt *p, const json_t *ids, const char *name, uint32_t vocab,
+                     struct api_error *e) {
+    size_t n = json_array_size(ids), i;
+    const json_t *v;
+    if (n > INT32_MAX) return api_invalid(e, name, "%s: found %zu ids", name, n);
+    p->ids = calloc(n ? n : 1, sizeof *p->ids);
+    if (!p->ids) return api_fail(e, 500, NULL, NULL, "out of memory");
+    json_array_foreach(ids, i, v) {
+        int64_t id;
+        if (!api_value_int(&id, v, name, 0, (int64_t)vocab - 1, e)) return false;
+        p->ids[i] = (uint32_t)id;
     }
-    if (json_is_string(p)) {
-        r->prompt = json_string_value(p);
-        r->prompt_len = json_string_length(p);
+    p->n_ids = (uint32_t)n;
+    return true;
+}
+
+static bool read_prompt(struct api_prompt *p, const json_t *v, uint32_t vocab,
+                        struct api_error *e) {
+    if (json_is_string(v)) {
+        p->text = json_string_value(v);
+        p->len = json_string_length(v);
         return true;
     }
-    if (json_is_array(p) && json_array_size(p) > 0) return read_prompt_ids(r, p, vocab, e);
+    if (json_is_array(v) && json_array_size(v) > 0) return read_ids(p, v, "prompt", vocab, e);
     return api_invalid(e, "prompt", "prompt: found %s, expected a string or a list of token ids",
-                       json_is_array(p) ? "an empty list" : json_kind(p));
+                       json_is_array(v) ? "an empty list" : json_kind(v));
+}
+
+static bool read_prompts(struct api_request *r, uint32_t vocab, struct api_error *e) {
+    const json_t *v = api_field(r->body, "prompt"), *first = json_array_get(v, 0);
+    bool list = json_is_array(v) && (json_is_string(first) || json_is_array(first));
+    size_t n = list ? json_array_size(v) : 1;
+    if (n > REQUEST_CHOICES_MAX)
+        return api_invalid(e, "prompt", "prompt: found a list of %zu prompts, expected at most %d",
+                           n, REQUEST_CHOICES_MAX);
+    if (!add_prompts(r, n, e)) return false;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *p = list ? json_array_get(v, i) : v;
+        if (list && json_typeof(p) != json_typeof(first))
+            return api_invalid(e, "prompt", "prompt: found %s in a list of %s", json_kind(p),
+                               json_is_string(first) ? "strings" : "lists");
+        if (!read_prompt(&r->prompts[i], p, vocab, e)) return false;
+    }
+    return true;
+}
+
+static bool read_generation(struct api_request *r, const struct api_context *ctx,
+                            struct api_error *e) {
+    r->skip_special = true;
+    r->add_special = r->kind == API_COMPLETION;
+    return api_field_bool(&r->echo, r->body, "echo", e) && read_stream(r, e) &&
+           (r->kind == API_CHAT ? read_chat(r, e) : read_prompts(r, ctx->vocab, e)) &&
+           read_sampling(r, ctx->defaults, e) && read_logit_bias(r, ctx->vocab, e) &&
+           read_stops(r, ctx->vocab, e) && read_lengths(r, e) && read_logprobs(r, e) &&
+           read_choices(r, e) && read_scheduling(r, e) &&
+           api_field_bool(&r->skip_special, r->body, "skip_special_tokens", e) &&
+           api_field_bool(&r->include_stop, r->body, "include_stop_str_in_output", e) &&
+           api_field_bool(&r->add_special, r->body, "add_special_tokens", e) &&
+           api_field_bool(&r->return_ids, r->body, "return_token_ids", e) && refuse_unbuilt(r, e);
+}
+
+static bool read_tokenize(struct api_request *r, struct api_error *e) {
+    const json_t *text = api_field(r->body, "prompt");
+    bool chat = api_field(r->body, "messages") != NULL;
+    if (chat == (text != NULL))
+        return api_invalid(e, NULL, "request body: expected either prompt or messages");
+    r->add_special = !chat;
+    if (!api_field_bool(&r->add_special, r->body, "add_special_tokens", e) ||
+        !api_field_bool(&r->token_strs, r->body, "return_token_strs", e))
+        return false;
+    if (chat) return read_chat(r, e);
+    if (!json_is_string(text))
+        return api_invalid(e, "prompt", "prompt: found %s, expected a string", json_kind(text));
+    return add_prompts(r, 1, e) && read_prompt(r->prompts, text, 0, e);
+}
+
+static bool read_detokenize(struct api_request *r, uint32_t vocab, struct api_error *e) {
+    const json_t *ids = api_field(r->body, "tokens");
+    if (!json_is_array(ids))
+        return api_invalid(e, "tokens", "tokens: found %s, expected a list of token ids",
+                           json_kind(ids));
+    return add_prompts(r, 1, e) && read_ids(r->prompts, ids, "tokens", vocab, e);
 }
 
 static bool read_fields(struct api_request *r, const struct api_context *ctx, struct api_error *e) {
@@ -339,14 +438,15 @@ static bool read_fields(struct api_request *r, const struct api_context *ctx, st
         return api_invalid(e, NULL, "request body: found %s, expected an object",
                            json_kind(r->body));
     note_unknown(r);
-    r->skip_special = true;
-    return read_model(r, ctx, e) &&
-           (r->kind == API_CHAT ? read_chat(r, e) : read_prompt(r, ctx->vocab, e)) &&
-           read_sampling(r, ctx->defaults, e) && read_logit_bias(r, ctx->vocab, e) &&
-           read_stops(r, ctx->vocab, e) && read_lengths(r, e) && read_logprobs(r, e) &&
-           read_stream(r, e) &&
-           api_field_bool(&r->skip_special, r->body, "skip_special_tokens", e) &&
-           refuse_unbuilt(r, e);
+    if (!read_model(r, ctx, e)) return false;
+    switch (r->kind) {
+    case API_CHAT:
+    case API_COMPLETION: return read_generation(r, ctx, e);
+    case API_TOKENIZE: return read_tokenize(r, e);
+    case API_DETOKENIZE: return read_detokenize(r, ctx->vocab, e);
+    }
+    assert(false);
+    return false;
 }
 
 bool api_request_parse(struct api_request *out, enum api_kind kind, const char *text, size_t len,
@@ -362,16 +462,29 @@ bool api_request_parse(struct api_request *out, enum api_kind kind, const char *
 }
 
 void api_request_drop_body(struct api_request *r) {
-    json_t *stop = json_incref(json_object_get(r->body, "stop"));
-    json_decref(r->body);
-    r->body = stop;
+    json_t *keep = json_array(), *stop = api_field(r->body, "stop"),
+           *echoed = !r->echo       ? NULL
+                     : r->echo_text ? r->echo_text
+                                    : api_field(r->body, "prompt");
+    for (uint32_t i = 0; i < r->n_prompts; i++) {
+        free(r->prompts[i].ids);
+        r->prompts[i].ids = NULL;
+        if (!echoed) r->prompts[i].text = NULL;
+    }
     r->messages = r->tools = r->template_kwargs = NULL;
-    r->prompt = NULL;
+    if (!keep || (stop && json_array_append(keep, stop)) ||
+        (echoed && json_array_append(keep, echoed))) {
+        json_decref(keep); /* no memory to save memory: it stays whole */
+        return;
+    }
+    json_decref(r->body);
+    r->body = keep;
 }
 
 void api_request_release(struct api_request *r) {
     json_decref(r->body);
-    free(r->prompt_ids);
+    for (uint32_t i = 0; i < r->n_prompts; i++) free(r->prompts[i].ids);
+    free(r->prompts);
     free(r->bias);
     *r = (struct api_request){0};
 }

@@ -11,14 +11,22 @@
 #include <time.h>
 
 #include "serve/api_messages.h"
+#include "serve/json_out.h"
+#include "text/utf8.h"
 
-/* Normalisers may compose characters: at most three bytes become one (Hangul, NFC). */
-enum { NORMALISER_SHRINK = 3 };
+enum {
+    NORMALISER_SHRINK =
+        3, /* normalisers may compose: at most three bytes become one (Hangul, NFC) */
+    PROMPT_TOKENS_MAX = 1 << 20,  /* of all prompts of a request, where one may not be longer */
+    BIAS_ENTRIES_MAX = 1 << 20,   /* every record has its own */
+    TOKEN_BYTES_MAX = 1 << 24,    /* of one token */
+    TOKENIZE_BYTES_MIN = 1 << 20, /* /tokenize counts what does not fit the context, too */
+};
 
 /* --- opening ---------------------------------------------------------------------------------- */
 
 static enum st measure_tokens(struct front *f, struct err *err) {
-    struct buf bytes = {.max = 1 << 24};
+    struct buf bytes = {.max = TOKEN_BYTES_MAX};
     enum st st = ST_OK;
     uint32_t n = tok_vocab(f->tok);
     for (uint32_t id = 0; id < n && !st; id++) {
@@ -65,10 +73,11 @@ static bool no_memory(struct api_error *e) {
 }
 
 /* White space is not counted: an added token may swallow any amount of it. */
-static bool check_bytes(const struct front *f, const char *text, size_t len, const char *param,
-                        struct api_error *e) {
+static bool check_bytes(const struct front *f, enum api_kind kind, const char *text, size_t len,
+                        const char *param, struct api_error *e) {
     size_t solid = 0;
     uint64_t most = (uint64_t)f->max_model_len * f->token_bytes_max * NORMALISER_SHRINK;
+    if (kind == API_TOKENIZE && most < TOKENIZE_BYTES_MIN) most = TOKENIZE_BYTES_MIN;
     if (len <= most) return true;
     for (size_t i = 0; i < len; i++) solid += (unsigned char)text[i] > ' ';
     if (solid <= most) return true;
@@ -77,11 +86,12 @@ static bool check_bytes(const struct front *f, const char *text, size_t len, con
                     f->max_model_len);
 }
 
-/* Prompt ids and roles become the record's; generated may be NULL: all prompt. */
+/* Prompt ids and roles become the record's; generated may be NULL: all prompt. There is room for
+ * prepend_bos. */
 static bool set_prompt(struct request *r, const uint32_t *ids, const uint8_t *generated, size_t n,
                        struct api_error *e) {
     size_t runs = n > 0;
-    assert(n <= UINT32_MAX);
+    assert(n < UINT32_MAX);
     for (size_t i = 1; i < n && generated; i++) runs += generated[i] != generated[i - 1];
     r->prompt = malloc((n + 1) * sizeof *r->prompt);
     r->roles = malloc((runs + 1) * sizeof *r->roles);
@@ -100,8 +110,9 @@ static bool set_prompt(struct request *r, const uint32_t *ids, const uint8_t *ge
 
 static bool render(const struct front *f, struct chat_prompt *out, const struct api_request *api,
                    json_t *messages, struct err *err) {
-    json_t *request = json_pack("{s:O,s:b}", "messages", messages, "add_generation_prompt",
-                                api->add_generation_prompt);
+    json_t *request =
+        json_pack("{s:O,s:b,s:b}", "messages", messages, "add_generation_prompt",
+                  api->add_generation_prompt, "continue_final_message", api->continue_final);
     int bad = request == NULL;
     if (!bad && api->tools) bad = json_object_set(request, "tools", api->tools);
     if (!bad && api->template_kwargs)
@@ -140,7 +151,7 @@ static bool prepare_chat(const struct front *f, struct request *r, const struct 
     struct prompt_ids ids = {0};
     struct err err;
     bool ok = render_either(f, &prompt, api, e) &&
-              check_bytes(f, prompt.text.data, prompt.text.len, "messages", e);
+              check_bytes(f, api->kind, prompt.text.data, prompt.text.len, "messages", e);
     if (ok && prompt_encode(&ids, f->tok, &prompt, f->trust, &err))
         ok = failed(e, "messages", &err);
     ok = ok && set_prompt(r, ids.ids.v, ids.generated, ids.ids.len, e);
@@ -149,29 +160,40 @@ static bool prepare_chat(const struct front *f, struct request *r, const struct 
     return ok;
 }
 
-static bool prepare_completion(const struct front *f, struct request *r,
-                               const struct api_request *api, struct api_error *e) {
-    if (api->prompt_ids) return set_prompt(r, api->prompt_ids, NULL, api->n_prompt_ids, e);
+static bool prepare_text(const struct front *f, struct request *r, enum api_kind kind,
+                         const struct api_prompt *p, struct api_error *e) {
     struct tok_ids ids = {0};
     struct err err;
-    bool ok = check_bytes(f, api->prompt, api->prompt_len, "prompt", e);
-    if (ok && tok_encode(&ids, f->tok, api->prompt, api->prompt_len, TOK_ADDED_MATCH, &err))
+    bool ok = check_bytes(f, kind, p->text, p->len, "prompt", e);
+    if (ok && tok_encode(&ids, f->tok, p->text, p->len, TOK_ADDED_MATCH, &err))
         ok = failed(e, "prompt", &err);
     ok = ok && set_prompt(r, ids.v, NULL, ids.len, e);
     tok_ids_release(&ids);
     return ok;
 }
 
-/* What the tokenizer's post-processor would add: BOS before a raw text. Room for it is there
- * (set_prompt). */
+/* What the tokenizer's post-processor would add: BOS before a text. */
 static void prepend_bos(const struct front *f, struct request *r) {
     int64_t bos = tok_bos(f->tok);
     if (!tok_adds_bos(f->tok) || bos < 0) return;
     memmove(r->prompt + 1, r->prompt, r->n_prompt * sizeof *r->prompt);
     r->prompt[0] = (uint32_t)bos;
     r->n_prompt++;
-    if (r->n_roles == 0) r->roles[r->n_roles++] = (struct role_run){.role = ROLE_PROMPT};
+    if (r->n_roles == 0 || r->roles[0].role != ROLE_PROMPT) {
+        memmove(r->roles + 1, r->roles, r->n_roles * sizeof *r->roles);
+        r->roles[0] = (struct role_run){.role = ROLE_PROMPT};
+        r->n_roles++;
+    }
     r->roles[0].len++;
+}
+
+/* p is NULL for a chat. */
+static bool prepare_prompt(const struct front *f, struct request *r, const struct api_request *api,
+                           const struct api_prompt *p, struct api_error *e) {
+    if (p && p->ids) return set_prompt(r, p->ids, NULL, p->n_ids, e);
+    if (!(p ? prepare_text(f, r, api->kind, p, e) : prepare_chat(f, r, api, e))) return false;
+    if (api->add_special) prepend_bos(f, r);
+    return true;
 }
 
 /* --- the record ------------------------------------------------------------------------------- */
@@ -192,18 +214,16 @@ static bool set_limits(const struct front *f, struct request *r, const struct ap
         return api_fail(e, 400, api->max_tokens_name, code,
                         "%s: %u with a prompt of %u tokens exceeds max-model-len %u",
                         api->max_tokens_name, api->max_tokens, r->n_prompt, f->max_model_len);
-    r->max_tokens = room;
-    if (api->max_tokens)
-        r->max_tokens = api->max_tokens;
-    else if (api->kind == API_COMPLETION && room > API_COMPLETION_TOKENS)
-        r->max_tokens = API_COMPLETION_TOKENS;
+    uint32_t most = f->defaults.max_new_tokens ? f->defaults.max_new_tokens : UINT32_MAX;
+    if (api->kind == API_COMPLETION && most > API_COMPLETION_TOKENS) most = API_COMPLETION_TOKENS;
+    r->max_tokens = api->max_tokens ? api->max_tokens : room < most ? room : most;
     if (api->min_tokens > r->max_tokens)
         return api_invalid(e, "min_tokens",
                            "min_tokens: found %u, but at most %u tokens can be generated",
                            api->min_tokens, r->max_tokens);
     r->min_tokens = api->min_tokens;
     struct err err;
-    return request_make_choices(r, 1, &err) == ST_OK || no_memory(e);
+    return request_make_choices(r, api->best_of, &err) == ST_OK || no_memory(e);
 }
 
 static void add_stop_id(struct request *r, uint32_t id) {
@@ -217,40 +237,166 @@ static bool draw_bytes(void *out, size_t n) {
     return getrandom(out, n, 0) == (ssize_t)n;
 }
 
-static bool set_names(struct job *j, struct api_error *e) {
+static bool set_id(struct job *j, struct api_error *e) {
     uint8_t random[16];
     if (!draw_bytes(random, sizeof random))
         return api_fail(e, 500, NULL, NULL, "no random numbers");
     char hex[2 * sizeof random + 1];
     for (size_t i = 0; i < sizeof random; i++) snprintf(hex + 2 * i, 3, "%02x", random[i]);
     snprintf(j->id, sizeof j->id, "%s-%s", j->kind == API_CHAT ? "chatcmpl" : "cmpl", hex);
-    snprintf(j->records[0].id, sizeof j->records[0].id, "%s", j->id);
     return true;
 }
 
-static bool set_seed(struct request *r, const struct api_request *api, struct api_error *e) {
-    r->seed = api->seed;
-    return api->seed_given || request_draw_seed(r) ||
-           api_fail(e, 500, NULL, NULL, "no random numbers");
+/* The seed of all prompts: given, or drawn once so that the whole answer can be had again. */
+static bool set_seed(struct api_request *api, struct api_error *e) {
+    struct request drawn = {0};
+    if (api->seed_given) return true;
+    if (!request_draw_seed(&drawn)) return api_fail(e, 500, NULL, NULL, "no random numbers");
+    api->seed = drawn.seed;
+    return true;
 }
 
-static bool fill_record(const struct front *f, struct job *j, struct api_error *e) {
+/* Every record owns its bias. */
+static bool set_bias(struct request *r, const struct api_request *api, struct api_error *e) {
+    size_t n = r->sampling.n_bias;
+    r->sampling.bias = NULL;
+    if (n == 0) return true;
+    struct ops_logit_bias *bias = malloc(n * sizeof *bias);
+    if (!bias) return no_memory(e);
+    memcpy(bias, api->bias, n * sizeof *bias);
+    r->sampling.bias = bias;
+    return true;
+}
+
+static bool fill_record(const struct front *f, struct job *j, uint32_t i, struct api_error *e) {
     struct api_request *api = &j->api;
-    struct request *r = j->records = calloc(1, sizeof *r);
-    if (!r) return no_memory(e);
-    j->n_records = 1;
-    *r = (struct request){
-        .version = REQUEST_VERSION, .sampling = api->sampling, .logprobs = api->logprobs};
-    api->bias = NULL; /* the record owns it now */
+    struct request *r = &j->records[i];
+    *r = (struct request){.version = REQUEST_VERSION,
+                          .sampling = api->sampling,
+                          .seed = api->seed,
+                          .priority = api->priority,
+                          .logprobs = api->logprobs,
+                          .prompt_logprobs = api->prompt_logprobs};
+    if (api->best_of > api->n && r->logprobs < 0) r->logprobs = 0; /* the best are found by them */
+    if (j->n_records == 1)
+        snprintf(r->id, sizeof r->id, "%s", j->id);
+    else
+        snprintf(r->id, sizeof r->id, "%.50s-%u", j->id, i);
     memcpy(r->model_id, f->model_id, sizeof r->model_id);
     memcpy(r->tenant, j->tenant, sizeof r->tenant);
-    if (!set_names(j, e) || !set_seed(r, api, e)) return false;
-    for (uint32_t i = 0; i < f->n_stop_ids && !api->ignore_eos; i++) add_stop_id(r, f->stop_ids[i]);
-    for (uint32_t i = 0; i < api->n_stop_ids; i++) add_stop_id(r, api->stop_ids[i]);
-    if (!(api->kind == API_CHAT ? prepare_chat(f, r, api, e) : prepare_completion(f, r, api, e)))
-        return false;
-    if (api->kind == API_COMPLETION && !api->prompt_ids) prepend_bos(f, r);
-    return set_limits(f, r, api, e);
+    memcpy(r->salt, api->salt, sizeof r->salt);
+    if (!set_bias(r, api, e)) return false;
+    for (uint32_t k = 0; k < f->n_stop_ids && !api->ignore_eos; k++) add_stop_id(r, f->stop_ids[k]);
+    api->n_eos = r->n_stop_ids;
+    for (uint32_t k = 0; k < api->n_stop_ids; k++) add_stop_id(r, api->stop_ids[k]);
+    return prepare_prompt(f, r, api, api->prompts ? &api->prompts[i] : NULL, e) &&
+           set_limits(f, r, api, e);
+}
+
+static bool fill_records(const struct front *f, struct job *j, struct api_error *e) {
+    uint32_t n = j->kind == API_CHAT ? 1 : j->api.n_prompts;
+    uint64_t tokens = 0, most = f->max_model_len;
+    if (most < PROMPT_TOKENS_MAX) most = PROMPT_TOKENS_MAX;
+    if ((uint64_t)n * j->api.sampling.n_bias > BIAS_ENTRIES_MAX)
+        return api_invalid(e, "logit_bias", "logit_bias: %u entries are too many for %u prompts",
+                           j->api.sampling.n_bias, n);
+    j->records = calloc(n, sizeof *j->records);
+    if (!j->records) return no_memory(e);
+    j->n_records = n;
+    if (!set_id(j, e) || !set_seed(&j->api, e)) return false;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!fill_record(f, j, i, e)) return false;
+        tokens += j->records[i].n_prompt;
+        if (tokens > most)
+            return api_invalid(e, "prompt", "prompt: found more than %llu tokens in %u prompts",
+                               (unsigned long long)most, n);
+    }
+    return true;
+}
+
+/* --- /tokenize and /detokenize ---------------------------------------------------------------- */
+
+/* Byte-level BPE's alphabet: GPT-2's bytes_to_unicode. */
+static void make_alphabet(uint32_t alphabet[256]) {
+    uint32_t next = 256;
+    for (uint32_t b = 0; b < 256; b++) {
+        bool shown = (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b != 0xad);
+        alphabet[b] = shown ? b : next++;
+    }
+}
+
+/* A token as the vocabulary writes it, which is what transformers' convert_ids_to_tokens returns:
+ * in the alphabet, or an added token as it stands. */
+static enum st vocabulary_text(struct buf *out, const struct tokenizer *tok, uint32_t id,
+                               const uint32_t alphabet[256], struct buf *bytes) {
+    uint32_t found;
+    out->len = bytes->len = 0;
+    enum st st = tok_decode_token(bytes, tok, id, TOK_SPECIAL_SHOW);
+    for (size_t i = 0; i < bytes->len && !st; i++) {
+        char utf8[4];
+        st = buf_append(out, utf8, utf8_put(utf8, alphabet[(uint8_t)bytes->data[i]]));
+    }
+    if (st || bytes->len == 0 || (tok_id(tok, out->data, &found) && found == id)) return st;
+    out->len = 0;
+    return buf_append(out, bytes->data, bytes->len);
+}
+
+static void write_token_strs(struct json_out *o, const struct front *f, const struct request *r) {
+    struct buf text = {.max = TOKEN_BYTES_MAX}, bytes = {.max = TOKEN_BYTES_MAX};
+    uint32_t alphabet[256];
+    make_alphabet(alphabet);
+    json_out_raw(o, "[");
+    for (uint32_t i = 0; i < r->n_prompt && !o->st; i++) {
+        if (i) json_out_raw(o, ",");
+        enum st st = vocabulary_text(&text, f->tok, r->prompt[i], alphabet, &bytes);
+        json_out_text(o, text.data ? text.data : "", text.len);
+        if (!o->st) o->st = st;
+    }
+    json_out_raw(o, "]");
+    buf_release(&text);
+    buf_release(&bytes);
+}
+
+static bool tokenize(const struct front *f, struct job *j, struct api_error *e) {
+    struct request r = {0};
+    struct json_out o = {&j->whole, ST_OK};
+    bool ok = prepare_prompt(f, &r, &j->api, j->api.prompts, e);
+    if (ok) {
+        json_out_raw(&o, "{\"count\":");
+        json_out_int(&o, r.n_prompt);
+        json_out_raw(&o, ",\"max_model_len\":");
+        json_out_int(&o, f->max_model_len);
+        json_out_raw(&o, ",\"tokens\":[");
+        for (uint32_t i = 0; i < r.n_prompt; i++) {
+            if (i) json_out_raw(&o, ",");
+            json_out_int(&o, r.prompt[i]);
+        }
+        json_out_raw(&o, "],\"token_strs\":");
+        if (j->api.token_strs)
+            write_token_strs(&o, f, &r);
+        else
+            json_out_raw(&o, "null");
+        json_out_raw(&o, "}");
+    }
+    request_release(&r);
+    return ok && (!o.st || no_memory(e));
+}
+
+static bool detokenize(const struct front *f, struct job *j, struct api_error *e) {
+    struct json_out o = {&j->whole, ST_OK};
+    struct buf text = {.max = j->whole.max};
+    struct tok_stream stream = {0};
+    const struct api_prompt *p = j->api.prompts;
+    enum st st = buf_append(&text, "", 0); /* so that data is not NULL */
+    for (uint32_t i = 0; i < p->n_ids && !st; i++)
+        st = tok_stream_push(&stream, &text, f->tok, p->ids[i], TOK_SPECIAL_SHOW);
+    if (!st) st = tok_stream_end(&stream, &text);
+    o.st = st;
+    json_out_raw(&o, "{\"prompt\":");
+    if (!o.st) json_out_text(&o, text.data, text.len);
+    json_out_raw(&o, "}");
+    buf_release(&text);
+    return !o.st || no_memory(e);
 }
 
 bool front_prepare(const struct front *f, struct job *j, struct api_error *e) {
@@ -258,7 +404,12 @@ bool front_prepare(const struct front *f, struct job *j, struct api_error *e) {
     bool ok = api_request_parse(&j->api, j->kind, j->body, j->body_len, &ctx, e);
     free(j->body);
     j->body = NULL;
-    ok = ok && fill_record(f, j, e);
+    if (ok) switch (j->kind) {
+        case API_CHAT:
+        case API_COMPLETION: ok = fill_records(f, j, e); break;
+        case API_TOKENIZE: ok = tokenize(f, j, e); break;
+        case API_DETOKENIZE: ok = detokenize(f, j, e); break;
+        }
     api_request_drop_body(&j->api);
     return ok;
 }

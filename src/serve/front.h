@@ -31,7 +31,8 @@ enum st ST_CHECKED front_open(struct front *f, const struct instance *in, const 
                               enum prompt_trust trust, struct err *err);
 void front_close(struct front *f);
 
-/* The body becomes j->api, j->id and j->records; the body's memory is given back. False: *e says
+/* The body becomes j->api, j->id and j->records, or for /tokenize and /detokenize j->whole; the
+ * body's memory is given back. False: *e says
  * why. Takes as long as parsing, the template and the tokenizer take. */
 bool front_prepare(const struct front *f, struct job *j, struct api_error *e);
 

@@ -13,7 +13,7 @@
 
 #include <event2/http_struct.h> /* wants http.h before it */
 
-enum { OUT_MAX = 1 << 30 };
+enum { OUT_MAX = 256 << 20 };
 
 static void cancel(struct reply *r) {
     atomic_store_explicit(&r->job->cancel, true, memory_order_relaxed);
@@ -103,38 +103,54 @@ static void fail(struct reply *r, const struct api_error *e) {
 
 static void send_what_is_there(struct reply *r) {
     if (!r->job->api.stream) {
-        if (!r->answer.finish) return;
+        if (!r->answer.complete) return;
         struct evhttp_request *req = r->req;
         hand_over(r);
         r->status = 200;
         server_send(r->server, req, 200, &r->out);
         return;
     }
-    if (r->out.len) stream_send(r);
-    if (r->state != REPLY_OPEN) return;
-    if (r->answer.finish) {
-        stream_end(r);
-    } else if (http_conn_unread(r->conn) > SERVER_UNREAD_BYTES_MAX) {
+    if (r->out.len == 0) return;
+    /* before it is added to: an echoed prompt may be more than that by itself */
+    if (http_conn_unread(r->conn) > SERVER_UNREAD_BYTES_MAX) {
         server_log(r->server, LINE_NOT_READING, "serve: client does not read, dropped", r->job->id,
                    (struct log_field)LOG_NUM("unread_bytes", http_conn_unread(r->conn)));
         reply_abort(r, ABORT_NOT_READING);
         http_conn_drop(r->conn);
+        return;
     }
+    stream_send(r);
+    if (r->state == REPLY_OPEN && r->answer.complete) stream_end(r);
 }
 
 /* --- tokens ----------------------------------------------------------------------------------- */
 
-static void answer_begin(struct reply *r) {
-    const struct front *f = r->server->front;
-    struct answer_head head = {.id = r->job->id,
-                               .model = f->model,
-                               .fingerprint = f->fingerprint,
-                               .created = (int64_t)time(NULL)};
-    answer_init(&r->answer, &head, &r->job->api, &r->job->records[0], f->tok);
-    r->answering = true;
+static void log_unknown(struct reply *r) {
     if (r->job->api.unknown[0])
         server_log(r->server, LINE_UNKNOWN_FIELDS, "serve: ignored unknown fields", r->job->id,
                    (struct log_field)LOG_STR("fields", r->job->api.unknown));
+}
+
+static enum st answer_begin(struct reply *r) {
+    const struct front *f = r->server->front;
+    struct job *j = r->job;
+    struct answer_head head = {.id = j->id,
+                               .model = f->model,
+                               .fingerprint = f->fingerprint,
+                               .created = (int64_t)time(NULL)};
+    r->answering = true;
+    log_unknown(r);
+    return answer_init(&r->answer, &head, &j->api, j->records, j->n_records, f->tok);
+}
+
+static void fail_answer(struct reply *r, enum st st) {
+    struct api_error e;
+    (void)api_fail(&e, 500, NULL, NULL,
+                   st == ST_NO_MEMORY     ? "out of memory"
+                   : st == ST_UNSUPPORTED ? "the prompt's log-probabilities are missing"
+                                          : "the answer grew past its limit");
+    reply_abort(r, ABORT_ERROR);
+    fail(r, &e);
 }
 
 static void take_tokens(struct reply *r) {
@@ -143,25 +159,31 @@ static void take_tokens(struct reply *r) {
     size_t at = 0;
     uint32_t which;
     enum st st = ST_OK;
-    while (r->state == REPLY_OPEN && !st && job_token_next(r->job, &at, &which, &t, top)) {
-        if (!r->answering) answer_begin(r);
-        const struct request *record = &r->job->records[0];
-        if (t.attempt != record->attempt || t.position != record->n_prompt + r->answer.n_tokens)
-            continue; /* late, or a repeat */
-        if (!r->first_ns) r->first_ns = clock_now_ns();
-        r->n_tokens++;
-        st = answer_token(&r->answer, &t, &r->out);
-        r->finish = r->answer.finish;
-        if (r->finish) break;
+    if (r->state != REPLY_OPEN) return;
+    while (!st && job_token_next(r->job, &at, &which, &t, top)) {
+        if (!r->answering) st = answer_begin(r);
+        if (!st) st = answer_token(&r->answer, which, &t, &r->out);
+        if (st || r->answer.complete) break;
+        if (answer_choice_over(&r->answer, which, t.choice))
+            job_choice_drop(r->job, which, t.choice);
     }
-    if (r->state != REPLY_OPEN || !r->answering) return;
     if (st) {
-        struct api_error e;
-        (void)api_fail(&e, 500, NULL, NULL, "the answer grew past its limit");
-        fail(r, &e);
-    } else {
+        fail_answer(r, st);
+    } else if (r->answering) {
+        r->n_tokens = r->answer.n_tokens;
+        if (r->n_tokens && !r->first_ns) r->first_ns = clock_now_ns();
+        r->finish = r->answer.prompts[0].choices[0].finish;
         send_what_is_there(r);
     }
+}
+
+/* An answer that took no engine. */
+static void send_ready_made(struct reply *r) {
+    struct evhttp_request *req = r->req;
+    log_unknown(r);
+    hand_over(r);
+    r->status = 200;
+    server_send(r->server, req, 200, &r->job->whole);
 }
 
 static void take_done(struct reply *r) {
@@ -169,6 +191,10 @@ static void take_done(struct reply *r) {
     r->done = true;
     retire_if_over(r);
     if (r->state != REPLY_OPEN) return;
+    if (e.status == 0 && r->job->whole.len) {
+        send_ready_made(r);
+        return;
+    }
     if (e.status == 0)
         (void)api_fail(&e, 503, NULL, "shutting_down", "the server is shutting down");
     if (e.status >= 500) reply_abort(r, r->server->stopping ? ABORT_STOPPED : ABORT_ERROR);

@@ -162,6 +162,13 @@ static void post_completion(struct server *s, struct evhttp_request *req, struct
     reply_begin(s, req, API_COMPLETION, key);
 }
 
+static void post_tokenize(struct server *s, struct evhttp_request *req, struct auth_key *key) {
+    reply_begin(s, req, API_TOKENIZE, key);
+}
+static void post_detokenize(struct server *s, struct evhttp_request *req, struct auth_key *key) {
+    reply_begin(s, req, API_DETOKENIZE, key);
+}
+
 /* --- routes ----------------------------------------------------------------------------------- */
 
 enum access { OPEN, KEYED };
@@ -174,6 +181,8 @@ struct route {
 static const struct route routes[] = {
     {"/v1/chat/completions", EVHTTP_REQ_POST, KEYED, post_chat},
     {"/v1/completions", EVHTTP_REQ_POST, KEYED, post_completion},
+    {"/tokenize", EVHTTP_REQ_POST, KEYED, post_tokenize},
+    {"/detokenize", EVHTTP_REQ_POST, KEYED, post_detokenize},
     {"/v1/models", EVHTTP_REQ_GET, KEYED, get_models},
     {"/live", EVHTTP_REQ_GET, OPEN, get_live},
     {"/health", EVHTTP_REQ_GET, OPEN, get_health},
@@ -248,7 +257,7 @@ static void route_path(struct server *s, struct evhttp_request *req, const char 
     }
     (void)api_fail(&e, 404, NULL, NULL,
                    "%.100s: unknown path; there are /v1/chat/completions, /v1/completions, "
-                   "/v1/models, /live, /health, /metrics, /version",
+                   "/tokenize, /detokenize, /v1/models, /live, /health, /metrics, /version",
                    path);
     server_send_error(s, req, &e);
 }

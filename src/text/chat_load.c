@@ -8,6 +8,8 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "text/jinja_text.h"
+#include "text/utf8.h"
 
 enum { TEMPLATE_BYTES_MAX = 4 << 20, CONFIG_BYTES_MAX = 64 << 20, PATH_BYTES_MAX = 4096 };
 
@@ -170,8 +172,10 @@ static enum st make_context(json_t **out, const struct chat_model *m, const json
     const json_t *tools = json_object_get(request, "tools");
     if (tools && !json_is_array(tools) && !json_is_null(tools))
         return err_set(err, ST_INVALID, "tools: found %s, expected an array", json_kind(tools));
-    if (json_is_true(json_object_get(request, "continue_final_message")))
-        return err_set(err, ST_UNSUPPORTED, "continue_final_message is not supported");
+    const json_t *go_on = json_object_get(request, "continue_final_message");
+    if (go_on && !json_is_boolean(go_on) && !json_is_null(go_on))
+        return err_set(err, ST_INVALID, "continue_final_message: found %s, expected true or false",
+                       json_kind(go_on));
     json_t *context = json_copy(m->tokens);
     if (!context || json_object_set_new(context, "add_generation_prompt", json_true())) {
         json_decref(context);
@@ -193,6 +197,103 @@ static enum st make_context(json_t **out, const struct chat_model *m, const json
     return st;
 }
 
+/* --- going on with the last message ----------------------------------------------------------- */
+
+/* As transformers.utils.chat_template_utils.render_jinja_template does it: the last message's text
+ * gets a tag at its end, and the prompt is cut where the tag comes out. Searching for the text
+ * itself would miss what a template strips or repeats. The tag's last space tells whether the
+ * template trims the text. */
+static const char tag[] = "CONTINUE_FINAL_MESSAGE_TAG ";
+enum { TAG_LEN = sizeof tag - 1, TAG_TRIMMED_LEN = TAG_LEN - 1 };
+
+/* The text with the tag, or NULL. */
+static json_t *tagged(const json_t *text) {
+    struct buf b = {.max = SIZE_MAX / 2};
+    json_t *out = NULL;
+    if (!buf_append(&b, json_string_value(text), json_string_length(text)) &&
+        !buf_append(&b, tag, TAG_LEN))
+        out = json_stringn_nocheck(b.data, b.len);
+    buf_release(&b);
+    return out;
+}
+
+/* Copies of what changes: the request is the caller's. *said becomes the text that is gone on with,
+ * owned. */
+static enum st tag_last_message(json_t *context, json_t **said, struct err *err) {
+    json_t *messages = json_copy(json_object_get(context, "messages"));
+    size_t n = json_array_size(messages);
+    json_t *last = json_deep_copy(json_array_get(messages, n - 1)), *holder = last, *text;
+    const char *member = "content";
+    text = json_object_get(last, member);
+    for (size_t i = json_array_size(text); json_is_array(text) && i-- > 0;)
+        if (json_object_get(json_array_get(text, i), "text")) {
+            holder = json_array_get(text, i);
+            member = "text";
+            text = json_object_get(holder, member);
+        }
+    enum st st = ST_OK;
+    if (!json_is_string(text))
+        st = err_set(err, ST_INVALID,
+                     "continue_final_message: found %s as the last message's content, expected "
+                     "text to go on with",
+                     json_kind(text));
+    if (!st) {
+        *said = json_incref(text);
+        if (json_object_set_new(holder, member, tagged(text)) ||
+            json_array_set(messages, n - 1, last) || json_object_set(context, "messages", messages))
+            st = err_set(err, ST_NO_MEMORY, "request: out of memory");
+    }
+    json_decref(last);
+    json_decref(messages);
+    return st;
+}
+
+/* Python's str.rstrip(): the length of s without the white space at its end. */
+static size_t trimmed_len(const char *s, size_t len) {
+    size_t start;
+    while (len > 0 && jj_is_space((int32_t)utf8_previous(&start, s, len))) len = start;
+    return len;
+}
+
+static size_t leading_space(const char *s, size_t len) {
+    size_t at = 0;
+    while (at < len) {
+        uint32_t cp, n = utf8_next(&cp, s + at, len - at);
+        if (!jj_is_space((int32_t)cp)) break;
+        at += n;
+    }
+    return at;
+}
+
+static enum st cut_at_tag(struct chat_prompt *p, const json_t *said, struct err *err) {
+    const char *text = p->text.data, *at = NULL, *hit = text, *s = json_string_value(said);
+    size_t len = p->text.len, end = trimmed_len(s, json_string_length(said)),
+           begin = leading_space(s, end);
+    while (hit && (hit = memmem(hit, len - (size_t)(hit - text), tag, TAG_TRIMMED_LEN))) at = hit++;
+    if (!at || !memmem(text, len, s + begin, end - begin))
+        return err_set(err, ST_INVALID,
+                       "continue_final_message: the chat template does not write the last "
+                       "message's content as it is");
+    size_t cut = (size_t)(at - text);
+    bool kept = len - cut >= TAG_LEN && memcmp(at, tag, TAG_LEN) == 0;
+    p->text.len = p->origin.len = kept ? cut : trimmed_len(text, cut);
+    p->text.data[p->text.len] = '\0';
+    return ST_OK;
+}
+
+static enum st render_open(struct chat_prompt *out, const struct chat_template *t, json_t *context,
+                           int64_t now_s, struct err *err) {
+    json_t *said = NULL;
+    if (json_is_true(json_object_get(context, "add_generation_prompt")))
+        return err_set(err, ST_INVALID,
+                       "continue_final_message: true needs add_generation_prompt false");
+    enum st st = tag_last_message(context, &said, err);
+    if (!st) st = chat_template_render(out, t, context, now_s, err);
+    if (!st) st = cut_at_tag(out, said, err);
+    json_decref(said);
+    return st;
+}
+
 enum st chat_model_render(struct chat_prompt *out, const struct chat_model *m,
                           const json_t *request, int64_t now_s, struct err *err) {
     json_t *context = NULL;
@@ -203,8 +304,11 @@ enum st chat_model_render(struct chat_prompt *out, const struct chat_model *m,
     enum st st = make_context(&context, m, request, err);
     if (st) return st;
     bool tools = json_is_array(json_object_get(context, "tools"));
-    st = chat_template_render(out, tools && m->tool_use ? m->tool_use : m->plain, context, now_s,
-                              err);
+    const struct chat_template *t = tools && m->tool_use ? m->tool_use : m->plain;
+    if (json_is_true(json_object_get(request, "continue_final_message")))
+        st = render_open(out, t, context, now_s, err);
+    else
+        st = chat_template_render(out, t, context, now_s, err);
     json_decref(context);
     return st;
 }

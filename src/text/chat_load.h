@@ -16,8 +16,8 @@ enum st ST_CHECKED chat_model_open(struct chat_model **out, const char *path, st
 void chat_model_free(struct chat_model *m); /* NULL is allowed */
 
 /* Renders a request: an object with messages, maybe tools (which select "tool_use" where there is
- * one), add_generation_prompt (default true), chat_template_kwargs (an object of variables), and
- * any other member, which is a variable too. A checkpoint's token strings cannot be replaced.
+ * one), add_generation_prompt (default true), continue_final_message (the prompt ends with the last
+ * message's content, open), chat_template_kwargs (an object of variables), and any other member, which is a variable too. A checkpoint's token strings cannot be replaced.
  * Read-only: any thread. Otherwise as chat_template_render. */
 enum st ST_CHECKED chat_model_render(struct chat_prompt *out, const struct chat_model *m,
                                      const json_t *request, int64_t now_s, struct err *err);

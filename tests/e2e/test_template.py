@@ -236,6 +236,32 @@ def test_published_templates_match(name, tmp_path):
     assert rendered > 5, "too few conversations rendered to say anything"
 
 
+# --- going on with the last message ------------------------------------------------------------------------------
+
+ENDINGS = ["The fox", "The fox ", " \n", "", "Wait", "a\n\n", "\u3000x\u3000", "<think>\nhm\n</think>\n\nSo", "CONTINUE_FINAL_MESSAGE_TAG x"]
+
+
+def open_requests():
+    for text in ENDINGS:
+        for role in ("assistant", "user"):
+            yield {"messages": [{"role": "user", "content": "Wait"}] + ([{"role": "assistant", "content": "a"}] if role == "user" else []) +
+                   [{"role": role, "content": text}]}
+    yield {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b "}]}]}
+    yield {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": None}]}
+    yield {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x", "reasoning_content": "r"}]}
+
+
+@pytest.mark.parametrize("name", {**own(), **published()})
+def test_the_last_message_stays_open(name, tmp_path):
+    template = {**own(), **published()}[name]
+    folder = folder_for(tmp_path, template)
+    for request in open_requests():
+        diff = compare(folder, template, {**request, "add_generation_prompt": False, "continue_final_message": True})
+        assert not diff, diff
+    ok, text = ours(folder, {**request, "add_generation_prompt": True, "continue_final_message": True})
+    assert not ok and "needs add_generation_prompt false" in text
+
+
 # --- ids ---------------------------------------------------------------------------------------------------------
 
 IDS = [os.path.join(ROOT, "models/tiny"), os.path.join(SHARED, "tokenizers/deepseek-v3")]

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,21 +30,42 @@ static const char tokenizer_json[] =
 struct fixture {
     struct tokenizer *tok;
     struct api_request api;
-    struct request record;
+    struct request records[2];
     struct answer answer;
     struct buf out;
+    bool answering;
 };
 
+/* What differs from this is set in f->api and f->records before the first push. */
 static void begin(struct fixture *f, enum api_kind kind, int32_t logprobs) {
-    static const struct answer_head head = {"id-1", "tiny", "fp_x", 42};
+    static uint32_t prompt[3] = {A, QUOTE, C};
     struct err err;
     memset(f, 0, sizeof *f);
     if (tok_new(&f->tok, tokenizer_json, sizeof tokenizer_json - 1, NULL, 0, "t", &err))
         fail_msg("%s", err.text);
     f->out.max = 1 << 20;
-    f->api = (struct api_request){.kind = kind, .skip_special = true, .logprobs = logprobs};
-    f->record = (struct request){.n_prompt = 3, .logprobs = logprobs, .seed = 9};
-    answer_init(&f->answer, &head, &f->api, &f->record, f->tok);
+    f->api = (struct api_request){.kind = kind,
+                                  .skip_special = true,
+                                  .logprobs = logprobs,
+                                  .prompt_logprobs = -1,
+                                  .n = 1,
+                                  .role = "assistant",
+                                  .n_prompts = 1};
+    for (int i = 0; i < 2; i++)
+        f->records[i] = (struct request){.prompt = prompt,
+                                         .n_prompt = 3,
+                                         .logprobs = logprobs,
+                                         .prompt_logprobs = -1,
+                                         .seed = 9,
+                                         .n_choices = 1};
+}
+
+static void start(struct fixture *f) {
+    static const struct answer_head head = {"id-1", "tiny", "fp_x", 42};
+    if (f->answering) return;
+    f->answering = true;
+    assert_int_equal(answer_init(&f->answer, &head, &f->api, f->records, f->api.n_prompts, f->tok),
+                     ST_OK);
 }
 
 static void stream(struct fixture *f) {
@@ -51,17 +73,44 @@ static void stream(struct fixture *f) {
 }
 
 static void stop_at(struct fixture *f, const char *text) {
-    f->answer.output.stops[f->answer.output.n_stops++] = text;
+    f->api.stops[f->api.n_stops++] = text;
+}
+
+static const struct token_logprob top_two[2] = {{B, -0.5f}, {HALF1, -2.25f}};
+
+/* The next token of a choice. */
+static void push_to(struct fixture *f, uint32_t record, uint32_t choice, uint32_t id, float logprob,
+                    enum finish_reason finish) {
+    start(f);
+    struct answer_choice *c = &f->answer.prompts[record].choices[choice];
+    struct token_out t = {.choice = choice,
+                          .position = f->records[record].n_prompt + c->n_taken,
+                          .id = id,
+                          .logprob = logprob,
+                          .top = top_two,
+                          .n_top = f->records[record].logprobs > 0 ? 2 : 0,
+                          .n_cached = 2,
+                          .finish = finish};
+    assert_int_equal(answer_token(&f->answer, record, &t, &f->out), ST_OK);
 }
 
 static void push(struct fixture *f, uint32_t id, enum finish_reason finish) {
-    static const struct token_logprob top[2] = {{B, -0.5f}, {HALF1, -2.25f}};
-    struct token_out t = {.id = id,
-                          .logprob = -0.1f,
-                          .top = top,
-                          .n_top = f->record.logprobs > 0 ? 2 : 0,
-                          .finish = finish};
-    assert_int_equal(answer_token(&f->answer, &t, &f->out), ST_OK);
+    push_to(f, 0, 0, id, -0.1f, finish);
+}
+
+/* The prompt's token at a position. */
+static void push_prompt(struct fixture *f, uint32_t record, uint32_t position, float logprob) {
+    start(f);
+    struct token_out t = {.position = position,
+                          .id = f->records[record].prompt[position],
+                          .logprob = logprob,
+                          .top = top_two,
+                          .n_top = f->records[record].prompt_logprobs > 0 ? 2 : 0};
+    assert_int_equal(answer_token(&f->answer, record, &t, &f->out), ST_OK);
+}
+
+static const char *finish_of(const struct fixture *f) {
+    return f->answer.prompts[0].choices[0].finish;
 }
 
 static void expect(struct fixture *f, const char *want) {
@@ -93,8 +142,8 @@ static void a_chat_stream_has_role_text_finish_done(void **state) {
                      "\"finish_reason\":null}]}\n\n");
     push(&f, EOS, FINISH_STOP);
     expect(&f, CHUNK ",\"seed\":9,\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,"
-                     "\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n");
-    assert_string_equal(f.answer.finish, "stop");
+                     "\"finish_reason\":\"stop\",\"stop_reason\":null}]}\n\ndata: [DONE]\n\n");
+    assert_string_equal(finish_of(&f), "stop");
     end(&f);
 }
 
@@ -110,9 +159,10 @@ static void usage_comes_in_a_chunk_of_its_own(void **state) {
                      ",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"logprobs\":null,"
                      "\"finish_reason\":null}],\"usage\":null}\n\n" CHUNK
                      ",\"seed\":9,\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,"
-                     "\"finish_reason\":\"length\"}],\"usage\":null}\n\n" CHUNK
+                     "\"finish_reason\":\"length\",\"stop_reason\":null}],\"usage\":null}\n\n" CHUNK
                      ",\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1,"
-                     "\"total_tokens\":4}}\n\ndata: [DONE]\n\n");
+                     "\"total_tokens\":4,\"prompt_tokens_details\":{\"cached_tokens\":2}}}\n\n"
+                     "data: [DONE]\n\n");
     end(&f);
 }
 
@@ -139,13 +189,14 @@ static void a_stop_string_over_tokens_ends_the_text_before_it(void **state) {
     push(&f, B, FINISH_NONE);
     expect(&f, "");
     push(&f, C, FINISH_NONE);
-    assert_string_equal(f.answer.finish, "stop");
+    assert_string_equal(finish_of(&f), "stop");
     expect(
         &f,
         "{\"id\":\"id-1\",\"object\":\"text_completion\",\"created\":42,\"model\":\"tiny\","
         "\"system_fingerprint\":\"fp_x\",\"seed\":9,"
-        "\"choices\":[{\"index\":0,\"text\":\"aba\",\"logprobs\":null,\"finish_reason\":\"stop\"}],"
-        "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5,\"total_tokens\":8}}");
+        "\"choices\":[{\"index\":0,\"text\":\"aba\",\"logprobs\":null,\"finish_reason\":\"stop\","
+        "\"stop_reason\":\"bc\"}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5,"
+        "\"total_tokens\":8,\"prompt_tokens_details\":{\"cached_tokens\":2}}}");
     end(&f);
 }
 
@@ -154,11 +205,11 @@ static void stop_strings_wait_for_min_tokens(void **state) {
     struct fixture f;
     begin(&f, API_COMPLETION, -1);
     stop_at(&f, "a");
-    f.record.min_tokens = 2;
+    f.records[0].min_tokens = 2;
     push(&f, A, FINISH_NONE);
     push(&f, A, FINISH_NONE);
     push(&f, A, FINISH_NONE);
-    assert_string_equal(f.answer.finish, "stop");
+    assert_string_equal(finish_of(&f), "stop");
     assert_non_null(strstr(f.out.data, "\"text\":\"aa\""));
     end(&f);
 }
@@ -173,8 +224,9 @@ static void a_whole_chat_answer(void **state) {
                "\"system_fingerprint\":\"fp_x\",\"seed\":9,"
                "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":"
                "\"\\\"b\",\"refusal\":null},\"logprobs\":null,"
-               "\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":3,\"completion_"
-               "tokens\":2,\"total_tokens\":5}}");
+               "\"finish_reason\":\"length\",\"stop_reason\":null}],\"usage\":{\"prompt_tokens\":3,"
+               "\"completion_tokens\":2,\"total_tokens\":5,"
+               "\"prompt_tokens_details\":{\"cached_tokens\":2}}}");
     end(&f);
 }
 
@@ -208,6 +260,259 @@ static void completion_logprobs_have_four_lists_and_no_key_twice(void **state) {
     json_t *v = json_loads(f.out.data, JSON_REJECT_DUPLICATES, NULL);
     assert_non_null(v);
     json_decref(v);
+    end(&f);
+}
+
+static json_t *parse(const struct buf *out) {
+    json_error_t e;
+    json_t *v = json_loadb(out->data, out->len, JSON_REJECT_DUPLICATES, &e);
+    if (!v) fail_msg("%s: %s", out->data, e.text);
+    return v;
+}
+
+static const json_t *at(const json_t *v, const char *path) {
+    char *copy = strdup(path);
+    for (char *name = strtok(copy, "."); name; name = strtok(NULL, "."))
+        v = json_is_array(v) ? json_array_get(v, (size_t)atoi(name)) : json_object_get(v, name);
+    free(copy);
+    if (!v) fail_msg("no %s", path);
+    return v;
+}
+
+static const char *text_at(const json_t *v, const char *path) {
+    return json_string_value(at(v, path));
+}
+
+static json_int_t int_at(const json_t *v, const char *path) {
+    return json_integer_value(at(v, path));
+}
+
+static void choices_of_prompts_are_numbered_through(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, API_COMPLETION, -1);
+    f.api.n = 2;
+    f.api.n_prompts = 2;
+    f.records[0].n_choices = f.records[1].n_choices = 2;
+    f.records[1].n_prompt = 2;
+    push_to(&f, 1, 1, C, 0, FINISH_NONE);
+    push_to(&f, 0, 0, A, 0, FINISH_LENGTH);
+    push_to(&f, 1, 0, B, 0, FINISH_LENGTH);
+    assert_true(answer_choice_over(&f.answer, 0, 0) && !answer_choice_over(&f.answer, 0, 1));
+    push_to(&f, 1, 1, A, 0, FINISH_NONE);
+    push_to(&f, 0, 1, EOS, 0, FINISH_STOP);
+    expect(&f, "");
+    push_to(&f, 1, 1, EOS, 0, FINISH_STOP);
+    assert_true(f.answer.complete);
+    json_t *v = parse(&f.out);
+    static const char *const texts[] = {"a", "", "b", "ca"}, *const ends[] = {"length", "stop",
+                                                                              "length", "stop"};
+    assert_int_equal(json_array_size(at(v, "choices")), 4);
+    for (size_t i = 0; i < 4; i++) {
+        const json_t *c = json_array_get(at(v, "choices"), i);
+        assert_int_equal(int_at(c, "index"), i);
+        assert_string_equal(text_at(c, "text"), texts[i]);
+        assert_string_equal(text_at(c, "finish_reason"), ends[i]);
+    }
+    assert_int_equal(int_at(v, "usage.prompt_tokens"), 5); /* each prompt once */
+    assert_int_equal(int_at(v, "usage.completion_tokens"), 6);
+    assert_int_equal(int_at(v, "usage.prompt_tokens_details.cached_tokens"), 4);
+    json_decref(v);
+    end(&f);
+}
+
+static void a_stream_of_choices_ends_each_and_then_itself(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, API_CHAT, -1);
+    stream(&f);
+    stop_at(&f, "b");
+    f.api.n = f.records[0].n_choices = 2;
+    f.api.include_usage = f.api.continuous_usage = true;
+    push_to(&f, 0, 1, A, 0, FINISH_NONE);
+    assert_non_null(strstr(f.out.data, "{\"index\":1,\"delta\":{\"role\":\"assistant\""));
+    assert_non_null(strstr(f.out.data, "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":0,"
+                                       "\"total_tokens\":3}}\n\n"));
+    assert_non_null(strstr(f.out.data, "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1,"
+                                       "\"total_tokens\":4}}\n\n"));
+    push_to(&f, 0, 1, B, 0, FINISH_NONE);
+    assert_non_null(strstr(f.out.data, "\"finish_reason\":\"stop\",\"stop_reason\":\"b\""));
+    assert_true(answer_choice_over(&f.answer, 0, 1));
+    assert_null(strstr(f.out.data, "[DONE]"));
+    struct token_out late = {.choice = 1, .position = 5, .id = A};
+    size_t len = f.out.len;
+    assert_int_equal(answer_token(&f.answer, 0, &late, &f.out), ST_OK);
+    assert_int_equal(f.out.len, len);
+    push_to(&f, 0, 0, EOS, 0, FINISH_STOP);
+    assert_true(f.answer.complete);
+    assert_non_null(strstr(f.out.data, ",\"choices\":[],\"usage\":{\"prompt_tokens\":3,"
+                                       "\"completion_tokens\":3,\"total_tokens\":6,"
+                                       "\"prompt_tokens_details\":{\"cached_tokens\":2}}}\n\n"
+                                       "data: [DONE]\n\n"));
+    end(&f);
+}
+
+static void the_best_are_those_with_the_highest_mean(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, API_COMPLETION, -1);
+    f.api.n = 2;
+    f.records[0].n_choices = 4;
+    f.records[0].logprobs = 0;
+    push_to(&f, 0, 0, A, -1, FINISH_LENGTH);
+    push_to(&f, 0, 1, B, -0.4f, FINISH_NONE); /* the highest sum is not the highest mean */
+    push_to(&f, 0, 1, B, -0.4f, FINISH_LENGTH);
+    push_to(&f, 0, 2, C, -0.5f, FINISH_LENGTH);
+    push_to(&f, 0, 3, QUOTE, -0.5f, FINISH_LENGTH); /* equal to it: the earlier one wins */
+    json_t *v = parse(&f.out);
+    assert_int_equal(json_array_size(at(v, "choices")), 2);
+    assert_string_equal(text_at(v, "choices.0.text"), "bb");
+    assert_string_equal(text_at(v, "choices.1.text"), "c");
+    assert_int_equal(int_at(v, "choices.1.index"), 1);
+    assert_true(json_is_null(at(v, "choices.0.logprobs"))); /* nobody asked */
+    assert_int_equal(int_at(v, "usage.completion_tokens"), 5);
+    json_decref(v);
+    end(&f);
+}
+
+static struct api_prompt text_prompt = {.text = "a\"c", .len = 3}, ids_prompt;
+
+static void an_echoed_prompt_comes_first_with_its_logprobs(void **state) {
+    (void)state;
+    for (int streamed = 0; streamed < 2; streamed++) {
+        struct fixture f;
+        begin(&f, API_COMPLETION, 2);
+        f.api.stream = streamed;
+        f.api.echo = true;
+        f.api.n = f.records[0].n_choices = 2;
+        f.api.prompts = streamed ? &ids_prompt : &text_prompt;
+        f.records[0].prompt_logprobs = 2;
+        push_prompt(&f, 0, 1, -3);
+        push_prompt(&f, 0, 1, -3); /* a repeat */
+        push_prompt(&f, 0, 2, -4);
+        push_to(&f, 0, 1, B, -0.1f, FINISH_LENGTH);
+        push_to(&f, 0, 0, A, -0.1f, FINISH_LENGTH);
+        assert_non_null(strstr(f.out.data, "\"text\":\"a\\\"cb\",\"logprobs\":{"
+                                           "\"tokens\":[\"a\",\"\\\"\",\"c\",\"b\"],"
+                                           "\"token_logprobs\":[null,-3,-4,-0.1],"
+                                           "\"top_logprobs\":[null,"));
+        assert_non_null(strstr(f.out.data, "\"text_offset\":[0,1,2,3]}"));
+        assert_non_null(strstr(f.out.data, "\"text\":\"a\\\"ca\""));
+        assert_true(f.answer.complete);
+        end(&f);
+    }
+}
+
+static void an_echo_alone_drops_the_token(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, API_COMPLETION, 0);
+    f.api.echo = f.api.echo_only = true;
+    f.api.prompts = &text_prompt;
+    f.records[0].prompt_logprobs = 0;
+    push_prompt(&f, 0, 1, -3);
+    push_prompt(&f, 0, 2, -4);
+    push(&f, B, FINISH_LENGTH);
+    json_t *v = parse(&f.out);
+    assert_string_equal(text_at(v, "choices.0.text"), "a\"c");
+    assert_string_equal(text_at(v, "choices.0.finish_reason"), "length");
+    assert_int_equal(json_array_size(at(v, "choices.0.logprobs.tokens")), 3);
+    assert_int_equal(int_at(v, "usage.completion_tokens"), 0);
+    json_decref(v);
+    end(&f);
+}
+
+static void missing_prompt_logprobs_are_an_error(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, API_COMPLETION, 0);
+    f.records[0].prompt_logprobs = 0;
+    start(&f);
+    struct token_out t = {.id = A, .position = 3};
+    assert_int_equal(answer_token(&f.answer, 0, &t, &f.out), ST_UNSUPPORTED);
+    end(&f);
+}
+
+static void prompt_logprobs_have_vllms_shape(void **state) {
+    (void)state;
+    for (enum api_kind kind = API_CHAT; kind <= API_COMPLETION; kind++) {
+        struct fixture f;
+        static uint32_t prompt[2] = {A, B};
+        begin(&f, kind, -1);
+        f.api.prompt_logprobs = f.records[0].prompt_logprobs = 2;
+        f.records[0].prompt = prompt;
+        f.records[0].n_prompt = 2;
+        push_prompt(&f, 0, 1, -0.5f);
+        push(&f, A, FINISH_LENGTH);
+        assert_non_null(strstr(
+            f.out.data, "\"prompt_logprobs\":[null,{"
+                        "\"1\":{\"logprob\":-0.5,\"rank\":1,\"decoded_token\":\"b\"},"
+                        "\"4\":{\"logprob\":-2.25,\"rank\":2,\"decoded_token\":\"\uFFFD\"}}]"));
+        json_t *v = parse(&f.out);
+        assert_int_equal(json_array_size(at(v, kind == API_CHAT ? "prompt_logprobs"
+                                                                : "choices.0.prompt_logprobs")),
+                         2);
+        json_decref(v);
+        end(&f);
+    }
+}
+
+static void a_chat_repeats_the_message_it_goes_on_with(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, API_CHAT, -1);
+    f.api.echo = true;
+    f.api.echo_text = json_string("cab");
+    snprintf(f.api.role, sizeof f.api.role, "user");
+    push(&f, B, FINISH_LENGTH);
+    assert_non_null(strstr(f.out.data, "{\"role\":\"user\",\"content\":\"cabb\""));
+    json_decref(f.api.echo_text);
+    end(&f);
+}
+
+static void what_ended_the_text_can_be_part_of_it(void **state) {
+    (void)state;
+    for (int id = 0; id < 2; id++) {
+        struct fixture f;
+        begin(&f, API_COMPLETION, -1);
+        f.api.include_stop = true;
+        stop_at(&f, "bc");
+        f.records[0].stop_ids[0] = EOS;
+        f.records[0].stop_ids[1] = QUOTE;
+        f.records[0].n_stop_ids = 2;
+        f.api.n_eos = 1;
+        push(&f, A, FINISH_NONE);
+        push(&f, B, FINISH_NONE);
+        push(&f, id ? QUOTE : C, id ? FINISH_STOP : FINISH_NONE);
+        json_t *v = parse(&f.out);
+        assert_string_equal(text_at(v, "choices.0.text"), id ? "ab\"" : "abc");
+        if (id)
+            assert_int_equal(int_at(v, "choices.0.stop_reason"), QUOTE);
+        else
+            assert_string_equal(text_at(v, "choices.0.stop_reason"), "bc");
+        json_decref(v);
+        end(&f);
+    }
+}
+
+static void ids_come_along_when_asked_for(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, API_COMPLETION, -1);
+    f.api.return_ids = true;
+    push(&f, A, FINISH_NONE);
+    push(&f, EOS, FINISH_STOP);
+    assert_non_null(strstr(f.out.data, "\"token_ids\":[0,6],\"prompt_token_ids\":[0,3,2]}]"));
+    end(&f);
+    begin(&f, API_CHAT, -1);
+    stream(&f);
+    f.api.return_ids = true;
+    push(&f, A, FINISH_NONE);
+    push(&f, EOS, FINISH_STOP);
+    assert_non_null(strstr(f.out.data, "\"prompt_token_ids\":[0,3,2],\"choices\":[{\"index\":0,"
+                                       "\"delta\":{\"role\""));
+    assert_non_null(strstr(f.out.data, "\"token_ids\":[0],"));
+    assert_non_null(strstr(f.out.data, "\"token_ids\":[6],"));
     end(&f);
 }
 
@@ -268,8 +573,9 @@ static void a_full_buffer_is_a_status(void **state) {
     begin(&f, API_CHAT, -1);
     stream(&f);
     f.out.max = 100;
-    struct token_out t = {.id = A};
-    assert_int_equal(answer_token(&f.answer, &t, &f.out), ST_FULL);
+    start(&f);
+    struct token_out t = {.id = A, .position = 3};
+    assert_int_equal(answer_token(&f.answer, 0, &t, &f.out), ST_FULL);
     end(&f);
 }
 
@@ -283,6 +589,16 @@ int main(void) {
         cmocka_unit_test(a_whole_chat_answer),
         cmocka_unit_test(chat_logprobs_have_the_tokens_bytes),
         cmocka_unit_test(completion_logprobs_have_four_lists_and_no_key_twice),
+        cmocka_unit_test(choices_of_prompts_are_numbered_through),
+        cmocka_unit_test(a_stream_of_choices_ends_each_and_then_itself),
+        cmocka_unit_test(the_best_are_those_with_the_highest_mean),
+        cmocka_unit_test(an_echoed_prompt_comes_first_with_its_logprobs),
+        cmocka_unit_test(an_echo_alone_drops_the_token),
+        cmocka_unit_test(missing_prompt_logprobs_are_an_error),
+        cmocka_unit_test(prompt_logprobs_have_vllms_shape),
+        cmocka_unit_test(a_chat_repeats_the_message_it_goes_on_with),
+        cmocka_unit_test(what_ended_the_text_can_be_part_of_it),
+        cmocka_unit_test(ids_come_along_when_asked_for),
         cmocka_unit_test(an_error_in_a_stream_is_an_event),
         cmocka_unit_test(text_of_any_bytes_is_json),
         cmocka_unit_test(floats_are_short_and_exact),

@@ -64,7 +64,24 @@ static const struct refusal refusals[] = {
     {API_CHAT, CHAT(",\"chat_template_kwargs\":[]"), 400, "chat_template_kwargs",
      "chat_template_kwargs: found an array, expected an object"},
     {API_CHAT, CHAT(",\"continue_final_message\":true"), 400, "continue_final_message",
-     "continue_final_message: true is not supported"},
+     "continue_final_message: true needs add_generation_prompt false"},
+    {API_CHAT, CHAT(",\"cache_salt\":\"\""), 400, "cache_salt",
+     "cache_salt: found an empty string, expected a string"},
+    {API_CHAT, CHAT(",\"cache_salt\":7"), 400, "cache_salt",
+     "cache_salt: found an integer, expected a string"},
+    {API_CHAT,
+     CHAT(",\"cache_salt\":\"0123456789012345678901234567890123456789012345678901234567890123\""),
+     400, "cache_salt", "cache_salt: found 64 bytes, expected at most 63 without a NUL"},
+    {API_CHAT, CHAT(",\"priority\":2147483648"), 400, "priority",
+     "priority: found 2147483648, expected -2147483648 to 2147483647"},
+    {API_CHAT, CHAT(",\"prompt_logprobs\":1,\"stream\":true"), 400, "prompt_logprobs",
+     "prompt_logprobs: are not available with stream true"},
+    {API_CHAT, CHAT(",\"prompt_logprobs\":21"), 400, "prompt_logprobs",
+     "prompt_logprobs: found 21, expected 0 to 20"},
+    {API_CHAT, CHAT(",\"use_beam_search\":true"), 400, "use_beam_search",
+     "use_beam_search: is not supported"},
+    {API_CHAT, CHAT(",\"max_tokens\":0,\"echo\":true"), 400, "max_tokens",
+     "max_tokens: found 0, expected 1 to 2147483647"},
     {API_CHAT, CHAT(",\"temperature\":\"hot\""), 400, "temperature",
      "temperature: found a string, expected a number"},
     {API_CHAT, CHAT(",\"temperature\":-0.5"), 400, "temperature",
@@ -125,16 +142,23 @@ static const struct refusal refusals[] = {
     {API_CHAT, CHAT(",\"stream\":true,\"stream_options\":{\"include_usage\":1}"), 400,
      "stream_options.include_usage",
      "stream_options.include_usage: found an integer, expected true or false"},
-    {API_CHAT, CHAT(",\"n\":2"), 400, "n", "n: found 2, only 1 is supported"},
-    {API_CHAT, CHAT(",\"n\":0"), 400, "n", "n: found 0, expected 1 to 2147483647"},
+    {API_CHAT, CHAT(",\"stream\":true,\"stream_options\":{\"continuous_usage_stats\":\"\"}"), 400,
+     "stream_options.continuous_usage_stats",
+     "stream_options.continuous_usage_stats: found a string, expected true or false"},
+    {API_CHAT, CHAT(",\"n\":129"), 400, "n", "n: found 129, expected 1 to 128"},
+    {API_CHAT, CHAT(",\"n\":0"), 400, "n", "n: found 0, expected 1 to 128"},
     {API_COMPLETION, "{}", 400, "prompt",
      "prompt: found nothing, expected a string or a list of token ids"},
     {API_COMPLETION, "{\"prompt\":[]}", 400, "prompt",
      "prompt: found an empty list, expected a string or a list of token ids"},
-    {API_COMPLETION, "{\"prompt\":[\"a\",\"b\"]}", 400, "prompt",
-     "prompt: found a list of 2 prompts, only one is supported"},
-    {API_COMPLETION, "{\"prompt\":[[1],[2]]}", 400, "prompt",
-     "prompt: found a list of 2 prompts, only one is supported"},
+    {API_COMPLETION, "{\"prompt\":[\"a\",[1]]}", 400, "prompt",
+     "prompt: found an array in a list of strings"},
+    {API_COMPLETION, "{\"prompt\":[[1],\"a\"]}", 400, "prompt",
+     "prompt: found a string in a list of lists"},
+    {API_COMPLETION, "{\"prompt\":[[1],[2]],\"n\":65}", 400, "n",
+     "n: found 65 for each of 2 prompts, expected at most 128 in all"},
+    {API_COMPLETION, "{\"prompt\":[[1],[2]],\"best_of\":65}", 400, "best_of",
+     "best_of: found 65 for each of 2 prompts, expected at most 128 in all"},
     {API_COMPLETION, "{\"prompt\":[[]]}", 400, "prompt",
      "prompt: found an empty list, expected a string or a list of token ids"},
     {API_COMPLETION, "{\"prompt\":[1,100]}", 400, "prompt", "prompt: found 100, expected 0 to 99"},
@@ -142,10 +166,24 @@ static const struct refusal refusals[] = {
      "prompt: found a string, expected an integer"},
     {API_COMPLETION, TEXT(",\"logprobs\":21"), 400, "logprobs",
      "logprobs: found 21, expected 0 to 20"},
-    {API_COMPLETION, TEXT(",\"echo\":true"), 400, "echo", "echo: true is not supported"},
+    {API_COMPLETION, TEXT(",\"max_tokens\":0"), 400, "max_tokens",
+     "max_tokens: found 0, expected 1 to 2147483647"},
     {API_COMPLETION, TEXT(",\"suffix\":\"z\""), 400, "suffix", "suffix: is not supported"},
-    {API_COMPLETION, TEXT(",\"best_of\":3"), 400, "best_of",
-     "best_of: found 3, only 1 is supported"},
+    {API_COMPLETION, TEXT(",\"best_of\":2,\"n\":3"), 400, "best_of",
+     "best_of: found 2, expected at least n, 3"},
+    {API_COMPLETION, TEXT(",\"best_of\":3,\"stream\":true"), 400, "best_of",
+     "best_of: found 3, but a stream needs it equal to n, 1"},
+    {API_TOKENIZE, "{}", 400, "", "request body: expected either prompt or messages"},
+    {API_TOKENIZE, "{\"prompt\":\"x\",\"messages\":[]}", 400, "",
+     "request body: expected either prompt or messages"},
+    {API_TOKENIZE, "{\"prompt\":[1]}", 400, "prompt", "prompt: found an array, expected a string"},
+    {API_TOKENIZE, TEXT(",\"return_token_strs\":1"), 400, "return_token_strs",
+     "return_token_strs: found an integer, expected true or false"},
+    {API_TOKENIZE, TEXT(",\"model\":\"x\""), 404, "model",
+     "model: 'x' is not served here; 'tiny' is"},
+    {API_DETOKENIZE, "{}", 400, "tokens", "tokens: found nothing, expected a list of token ids"},
+    {API_DETOKENIZE, "{\"tokens\":[-1]}", 400, "tokens", "tokens: found -1, expected 0 to 99"},
+    {API_DETOKENIZE, "{\"tokens\":[100]}", 400, "tokens", "tokens: found 100, expected 0 to 99"},
 };
 
 static void wrong_bodies_get_their_error_object(void **state) {
@@ -203,9 +241,12 @@ static void every_field_arrives(void **state) {
                               "true,\"max_tokens\":9,\"max_completion_tokens\":8.0,"
                               "\"min_tokens\":2,\"logprobs\":true,\"top_logprobs\":3,\"skip_"
                               "special_tokens\":false,\"stream\":true,"
-                              "\"stream_options\":{\"include_usage\":true},\"add_generation_"
+                              "\"stream_options\":{\"include_usage\":true,\"continuous_usage_"
+                              "stats\":true},\"add_generation_"
                               "prompt\":false,\"continue_final_message\":false,"
-                              "\"n\":1,\"tool_choice\":\"auto\",\"response_format\":{\"type\":"
+                              "\"n\":7,\"cache_salt\":\"s\",\"priority\":-3,\"include_stop_str_in_"
+                              "output\":true,\"return_token_ids\":true,\"add_special_tokens\":true,"
+                              "\"tool_choice\":\"auto\",\"response_format\":{\"type\":"
                               "\"text\"},\"user\":\"u\",\"cache_me\":1,\"x\\ny\":2"));
     assert_float_equal(q.sampling.temperature, 1, 0);
     assert_float_equal(q.sampling.top_p, 0.5f, 0);
@@ -228,6 +269,12 @@ static void every_field_arrives(void **state) {
     assert_int_equal(q.logprobs, 3);
     assert_true(q.ignore_eos && q.stream && q.include_usage);
     assert_false(q.skip_special || q.add_generation_prompt);
+    assert_int_equal(q.n, 7);
+    assert_int_equal(q.best_of, 7);
+    assert_int_equal(q.priority, -3);
+    assert_string_equal(q.salt, "s");
+    assert_string_equal(q.role, "user"); /* the last message's, without a generation prompt */
+    assert_true(q.include_stop && q.return_ids && q.add_special && q.continuous_usage);
     assert_non_null(strstr(q.unknown, "cache_me"));
     assert_non_null(strstr(q.unknown, "x?y"));
     assert_null(strstr(q.unknown, "user"));
@@ -237,19 +284,76 @@ static void every_field_arrives(void **state) {
 static void prompts_come_in_four_forms(void **state) {
     (void)state;
     struct api_request q = accept(API_COMPLETION, "{\"prompt\":\"a\\u0000b\"}");
-    assert_int_equal(q.prompt_len, 3);
+    assert_int_equal(q.n_prompts, 1);
+    assert_int_equal(q.prompts[0].len, 3);
     api_request_release(&q);
-    q = accept(API_COMPLETION, "{\"prompt\":[\"ab\"],\"logprobs\":0}");
-    assert_string_equal(q.prompt, "ab");
+    q = accept(API_COMPLETION, "{\"prompt\":[\"ab\",\"\"],\"logprobs\":0}");
+    assert_int_equal(q.n_prompts, 2);
+    assert_string_equal(q.prompts[0].text, "ab");
+    assert_string_equal(q.prompts[1].text, "");
     assert_int_equal(q.logprobs, 0);
+    assert_true(q.add_special);
     api_request_release(&q);
     q = accept(API_COMPLETION, "{\"prompt\":[1,2,99]}");
-    assert_int_equal(q.n_prompt_ids, 3);
-    assert_int_equal(q.prompt_ids[2], 99);
-    assert_null(q.prompt);
+    assert_int_equal(q.n_prompts, 1);
+    assert_int_equal(q.prompts[0].n_ids, 3);
+    assert_int_equal(q.prompts[0].ids[2], 99);
+    assert_null(q.prompts[0].text);
     api_request_release(&q);
-    q = accept(API_COMPLETION, "{\"prompt\":[[7]],\"suffix\":null,\"echo\":false,\"best_of\":1}");
-    assert_int_equal(q.n_prompt_ids, 1);
+    q = accept(API_COMPLETION, "{\"prompt\":[[7],[8,9]],\"suffix\":null,\"echo\":false,\"n\":2,"
+                               "\"best_of\":64}");
+    assert_int_equal(q.n_prompts, 2);
+    assert_int_equal(q.prompts[0].n_ids, 1);
+    assert_int_equal(q.prompts[1].ids[1], 9);
+    assert_true(q.n == 2 && q.best_of == 64);
+    api_request_release(&q);
+}
+
+static void an_echo_has_logprobs_and_may_be_all(void **state) {
+    (void)state;
+    struct api_request q = accept(API_COMPLETION, TEXT(",\"echo\":true,\"logprobs\":2"));
+    assert_true(q.echo && !q.echo_only && q.prompt_logprobs == 2);
+    api_request_release(&q);
+    q = accept(API_COMPLETION, TEXT(",\"echo\":true,\"max_tokens\":0,\"stream\":true"));
+    assert_true(q.echo_only && q.max_tokens == 1 && q.prompt_logprobs == -1);
+    api_request_drop_body(&q);
+    assert_string_equal(q.prompts[0].text, "x"); /* it is still needed */
+    api_request_release(&q);
+    q = accept(API_COMPLETION, TEXT(",\"echo\":true,\"logprobs\":2,\"prompt_logprobs\":0"));
+    assert_int_equal(q.prompt_logprobs, 0);
+    api_request_release(&q);
+    q = accept(API_CHAT,
+               "{\"messages\":[{\"role\":\"assistant\",\"content\":\"so\"}],\"echo\":true,"
+               "\"add_generation_prompt\":false,\"continue_final_message\":true,"
+               "\"stop\":\"z\"}");
+    assert_true(q.continue_final);
+    api_request_drop_body(&q);
+    assert_string_equal(json_string_value(q.echo_text), "so");
+    assert_string_equal(q.stops[0], "z");
+    assert_string_equal(q.role, "assistant");
+    api_request_release(&q);
+    q = accept(API_CHAT, CHAT(",\"echo\":true")); /* a new turn repeats nothing */
+    assert_null(q.echo_text);
+    api_request_release(&q);
+}
+
+static void tokenize_takes_either_form(void **state) {
+    (void)state;
+    struct api_request q =
+        accept(API_TOKENIZE, TEXT(",\"return_token_strs\":true,\"temperature\":1"));
+    assert_true(q.add_special && q.token_strs);
+    assert_string_equal(q.prompts[0].text, "x");
+    assert_string_equal(q.unknown, "temperature");
+    api_request_release(&q);
+    q = accept(API_TOKENIZE, CHAT(",\"add_generation_prompt\":false"));
+    assert_false(q.add_special || q.add_generation_prompt || q.token_strs);
+    assert_null(q.prompts);
+    api_request_release(&q);
+    q = accept(API_DETOKENIZE, "{\"tokens\":[1,99]}");
+    assert_int_equal(q.prompts[0].ids[1], 99);
+    api_request_release(&q);
+    q = accept(API_DETOKENIZE, "{\"tokens\":[]}");
+    assert_int_equal(q.prompts[0].n_ids, 0);
     api_request_release(&q);
 }
 
@@ -299,6 +403,8 @@ int main(void) {
         cmocka_unit_test(defaults_are_the_checkpoints_and_openais),
         cmocka_unit_test(every_field_arrives),
         cmocka_unit_test(prompts_come_in_four_forms),
+        cmocka_unit_test(an_echo_has_logprobs_and_may_be_all),
+        cmocka_unit_test(tokenize_takes_either_form),
         cmocka_unit_test(text_parts_are_joined_and_missing_content_is_null),
         cmocka_unit_test(tool_arguments_become_objects),
     };

@@ -88,8 +88,7 @@ static struct job *prepare(const struct front *f, enum api_kind kind, const char
 }
 
 /* "^" stands for BOS and "$" for EOS; roles has g or p for each. */
-static void expect_prompt(const struct job *j, const char *text, const char *roles) {
-    const struct request *r = &j->records[0];
+static void expect_record(const struct request *r, const char *text, const char *roles) {
     assert_int_equal(r->n_prompt, strlen(text));
     uint32_t run = 0, used = 0;
     for (uint32_t i = 0; i < r->n_prompt; i++) {
@@ -102,6 +101,10 @@ static void expect_prompt(const struct job *j, const char *text, const char *rol
     }
     assert_int_equal(run + 1, r->n_roles);
     assert_int_equal(used, r->roles[run].len);
+}
+
+static void expect_prompt(const struct job *j, const char *text, const char *roles) {
+    expect_record(&j->records[0], text, roles);
 }
 
 static void roles_and_origins_of_a_chat(void **state) {
@@ -168,6 +171,128 @@ static void raw_text_gets_bos_and_ids_do_not(void **state) {
     front_close(&f);
 }
 
+static void every_prompt_of_a_list_is_a_record(void **state) {
+    (void)state;
+    struct front f = make_front(NULL);
+    struct api_error e;
+    struct job *j = prepare(&f, API_COMPLETION,
+                            "{\"prompt\":[\"ab\",\"c\"],\"best_of\":3,\"logit_bias\":{\"5\":1},"
+                            "\"cache_salt\":\"s\",\"priority\":7,\"prompt_logprobs\":2}",
+                            &e);
+    if (!j) fail_msg("%s", e.message);
+    assert_int_equal(j->n_records, 2);
+    expect_record(&j->records[0], "^ab", "ppp");
+    expect_record(&j->records[1], "^c", "pp");
+    for (uint32_t i = 0; i < 2; i++) {
+        const struct request *r = &j->records[i];
+        char id[REQUEST_ID_BYTES + 8];
+        snprintf(id, sizeof id, "%s-%u", j->id, i);
+        assert_string_equal(r->id, id);
+        assert_int_equal(r->n_choices, 3);
+        assert_int_equal(r->logprobs, 0); /* best_of needs them */
+        assert_int_equal(r->prompt_logprobs, 2);
+        assert_string_equal(r->salt, "s");
+        assert_int_equal(r->priority, 7);
+        assert_true(r->seed == j->records[0].seed && r->sampling.n_bias == 1 &&
+                    r->sampling.bias[0].id == 5);
+    }
+    assert_true(j->records[0].sampling.bias != j->records[1].sampling.bias);
+    job_free(j);
+    j = prepare(&f, API_COMPLETION, "{\"prompt\":[[64],[65,66]],\"n\":64}", &e);
+    expect_record(&j->records[1], "bc", "pp");
+    job_free(j);
+    j = prepare(&f, API_COMPLETION, "{\"prompt\":\"a\",\"add_special_tokens\":false}", &e);
+    expect_prompt(j, "a", "p");
+    job_free(j);
+    assert_null(prepare(&f, API_COMPLETION, "{\"prompt\":[\"a\",[1]]}", &e));
+    front_close(&f);
+}
+
+static void the_last_message_stays_open(void **state) {
+    (void)state;
+    struct front f = make_front(plain);
+    struct api_error e;
+    struct job *j = prepare(&f, API_CHAT,
+                            "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":"
+                            "\"assistant\",\"content\":\"b \"}],\"add_generation_prompt\":false,"
+                            "\"continue_final_message\":true}",
+                            &e);
+    if (!j) fail_msg("%s", e.message);
+    expect_prompt(j, "^a$^b ", "ppppgg");
+    job_free(j);
+    front_close(&f);
+    f = make_front("{{ messages[0].role }}");
+    assert_null(prepare(&f, API_CHAT,
+                        "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],"
+                        "\"add_generation_prompt\":false,\"continue_final_message\":true}",
+                        &e));
+    assert_non_null(strstr(e.message, "continue_final_message: the chat template does not write"));
+    front_close(&f);
+}
+
+static void expect_whole(const struct front *f, enum api_kind kind, const char *body,
+                         const char *want) {
+    struct api_error e;
+    struct job *j = prepare(f, kind, body, &e);
+    if (!j) fail_msg("%s", e.message);
+    assert_int_equal(j->n_records, 0);
+    assert_string_equal(j->whole.data, want);
+    job_free(j);
+}
+
+static void tokens_are_counted_and_read(void **state) {
+    (void)state;
+    struct front f = make_front(plain);
+    struct api_error e;
+    expect_whole(&f, API_TOKENIZE, "{\"prompt\":\"a b\"}",
+                 "{\"count\":4,\"max_model_len\":64,\"tokens\":[96,64,94,65],\"token_strs\":null}");
+    expect_whole(
+        &f, API_TOKENIZE,
+        "{\"prompt\":\"a \\n</s>\",\"add_special_tokens\":false,\"return_token_strs\":true}",
+        "{\"count\":4,\"max_model_len\":64,\"tokens\":[64,94,95,97],"
+        "\"token_strs\":[\"a\",\"\u0120\",\"\u010a\",\"</s>\"]}");
+    expect_whole(&f, API_TOKENIZE, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}",
+                 "{\"count\":4,\"max_model_len\":64,\"tokens\":[96,64,97,0],\"token_strs\":null}");
+    expect_whole(
+        &f, API_TOKENIZE,
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"add_generation_prompt\":false,"
+        "\"continue_final_message\":true,\"add_special_tokens\":true}",
+        "{\"count\":3,\"max_model_len\":64,\"tokens\":[96,96,64],\"token_strs\":null}");
+    expect_whole(&f, API_TOKENIZE, "{\"prompt\":\"\",\"add_special_tokens\":false}",
+                 "{\"count\":0,\"max_model_len\":64,\"tokens\":[],\"token_strs\":null}");
+    expect_whole(&f, API_DETOKENIZE, "{\"tokens\":[96,64,94,1]}", "{\"prompt\":\"<s>a \\\"\"}");
+    expect_whole(&f, API_DETOKENIZE, "{\"tokens\":[]}", "{\"prompt\":\"\"}");
+    char body[4096]; /* more than the context holds can still be counted */
+    snprintf(body, sizeof body, "{\"prompt\":\"%02000d\"}", 0);
+    struct job *j = prepare(&f, API_TOKENIZE, body, &e);
+    assert_non_null(j);
+    assert_true(strncmp(j->whole.data, "{\"count\":2001,", 14) == 0);
+    job_free(j);
+    front_close(&f);
+}
+
+static void the_checkpoint_may_limit_the_answer(void **state) {
+    (void)state;
+    struct front f = make_front(plain);
+    struct api_error e;
+    f.defaults.max_new_tokens = 5;
+    static const struct {
+        enum api_kind kind;
+        const char *body;
+        uint32_t want;
+    } cases[] = {
+        {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", 5},
+        {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":9}", 9},
+        {API_COMPLETION, "{\"prompt\":\"x\"}", 5},
+    };
+    for (size_t i = 0; i < 3; i++) {
+        struct job *j = prepare(&f, cases[i].kind, cases[i].body, &e);
+        assert_int_equal(j->records[0].max_tokens, cases[i].want);
+        job_free(j);
+    }
+    front_close(&f);
+}
+
 static void lengths_fit_the_context(void **state) {
     (void)state;
     struct front f = make_front(plain);
@@ -226,6 +351,10 @@ int main(void) {
         cmocka_unit_test(roles_and_origins_of_a_chat),
         cmocka_unit_test(tool_arguments_suit_either_template),
         cmocka_unit_test(raw_text_gets_bos_and_ids_do_not),
+        cmocka_unit_test(every_prompt_of_a_list_is_a_record),
+        cmocka_unit_test(the_last_message_stays_open),
+        cmocka_unit_test(tokens_are_counted_and_read),
+        cmocka_unit_test(the_checkpoint_may_limit_the_answer),
         cmocka_unit_test(lengths_fit_the_context),
         cmocka_unit_test(seeds_and_stop_ids),
     };
