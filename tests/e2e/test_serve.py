@@ -559,7 +559,7 @@ def test_a_client_that_does_not_read_is_dropped(server):
     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     s.settimeout(120)
     s.connect((HOST, server.port))
-    s.sendall(request_bytes("/v1/chat/completions", {"messages": HELLO, "stream": True, "logprobs": True, "top_logprobs": 20, **LONG}))
+    s.sendall(request_bytes("/v1/chat/completions", {"messages": HELLO, "stream": True, "logprobs": True, "top_logprobs": 20, "max_tokens": n - 100, **LONG}))
     end = time.time() + 60
     while "serve: client does not read: chatcmpl-" not in server.log() and time.time() < end:
         idle(server)
