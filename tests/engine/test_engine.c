@@ -10,8 +10,10 @@
 
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/engine.h"
 #include "sim/core/standin.h"
@@ -279,6 +281,14 @@ static void random_histories_give_each_request_its_one_answer(void **state) {
     }
 }
 
+static uint64_t rss_bytes(void) {
+    unsigned long all = 0, resident = 0;
+    FILE *f = must(fopen("/proc/self/statm", "re"));
+    assert_int_equal(fscanf(f, "%lu %lu", &all, &resident), 2);
+    fclose(f);
+    return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 /* --- single behaviours ------------------------------------------------------------------------ */
 
 static struct standin_options standin_of(uint32_t n_pages, uint32_t seqs) {
@@ -505,6 +515,35 @@ static void a_record_goes_on_where_it_stands(void **state) {
     stop(&w);
 }
 
+/* FLAT=N: that many requests (make soak runs 100,000). */
+static void memory_stays_flat_over_thousands_of_requests(void **state) {
+    (void)state;
+    static struct world w;
+    const char *many = getenv("FLAT");
+    uint32_t n = many ? (uint32_t)strtoul(many, NULL, 10) : 5000, third = 0;
+    struct standin_options x = standin_of(engine_pages_min(MODEL_LEN) + 40, 8);
+    struct engine_options o = plain;
+    struct rng g = {1};
+    o.speculate = SPECULATE_AUTO;
+    start(&w, &x, &o);
+    uint64_t rss[2] = {0, 0};
+    for (uint32_t done = 0; done < n; done += w.n) {
+        for (w.n = 0; w.n < 40; w.n++) {
+            random_request(&w.v[w.n], w.n, &g);
+            w.v[w.n].arrives_ns += w.x.now_ns;
+            if (w.v[w.n].cancel_ns) w.v[w.n].cancel_ns += w.x.now_ns;
+            w.v[w.n].r.max_tokens = 1 + w.v[w.n].r.max_tokens % 20;
+        }
+        run(&w);
+        for (uint32_t i = 0; i < w.n; i++) asked_release(&w.v[i]);
+        if (done < n / 3) third = done;
+        if (done <= third || done + w.n >= n) rss[done + w.n >= n] = rss_bytes();
+    }
+    w.n = 0;
+    assert_true(rss[1] < rss[0] + (2 << 20));
+    stop(&w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_prompt_twice_computes_only_the_last_block),
@@ -517,6 +556,7 @@ int main(void) {
         cmocka_unit_test(a_low_priority_does_not_starve),
         cmocka_unit_test(what_cannot_be_computed_is_refused),
         cmocka_unit_test(a_record_goes_on_where_it_stands),
+        cmocka_unit_test(memory_stays_flat_over_thousands_of_requests),
         cmocka_unit_test(random_histories_give_each_request_its_one_answer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
