@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* supernode bench: measurements beside the limits of this machine, taken in the same run.
  *   bench model   prefill and decode of a geometry with random weights: no checkpoint needed
+ *   bench engine  the engine in this process (bench_engine.c)
  *   bench serve   load on a server (bench_serve.c) */
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include <jansson.h>
 
 #include "base/clock.h"
+#include "cli/bench_engine.h"
 #include "cli/bench_serve.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
@@ -348,12 +350,14 @@ static int bench_model(int argc, char **argv) {
 
 int cli_bench(int argc, char **argv) {
     if (argc >= 2 && strcmp(argv[1], "model") == 0) return bench_model(argc - 1, argv + 1);
+    if (argc >= 2 && strcmp(argv[1], "engine") == 0) return cli_bench_engine(argc - 1, argv + 1);
     if (argc >= 2 && strcmp(argv[1], "serve") == 0) return cli_bench_serve(argc - 1, argv + 1);
     bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
     fprintf(help ? stdout : stderr,
-            "usage: supernode bench model|serve [flags]\n\n"
-            "  model  prefill and decode of a model's geometry, with random weights\n"
-            "  serve  load on an OpenAI-compatible server\n\n"
+            "usage: supernode bench model|engine|serve [flags]\n\n"
+            "  model   prefill and decode of a model's geometry, with random weights\n"
+            "  engine  batching and scheduling in this process, without a server\n"
+            "  serve   load on an OpenAI-compatible server\n\n"
             "supernode bench serve --help says more.\n");
     return help ? 0 : CLI_USAGE;
 }
