@@ -92,6 +92,9 @@ $(B)/src/ops/neon/%.o: ISA := -march=armv8-a
 # The kernels stay bare under sanitizers: their tests have guard pages, and instrumented they take minutes to compile.
 $(B)/src/ops/avx2/%.o $(B)/src/ops/avx512/%.o: SANFLAGS :=
 
+# It embeds them.
+$(B)/src/serve/page.o: $(wildcard src/serve/page/*)
+
 $(B)/%.o: %.c Makefile | $(if $(CROSS),,$(B)/packages)
 	@mkdir -p $(@D)
 	$(call SAY,cc,$<)

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "serve/json_out.h"
+#include "serve/page.h"
 #include "serve/server_impl.h"
 
 enum { SMALL_BODY_MAX = 65536, METRICS_BYTES_MAX = 4 << 20 };
@@ -169,6 +170,11 @@ static void post_detokenize(struct server *s, struct evhttp_request *req, struct
     reply_begin(s, req, API_DETOKENIZE, key);
 }
 
+static void get_page(struct server *s, struct evhttp_request *req, struct auth_key *key) {
+    (void)key;
+    server_count(s, req, page_send(req));
+}
+
 /* --- routes ----------------------------------------------------------------------------------- */
 
 enum access { OPEN, KEYED };
@@ -179,6 +185,9 @@ struct route {
     void (*run)(struct server *s, struct evhttp_request *req, struct auth_key *key);
 };
 static const struct route routes[] = {
+    {"/", EVHTTP_REQ_GET, OPEN, get_page},
+    {"/page.css", EVHTTP_REQ_GET, OPEN, get_page},
+    {"/page.js", EVHTTP_REQ_GET, OPEN, get_page},
     {"/v1/chat/completions", EVHTTP_REQ_POST, KEYED, post_chat},
     {"/v1/completions", EVHTTP_REQ_POST, KEYED, post_completion},
     {"/tokenize", EVHTTP_REQ_POST, KEYED, post_tokenize},
@@ -286,7 +295,8 @@ void server_request(struct evhttp_request *req, void *arg) {
     struct server *s = arg;
     const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
     const char *raw = uri ? evhttp_uri_get_path(uri) : NULL;
-    char *path = evhttp_uridecode(raw ? raw : "", 0, NULL);
+    size_t len = 0;
+    char *path = evhttp_uridecode(raw ? raw : "", 0, &len);
     /* the body of a method that evhttp does not know was not read and would be taken for the next
      * request */
     bool unread_body = evhttp_request_get_command(req) &
@@ -296,6 +306,6 @@ void server_request(struct evhttp_request *req, void *arg) {
         evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close");
     http_conn_arrived(http_conn_of(&s->conns, req));
     add_cors(s, req);
-    route_path(s, req, path ? path : "");
+    route_path(s, req, path && strlen(path) == len ? path : ""); /* "/%00" is not "/" */
     free(path);
 }

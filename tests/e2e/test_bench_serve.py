@@ -161,7 +161,7 @@ def test_arrivals_do_not_wait_for_answers():
         r = bench(s.url, "--num-prompts", 20, "--request-rate", 40, "--seed", 1)
     span = s.arrived[-1] - s.arrived[0]
     planned = r["start_times"][-1] - r["start_times"][0]
-    assert abs(span - planned) < SLACK_MS / 1e3, (span, planned)
+    assert planned < 0.6 and span < 1.4, (span, planned)  # 1.9 s if they waited
     assert max(r["ttfts"]) > 20 * 0.1 - planned - 0.15 and r["max_concurrent_requests"] > 8
     ends = [t + e for t, e in zip(r["start_times"], r["ttfts"])]
     assert max(ends) <= r["duration"] + 0.01
