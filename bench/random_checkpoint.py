@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a checkpoint of DeepSeek-V2-Lite's geometry with random BF16 weights, for measuring the server with a model
-that is as slow as a real one: bench/random_checkpoint.py DIR [LAYERS, default 8]. The tokenizer and template are the
-default model's (its ids are fewer than the vocabulary; the rest have no text). About 1.1 GB a layer."""
+that is as slow as a real one: bench/random_checkpoint.py DIR [LAYERS, default 8]. The tokenizer is the default model's, with
+made-up words for the ids it does not have. About 1.1 GB a layer."""
 import json, os, shutil, struct, sys
 
 import numpy as np
@@ -73,5 +73,9 @@ for n, tensors in enumerate(shards):
                 at = (at + len(part) + 2 * 7919) % (len(pool) - 2)
 json.dump(config, open(os.path.join(out, "config.json"), "w"), indent=1)
 json.dump({"metadata": {}, "weight_map": index}, open(os.path.join(out, "model.safetensors.index.json"), "w"))
-for f in ("tokenizer.json", "tokenizer_config.json"):
-    shutil.copy(os.path.join(root, "models/tiny", f), out)
+tok = json.load(open(os.path.join(root, "models/tiny/tokenizer.json")))
+vocab = tok["model"]["vocab"]
+used = set(vocab.values()) | {t["id"] for t in tok["added_tokens"]}
+vocab.update({f"~{i:x}": i for i in range(config["vocab_size"]) if i not in used})
+json.dump(tok, open(os.path.join(out, "tokenizer.json"), "w"), ensure_ascii=False)
+shutil.copy(os.path.join(root, "models/tiny/tokenizer_config.json"), out)
