@@ -15,6 +15,7 @@ int cli_generate(int argc, char **argv);
 int cli_score(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_bench(int argc, char **argv);
+int cli_chat(int argc, char **argv);
 
 /* Prints "supernode: sentence" and returns the exit code: 2 if the command line was wrong (usage),
  * else 1. */

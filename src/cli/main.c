@@ -13,6 +13,7 @@ struct command {
 
 static const struct command commands[] = {
     {"serve", "the OpenAI-compatible server", cli_serve},
+    {"chat", "talk with a model on a server, in the terminal", cli_chat},
     {"generate", "continue a prompt", cli_generate},
     {"info", "what a checkpoint is: architecture, size, identity, kernels", cli_info},
     {"logits", "logits of every position of a token sequence", cli_logits},
