@@ -117,7 +117,8 @@ def test_printed_curl_line_works_in_bash(server):
 
 def test_start_prints_true_figures(server):
     info = json.loads(subprocess.run([BIN, "info", MODEL, "--json"], capture_output=True, check=True).stdout)
-    first, second, third = server.printed.splitlines()[:3]
+    first, memory, second, third = server.printed.splitlines()[:4]
+    assert re.match(r"memory     [\d.]+ [MG]B for KV: \d+ tokens at [\d.]+ KB each; \d+ sequences, \d+ tokens the longest$", memory)
     assert first.split()[0] == "model" and info["architecture"] in first
     assert f"{info['parameters'] / 1e6:.1f} M parameters" in first and info["dtype"] in first
     assert second.split()[:2] == ["kernels", info["kernels"]]
