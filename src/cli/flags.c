@@ -32,13 +32,18 @@ static uint32_t distance(const char *a, const char *b) {
     return row[m];
 }
 
-static enum st unknown_flag(const struct flag_command *cmd, const char *name, struct err *err) {
+const char *flags_near(const struct flag_command *cmd, const char *name) {
     const char *near = NULL;
     uint32_t best = 4;
     for (const struct flag *f = cmd->flags; f->name; f++) {
         uint32_t d = distance(name, f->name);
         if (d < best) best = d, near = f->name;
     }
+    return near;
+}
+
+static enum st unknown_flag(const struct flag_command *cmd, const char *name, struct err *err) {
+    const char *near = flags_near(cmd, name);
     if (near)
         return err_set(err, ST_INVALID, "%s: unknown flag --%s; did you mean --%s?", cmd->name,
                        name, near);
@@ -53,7 +58,7 @@ static enum st set_number(const struct flag_command *cmd, const struct flag *f, 
     double v = f->type == FLAG_F32 ? strtod(text, &end) : 0;
     long long i = f->type == FLAG_F32 ? 0 : strtoll(text, &end, 10);
     if (*text == '\0' || *end != '\0' || errno == ERANGE)
-        return err_set(err, ST_INVALID, "%s: --%s: found '%s', expected %s", cmd->name, f->name,
+        return err_set(err, ST_INVALID, "%s: --%s: found '%.60s', expected %s", cmd->name, f->name,
                        text, f->type == FLAG_F32 ? "a number" : "an integer");
     if (f->type == FLAG_I64) {
         *(struct flag_i64 *)f->out = (struct flag_i64){.given = true, .v = i};
@@ -84,7 +89,7 @@ static enum st set_bytes(const struct flag_command *cmd, const struct flag *f, c
     }
     if (*end == 'B') end++;
     if (end == text || *end || !(v >= 1 && v < 1e18))
-        return err_set(err, ST_INVALID, "%s: --%s: found '%s', expected bytes, as in 512M or 8G",
+        return err_set(err, ST_INVALID, "%s: --%s: found '%.60s', expected bytes, as in 512M or 8G",
                        cmd->name, f->name, text);
     *(uint64_t *)f->out = (uint64_t)v;
     return ST_OK;
@@ -102,12 +107,12 @@ static enum st set_choice(const struct flag_command *cmd, const struct flag *f, 
         }
         word = word[n] ? word + n + 1 : NULL;
     }
-    return err_set(err, ST_INVALID, "%s: --%s: found '%s', expected %s", cmd->name, f->name, text,
-                   f->value);
+    return err_set(err, ST_INVALID, "%s: --%s: found '%.60s', expected %s", cmd->name, f->name,
+                   text, f->value);
 }
 
-static enum st set_value(const struct flag_command *cmd, const struct flag *f, const char *text,
-                         struct err *err) {
+enum st flags_set(const struct flag_command *cmd, const struct flag *f, const char *text,
+                  struct err *err) {
     switch (f->type) {
     case FLAG_STR: *(const char **)f->out = text; return ST_OK;
     case FLAG_LIST: {
@@ -147,28 +152,34 @@ static void print_help(const struct flag_command *cmd, bool all) {
     printf("\nexample:\n  %s\n", cmd->example);
 }
 
-static const struct flag *find_flag(const struct flag_command *cmd, const char *name, bool *off) {
-    *off = false;
-    for (const struct flag *f = cmd->flags; f->name; f++) {
+const struct flag *flags_find(const struct flag_command *cmd, const char *name) {
+    for (const struct flag *f = cmd->flags; f->name; f++)
         if (strcmp(f->name, name) == 0) return f;
-        if (f->type == FLAG_BOOL && strncmp(name, "no-", 3) == 0 &&
-            strcmp(f->name, name + 3) == 0) {
-            *off = true;
-            return f;
-        }
-    }
     return NULL;
+}
+
+static const struct flag *find_flag(const struct flag_command *cmd, const char *name, bool *off) {
+    const struct flag *f = flags_find(cmd, name);
+    *off = false;
+    if (f || strncmp(name, "no-", 3) != 0) return f;
+    f = flags_find(cmd, name + 3);
+    *off = true;
+    return f && f->type == FLAG_BOOL ? f : NULL;
+}
+
+void flags_name(char *out, size_t size, const char *text, size_t len) {
+    if (len >= size) len = size - 1;
+    for (size_t i = 0; i < len; i++) out[i] = text[i] == '_' ? '-' : text[i] ? text[i] : '?';
+    out[len] = '\0';
 }
 
 /* One "--..." argument; *i moves on over its value. */
 static enum st parse_flag(const struct flag_command *cmd, int argc, char **argv, int *i,
-                          struct err *err) {
+                          bool seen[FLAGS_MAX], struct err *err) {
     char name[NAME_MAX_BYTES];
     const char *arg = argv[*i] + 2, *eq = strchr(arg, '=');
     size_t len = eq ? (size_t)(eq - arg) : strlen(arg);
-    if (len >= sizeof name) len = sizeof name - 1;
-    for (size_t j = 0; j < len; j++) name[j] = arg[j] == '_' ? '-' : arg[j];
-    name[len] = '\0';
+    flags_name(name, sizeof name, arg, len);
     bool off;
     const struct flag *f = find_flag(cmd, name, &off);
     if (!f) return unknown_flag(cmd, name, err);
@@ -180,13 +191,18 @@ static enum st parse_flag(const struct flag_command *cmd, int argc, char **argv,
     if (!eq && *i + 1 >= argc)
         return err_set(err, ST_INVALID, "%s: --%s: expected %s after it", cmd->name, f->name,
                        f->value);
-    return set_value(cmd, f, eq ? eq + 1 : argv[++*i], err);
+    bool *again = &seen[f - cmd->flags];
+    if (f->type == FLAG_LIST && !*again) ((struct flag_list *)f->out)->len = 0; /* a config's */
+    *again = true;
+    return flags_set(cmd, f, eq ? eq + 1 : argv[++*i], err);
 }
 
 enum st flags_parse(enum flag_result *result, const struct flag_command *cmd, int argc, char **argv,
                     const char **args, struct err *err) {
-    uint32_t n_args = 0;
-    bool flags_end = false;
+    uint32_t n_args = 0, n_flags = 0;
+    bool flags_end = false, seen[FLAGS_MAX] = {false};
+    while (cmd->flags[n_flags].name) n_flags++;
+    assert(n_flags <= FLAGS_MAX);
     for (uint32_t i = 0; i < cmd->args_max; i++) args[i] = NULL;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
@@ -198,7 +214,7 @@ enum st flags_parse(enum flag_result *result, const struct flag_command *cmd, in
         if (!flags_end && strcmp(a, "--") == 0) {
             flags_end = true;
         } else if (!flags_end && a[0] == '-' && a[1] == '-') {
-            enum st st = parse_flag(cmd, argc, argv, &i, err);
+            enum st st = parse_flag(cmd, argc, argv, &i, seen, err);
             if (st) return st;
         } else if (!flags_end && a[0] == '-' && a[1] != '\0') {
             return err_set(err, ST_INVALID, "%s: unknown flag %s; flags begin with --", cmd->name,

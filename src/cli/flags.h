@@ -21,7 +21,7 @@ enum flag_type {
     FLAG_CHOICE, /* uint32_t: index of one of the words in value, "auto|f32|bf16" */
 };
 
-enum { FLAG_LIST_MAX = 16 };
+enum { FLAG_LIST_MAX = 64, FLAGS_MAX = 64 /* of a command */ };
 struct flag_list {
     uint32_t len;
     const char *v[FLAG_LIST_MAX];
@@ -57,5 +57,14 @@ enum flag_result { FLAG_RUN, FLAG_HELP_SHOWN };
  * --help all print to stdout. Errors: "serve: unknown flag --prot; did you mean --port?" */
 enum st ST_CHECKED flags_parse(enum flag_result *result, const struct flag_command *cmd, int argc,
                                char **argv, const char **args, struct err *err);
+
+/* What a config file does with the same table. */
+/* text as a flag's name: underscores become dashes, cut to size. */
+void flags_name(char *out, size_t size, const char *text, size_t len);
+const struct flag *flags_find(const struct flag_command *cmd, const char *name); /* NULL: none */
+const char *flags_near(const struct flag_command *cmd, const char *name); /* NULL: none is near */
+/* Any type but FLAG_BOOL; text is borrowed. A list grows. "serve: --port: found ..." */
+enum st ST_CHECKED flags_set(const struct flag_command *cmd, const struct flag *f, const char *text,
+                             struct err *err);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "cli/cli.h"
+#include "cli/config.h"
 #include "cli/flags.h"
 #include "cli/human.h"
 #include "cli/model_args.h"
@@ -27,7 +28,7 @@ struct serve_args {
     uint32_t log_format;
     struct auth auth;
     struct flag_list keys, origins;
-    const char *key_file;
+    const char *key_file, *config;
 };
 
 struct serving {
@@ -165,6 +166,8 @@ int cli_serve(int argc, char **argv) {
          "longest prompt and answer together, tokens (default: max_position_embeddings)", false},
         {"served-model-name", "NAME", FLAG_STR, &a.served_name, 0, 0,
          "what requests call the model (default: MODEL as given)", false},
+        {"config", "FILE", FLAG_STR, &a.config, 0, 0,
+         "YAML with flags as keys, and model; the command line wins", false},
         {"api-key", "KEY", FLAG_LIST, &a.keys, 0, 0,
          "a key that /v1 asks for; may be repeated (default: none asked for)", false},
         {"api-key-file", "FILE", FLAG_STR, &a.key_file, 0, 0, "keys, one a line: KEY or KEY TENANT",
@@ -221,9 +224,17 @@ int cli_serve(int argc, char **argv) {
         .flags = flags,
         .args_max = 1,
     };
+    struct config config = {0};
+    const char *model = NULL;
     struct err err;
     enum flag_result result;
-    if (flags_parse(&result, &cmd, argc, argv, args, &err)) return cli_fail(CLI_USAGE, &err);
-    if (result == FLAG_HELP_SHOWN) return 0;
-    return run(&a, args[0], &err);
+    enum st st = flags_parse(&result, &cmd, argc, argv, args, &err);
+    if (!st && result == FLAG_HELP_SHOWN) return 0;
+    if (!st && a.config) {
+        st = config_read(&config, &cmd, a.config, &model, &err);
+        if (!st) st = flags_parse(&result, &cmd, argc, argv, args, &err); /* it wins */
+    }
+    int code = st ? cli_fail(CLI_USAGE, &err) : run(&a, args[0] ? args[0] : model, &err);
+    config_release(&config);
+    return code;
 }

@@ -22,7 +22,7 @@ class Server:
     def __init__(self, *flags, model=MODEL, name="tiny", **popen):
         self.name = name
         self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen([BIN, "serve", model, "--port", "0", "--served-model-name", name, *flags],
+        self.process = subprocess.Popen([BIN, "serve", *([model] if model else []), "--port", "0", "--served-model-name", name, *flags],
                                         stdout=subprocess.PIPE, stderr=self.errors, text=True, **popen)
         self.printed = ""
         for line in self.process.stdout:
@@ -57,6 +57,9 @@ class Server:
 
     def complete(self, **body):
         return self.post("/v1/completions", body)
+
+    def complete_as(self, key, **body):
+        return self.post("/v1/completions", body, Authorization=f"Bearer {key}")
 
     def socket(self, data=b"", timeout=60):
         s = socket.create_connection((HOST, self.port), timeout)

@@ -1,5 +1,5 @@
 """Running a server: metrics, health, limits, API keys, TLS, CORS, logs, draining, the config file. Real sockets, real signals."""
-import datetime, http.client, json, os, re, resource, signal, socket, ssl, subprocess, threading, time, warnings
+import datetime, http.client, json, os, random, re, resource, signal, socket, ssl, subprocess, threading, time, warnings
 
 import openai
 import pytest
@@ -290,6 +290,97 @@ def test_what_strangers_cause_is_limited_to_a_line_a_second(serve):
     s.complete(prompt="Once", max_tokens=1, frobnicate=1)
     lines = [line for line in s.log().splitlines() if "ignored unknown fields" in line]
     assert len(lines) <= 4 and sum(int(n) for n in re.findall(r"more_like_it (\d+)", s.log())) + len(lines) == 21
+
+
+# --- the config file -------------------------------------------------------------------------------------------
+
+
+def test_config_file_and_command_line(serve, tmp_path):
+    """Names as flags, dashes or underscores; the command line wins, lists are replaced."""
+    file = tmp_path / "serve.yaml"
+    file.write_text(f"""# as it runs here
+model: {MODEL}
+max_model_len: 300   # shorter
+max-concurrent-requests: 3
+api-key: [sk-file-a, "sk-file-b"]
+allowed-origins: https://a.example
+enable-log-requests: true
+log-format: json
+""")
+    s = serve("--config", str(file), "--max-model-len", "200", "--api-key", "sk-line", "--no-enable-log-requests", model=None)
+    assert get(s, "/v1/models", **bearer("sk-file-a"))[0] == 401
+    models = json.loads(get(s, "/v1/models", **bearer("sk-line"))[2])
+    assert models["data"][0]["max_model_len"] == 200
+    assert get(s, "/live", Origin="https://a.example")[1]["Access-Control-Allow-Origin"] == "https://a.example"
+    assert s.complete_as("sk-line", prompt="Once", max_tokens=1)[0] == 200
+    s.stop()
+    assert [json.loads(line)["event"] for line in s.log().splitlines()] == ["serve: stopping (a second signal: at once)"]
+    s = serve("--config", str(file), model=None)
+    for key, status in (("sk-file-a", 200), ("sk-file-b", 200), ("sk-line", 401)):
+        assert s.complete_as(key, prompt="Once", max_tokens=1)[0] == status
+    wait_for(lambda: s.log().count('"serve: request"') == 2)
+
+
+BROKEN = [
+    ("prot: 80", "line 1: unknown key prot; did you mean port?"),
+    ("port: 8000\n\nfrobnicate-all-of-it: 1", "line 3: unknown key frobnicate-all-of-it"),
+    ("port: many", "line 1: serve: --port: found 'many', expected an integer"),
+    ("host: a\nport: 99999", "line 2: serve: --port: found 99999, expected 0 to 65535"),
+    ("port: [1, 2]", "line 1: port: found a list, expected one value"),
+    ("port:\n  a: 1", "line 2: port: found a mapping, expected a value"),
+    ("port:", "line 1: port: found nothing, expected a value"),
+    ("port: ~", "line 1: port: found nothing, expected a value"),
+    ("port: 1\nport: 2", "line 2: port stands there twice"),
+    ("max_model_len: 5\nmax-model-len: 6", "line 2: max-model-len stands there twice"),
+    ("enable-log-requests: 7", "line 1: enable-log-requests: found '7', expected true or false"),
+    ("log-format: xml", "line 1: serve: --log-format: found 'xml', expected text|json"),
+    ("config: other.yaml", "line 1: unknown key config"),
+    ("api-key: [[a]]", "line 1: api-key: found a list, expected a text"),
+    ("api-key: [a, {b: c}]", "line 1: api-key: found a mapping, expected a text"),
+    ("host: &a b\nmodel: *a", "line 2: model: found an alias, expected a value"),
+    ("- port", "line 1: found a list, expected flags"),
+    ("port", "line 1: found a text, expected flags"),
+    ("[port]: 1", "line 1: found a list, expected a flag's name"),
+    ("port: 1\n---\nport: 2", "line 2: found the end, expected one document"),
+    ("port: 'a", "line 1: found unexpected end of stream"),
+    ("port: 1\n\thost: b", "line 2: found a tab character"),
+    ("api-key: [" + "k, " * 80 + "]", "line 1: serve: --api-key: given more than 64 times"),
+    ("a: " + "[" * 100000, "line 1: unknown key a"),
+    ("api-key: " + "[" * 100000, "line 1: api-key: found a list"),
+    ('"po\\0rt": 1', "line 1: unknown key po?rt"),
+    ('host: "a\\0b"', "line 1: found a zero byte"),
+    (b"port: \xff\xfe1", "expected UTF-8"),
+    (b"\x00\x01\x02", ""),
+    ("x" * (2 << 20), "larger than"),
+    ("port: " + "9" * 100000, "9', expected an integer"),
+]
+
+
+@pytest.mark.parametrize("text,sentence", BROKEN, ids=range(len(BROKEN)))
+def test_broken_config_files_are_one_sentence(tmp_path, text, sentence):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    told = fails("--config", str(file))
+    assert told.startswith(f"supernode: {file}: ") and sentence in told, told[:400]
+
+
+def test_config_files_that_are_damaged_at_random(tmp_path):
+    """Any damage ends in a sentence or a start, never in a crash; a start is stopped by a port that is in use."""
+    good = b"host: 127.0.0.1\napi-key: [a, \"b\"]\nenable_log_requests: on\nlog-format: 'json'\n? max-model-len\n: 300\nallowed-origins:\n  - x\n  - y\n"
+    rng, file = random.Random(5), tmp_path / "c.yaml"
+    with socket.create_server((HOST, 0)) as taken:
+        for _ in range(15 if SANITIZED else 100):
+            bad = bytearray(good)
+            for _ in range(rng.randrange(1, 4)):
+                at = rng.randrange(len(bad))
+                bad[at:at + rng.randrange(3)] = bytes(rng.choice(b"\x00\n\t :[]{}&*!|>'\"%@`,?-#\xc3\xa9\xff") for _ in range(rng.randrange(3)))
+            file.write_bytes(bad)
+            fails("--config", str(file), "--port", str(taken.getsockname()[1]), "--host", HOST)
+
+
+def test_config_file_that_is_not_there(tmp_path):
+    assert fails("--config", str(tmp_path / "none")).startswith(f"supernode: {tmp_path}/none: ")
+    assert fails("--config", str(tmp_path)).startswith(f"supernode: {tmp_path}: ")
 
 
 # --- stopping --------------------------------------------------------------------------------------------------
