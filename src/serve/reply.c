@@ -13,7 +13,12 @@
 
 #include <event2/http_struct.h> /* wants http.h before it */
 
-enum { OUT_MAX = 256 << 20 };
+enum {
+    OUT_MAX = 256 << 20,
+    /* Jobs taken in one turn of the event loop: where tokens come as fast as they are written there
+     * is always a next one, and sockets and timers must have their turn. */
+    MAIL_MAX = 64
+};
 
 static void cancel(struct reply *r) {
     atomic_store_explicit(&r->job->cancel, true, memory_order_relaxed);
@@ -216,10 +221,11 @@ static void reply_free(struct reply *r) {
     free(r);
 }
 
-void replies_mail(struct server *s) {
+uint32_t replies_mail(struct server *s) {
     struct job *j;
     bool done;
-    while ((j = mailbox_take(&s->mailbox, &done))) {
+    uint32_t n = 0;
+    for (; n < MAIL_MAX && (j = mailbox_take(&s->mailbox, &done)); n++) {
         take_tokens(j->reply);
         if (done) take_done(j->reply);
     }
@@ -228,6 +234,7 @@ void replies_mail(struct server *s) {
         s->over = r->over_next;
         reply_free(r);
     }
+    return n;
 }
 
 void replies_cancel(struct server *s) {

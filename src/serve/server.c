@@ -48,7 +48,7 @@ static void on_mail(evutil_socket_t fd, short what, void *arg) {
     struct server *s = arg;
     (void)fd;
     (void)what;
-    replies_mail(s);
+    (void)replies_mail(s); /* the descriptor stays readable while there is more */
     stop_if_drained(s);
 }
 
@@ -272,7 +272,7 @@ void server_free(struct server *s) {
     worker_stop(s->worker);
     if (s->http)
         evhttp_free(s->http); /* clients that are left are closed, and their replies are over */
-    if (s->base && s->worker) replies_mail(s);
+    while (s->base && s->worker && replies_mail(s)) continue;
     assert(s->n_replies == 0);
     http_conns_release(&s->conns);
     event_free_if(s->mail);

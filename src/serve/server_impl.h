@@ -89,8 +89,8 @@ void reply_account(struct reply *r);                       /* its end: key, metr
 
 /* reply.c */
 void reply_begin(struct server *s, struct evhttp_request *req, enum api_kind kind,
-                 struct auth_key *key); /* a POST with a body; key may be NULL */
-void replies_mail(struct server *s);    /* takes what the mailbox has */
-void replies_cancel(struct server *s);  /* stops all that run */
+                 struct auth_key *key);  /* a POST with a body; key may be NULL */
+uint32_t replies_mail(struct server *s); /* takes some of what the mailbox has; how many */
+void replies_cancel(struct server *s);   /* stops all that run */
 
 #endif
