@@ -122,11 +122,11 @@ static uint32_t *output_of(const struct exec_model *m, const struct exec_run *ru
 /* Draws after the last known token, then after every draft that was drawn. */
 static void draw_run(const struct exec_model *m, const struct lane *l, struct exec_run *run,
                      uint32_t thread) {
+    run->n_drawn = run->n_new_drafts = 0;
+    if (!run->sample) return;
     uint32_t n_ids = run->r->choices[run->choice].n_ids;
     uint32_t *output = output_of(m, run, thread, run->n_drafts);
     bool own = output != run->r->choices[run->choice].ids;
-    run->n_drawn = run->n_new_drafts = 0;
-    if (!run->sample) return;
     for (;;) {
         uint32_t i = run->n_drawn++;
         const float *logits = step_logits(l->step, run->row + run->n - run->n_drafts - 1 + i);

@@ -21,7 +21,7 @@ struct exec_token {
 /* Positions [from, from + n) of one choice; the last n_drafts of them are guesses that follow what
  * the record holds. */
 struct exec_run {
-    const struct request *r;
+    const struct request *r; /* NULL: ended since its chunk began; sample is false then */
     uint32_t choice;
     const uint32_t *pages; /* block table: every slot below from + n + want_drafts */
     uint32_t n_pages;

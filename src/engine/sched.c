@@ -209,7 +209,12 @@ void sched_end(struct sched *s, struct seq *q) {
     }
     q->state = SEQ_OVER;
     uint32_t wanted = 0;
-    for (uint32_t i = 0; i < s->n_chunk; i++) wanted += s->chunk_seqs[i]->state != SEQ_OVER;
+    for (uint32_t i = 0; i < s->n_chunk; i++) {
+        wanted += s->chunk_seqs[i]->state != SEQ_OVER;
+        if (s->chunk_seqs[i] != q) continue;
+        s->chunk_runs[i].sample = false; /* its rows are computed on with the others' */
+        s->chunk_runs[i].r = NULL;       /* the caller frees it */
+    }
     if (wanted == 0) drop_chunk(s);
 }
 

@@ -128,7 +128,7 @@ static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t un
     s->in_chunk = true;
     do {
         const struct exec_run *run = &runs[s->chunk_run];
-        compute_row(s, run, run->from + s->chunk_row);
+        if (run->r) compute_row(s, run, run->from + s->chunk_row);
         spend(s, s->o.row_ns);
         if (++s->chunk_row < run->n) continue;
         s->chunk_row = 0;
