@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements spec.h. A trial lasts PROBE_STEPS and comes every period, which begins at PERIOD_MIN
- * and doubles up to PERIOD_MAX while the same way wins: at twice the cost, trials take under 1% of
- * the time. A trial that is plainly worse ends early. */
+/* Implements spec.h. The first trial waits until a batch size has run for a while (the first steps
+ * of a process are slow, and would make drafting look good). A trial lasts PROBE_STEPS, or
+ * PROBE_STEPS_MIN where it is plainly worse, and comes every period, which begins at PERIOD_MIN,
+ * doubles up to PERIOD_MAX while the same way wins, and begins anew when the other does: a wrong
+ * choice is soon mended, and trials take under 1% of the time. */
 #include "engine/spec.h"
 
-enum { PROBE_STEPS = 8, PROBE_STEPS_MIN = 3, WARM_STEPS = 8, PERIOD_MIN = 256, PERIOD_MAX = 4096 };
-static const double gain_min = 0.98, hopeless = 1.25, weight = 0.2;
+enum { PROBE_STEPS = 8, PROBE_STEPS_MIN = 3, WARM_STEPS = 64, PERIOD_MIN = 64, PERIOD_MAX = 4096 };
+static const double gain_min = 0.98, hopeless = 1.25, weight = 0.2, outlier = 3;
 
 void spec_init(struct spec *s, enum speculate mode) {
     *s = (struct spec){.mode = mode};
@@ -37,8 +39,12 @@ static void decide(struct spec_size *z) {
 
 static void average(struct spec_size *z, bool drafting, double ns) {
     double *a = &z->ns_per_token[drafting];
+    uint32_t n = z->samples[drafting]++;
     /* a fresh trial is not held to what was true long ago */
-    *a = z->samples[drafting]++ == 0 ? ns : *a + weight * (ns - *a);
+    if (n == 0) *a = ns;
+    /* another process had the core */
+    if (n > 1 && ns > outlier * *a) ns = outlier * *a;
+    *a += weight * (ns - *a);
 }
 
 void spec_measured(struct spec *s, uint32_t n_seqs, bool drafting, uint64_t ns, uint32_t n_tokens) {
