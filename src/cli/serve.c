@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "cli/cli.h"
 #include "cli/config.h"
 #include "cli/flags.h"
@@ -15,6 +16,8 @@
 #include "engine/local.h"
 #include "serve/front.h"
 #include "serve/server.h"
+
+enum { ORIGINS_MAX = 256 };
 
 struct serve_args {
     struct model_args model;
@@ -28,6 +31,8 @@ struct serve_args {
     uint32_t log_format;
     struct auth auth;
     struct flag_list keys, origins;
+    char *origin_list[ORIGINS_MAX]; /* origins, lists taken apart; owned */
+    uint32_t n_origins;
     const char *key_file, *config;
 };
 
@@ -102,14 +107,53 @@ static enum st read_keys(struct serve_args *a, struct err *err) {
     return st;
 }
 
+/* What a browser sends in Origin has no path, so one that ends in / would never match. */
+static enum st add_origin(struct serve_args *a, const char *text, struct err *err) {
+    size_t len = strlen(text);
+    bool is_origin = strstr(text, "://") && text[len - 1] != '/' && !strchr(text, ',');
+    if (strcmp(text, "*") != 0 && !is_origin)
+        return err_set(err, ST_INVALID,
+                       "serve: --allowed-origins: found '%.100s', expected * or an origin such as "
+                       "https://chat.example",
+                       text);
+    if (a->n_origins == ORIGINS_MAX)
+        return err_set(err, ST_INVALID, "serve: --allowed-origins: more than %d", ORIGINS_MAX);
+    a->origin_list[a->n_origins] = strdup(text);
+    if (!a->origin_list[a->n_origins]) return err_set(err, ST_NO_MEMORY, "serve: out of memory");
+    a->n_origins++;
+    return ST_OK;
+}
+
+/* One of vLLM's JSON lists, or an origin as it is. */
+static enum st add_origins(struct serve_args *a, const char *text, struct err *err) {
+    json_t *list = NULL, *v;
+    size_t i;
+    enum st st = ST_OK;
+    if (*text != '[') return add_origin(a, text, err);
+    st = json_parse(&list, text, strlen(text), "serve: --allowed-origins", err);
+    if (st) return st;
+    json_array_foreach(list, i, v) {
+        if (!json_is_string(v))
+            st = err_set(err, ST_INVALID, "serve: --allowed-origins: found %s, expected a string",
+                         json_kind(v));
+        if (st || (st = add_origin(a, json_string_value(v), err))) break;
+    }
+    json_decref(list);
+    return st;
+}
+
 static enum st server_options(struct serve_args *a, struct err *err) {
     a->log = (struct log){.fd = STDERR_FILENO, .format = (enum log_format)a->log_format};
     a->server.host = a->host;
     a->server.port = (uint16_t)a->port;
     a->server.log = &a->log;
     a->server.auth = &a->auth;
-    a->server.origins = a->origins.v;
-    a->server.n_origins = a->origins.len;
+    for (uint32_t i = 0; i < a->origins.len; i++) {
+        enum st st = add_origins(a, a->origins.v[i], err);
+        if (st) return st;
+    }
+    a->server.origins = (const char *const *)a->origin_list;
+    a->server.n_origins = a->n_origins;
     if (!a->server.cert_file != !a->server.key_file)
         return err_set(err, ST_INVALID, "serve: --ssl-certfile and --ssl-keyfile need each other");
     return read_keys(a, err);
@@ -147,6 +191,7 @@ static int run(struct serve_args *a, const char *model, struct err *err) {
     front_close(&s.front);
     local_close(&s.local);
     auth_release(&a->auth);
+    for (uint32_t i = 0; i < a->n_origins; i++) free(a->origin_list[i]);
     return st ? cli_fail(CLI_FAILED, err) : 0;
 }
 

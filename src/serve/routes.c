@@ -238,6 +238,8 @@ static bool check_key(struct server *s, struct evhttp_request *req, struct auth_
     *key = auth_find(s->o.auth, header);
     if (*key) return true;
     s->metrics.rejected[REJECT_UNAUTHORIZED]++;
+    server_log(s, LINE_UNAUTHORIZED, "serve: API key refused", NULL,
+               (struct log_field)LOG_STR("path", route_label(req)));
     (void)api_fail(&e, 401, NULL, "invalid_api_key", "%s",
                    header ? "Authorization: the API key is not known"
                           : "Authorization: expected the header 'Authorization: Bearer KEY'");

@@ -31,8 +31,9 @@ void server_log(struct server *s, enum server_line kind, const char *event, cons
                 struct log_field more) {
     uint32_t skipped;
     if (!log_may(&s->limits[kind], clock_now_ns(), &skipped)) return;
-    struct log_field fields[4] = {LOG_STR("id", id)};
-    uint32_t n = 1;
+    struct log_field fields[4] = {{0}};
+    uint32_t n = 0;
+    if (id) fields[n++] = (struct log_field)LOG_STR("id", id);
     if (more.name) fields[n++] = more;
     if (skipped) fields[n] = (struct log_field)LOG_NUM("more_like_it", skipped);
     log_event(s->o.log, LOG_WARN, event, fields);

@@ -31,7 +31,7 @@ struct server_options { /* what they point to is borrowed until server_free */
     bool log_requests;                /* a line at the end of each */
     struct auth *auth;                /* without keys: everyone may ask */
     const char *cert_file, *key_file; /* TLS; NULL: plain */
-    const char **origins;             /* [n_origins] whose pages may ask; "*": all */
+    const char *const *origins;       /* [n_origins] whose pages may ask; "*": all */
     uint32_t n_origins;
     uint32_t requests_max;     /* that wait or run */
     uint32_t client_timeout_s; /* for how long a client may neither send nor read */

@@ -19,7 +19,7 @@
 enum reply_state { REPLY_OPEN, REPLY_SENT, REPLY_OVER };
 
 /* Log lines that strangers can cause. */
-enum server_line { LINE_UNKNOWN_FIELDS, LINE_NOT_READING, SERVER_LINES };
+enum server_line { LINE_UNKNOWN_FIELDS, LINE_NOT_READING, LINE_UNAUTHORIZED, SERVER_LINES };
 
 struct reply {
     struct reply *next, **link; /* in the server's list */
@@ -69,7 +69,8 @@ struct server {
 };
 
 /* server.c */
-/* A warning about a request; at most one a second and kind. more: a further field, or {0}. */
+/* A warning about a request (id may be NULL); at most one a second and kind. more: a further field,
+ * or {0}. */
 void server_log(struct server *s, enum server_line kind, const char *event, const char *id,
                 struct log_field more);
 

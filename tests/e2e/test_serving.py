@@ -1,5 +1,5 @@
 """Running a server: metrics, health, limits, API keys, TLS, CORS, logs, draining, the config file. Real sockets, real signals."""
-import ctypes, datetime, http.client, json, os, random, re, resource, signal, socket, ssl, subprocess, threading, time, warnings
+import ctypes, datetime, http.client, json, os, random, re, resource, selectors, signal, socket, ssl, subprocess, threading, time, warnings
 
 import openai
 import pytest
@@ -288,7 +288,7 @@ def test_keys_protect_v1_and_nothing_else(serve, tmp_path):
     assert metrics(s)['supernode_requests_rejected_total{reason="unauthorized"}'] == 6 * 5 + 1
     lines = re.findall(r"serve: request: .*", s.log())
     assert [re.search(r"tenant (\S+)", line).group(1) for line in lines] == ['""', '""', "blue", '""']
-    assert "sk-" not in s.log()
+    assert "sk-" not in s.log() and "warn serve: API key refused: path /v1/completions" in s.log()
 
 
 def test_tenants_do_not_find_each_others_blocks(serve, tmp_path):
@@ -364,6 +364,10 @@ def test_origins(serve, server):
     for origin in ("https://a.example.evil", "https://a.exampl", "null", "HTTPS://A.EXAMPLE", "https://a.example,https://b.example"):
         status, headers, _ = get(s, "/version", Origin=origin)
         assert status == 200 and "Access-Control-Allow-Origin" not in headers
+    lists = serve("--allowed-origins", '["https://c.example", "https://a.example"]')  # as vLLM takes them
+    assert get(lists, "/version", **page)[1]["Access-Control-Allow-Origin"] == "https://a.example"
+    for wrong in ("https://a.example/", "https://a.example,https://b.example", "", '["https://a.example"', "[1]", "[[]]"):
+        assert fails("--allowed-origins", wrong).startswith("supernode: serve: --allowed-origins: ")
     every = serve("--allowed-origins", "*")
     assert get(every, "/version", **page)[1]["Access-Control-Allow-Origin"] == "*"
 
@@ -486,7 +490,7 @@ def test_broken_config_files_are_one_sentence(tmp_path, text, sentence):
 
 def test_config_files_that_are_damaged_at_random(tmp_path):
     """Any damage ends in a sentence or a start, never in a crash; a start is stopped by a port that is in use."""
-    good = b"host: 127.0.0.1\napi-key: [a, \"b\"]\nenable_log_requests: on\nlog-format: 'json'\n? max-model-len\n: 300\nallowed-origins:\n  - x\n  - y\n"
+    good = b"host: 127.0.0.1\napi-key: [a, \"b\"]\nenable_log_requests: on\nlog-format: 'json'\n? max-model-len\n: 300\nallowed-origins:\n  - http://x\n  - http://y\n"
     rng, file = random.Random(5), tmp_path / "c.yaml"
     with socket.create_server((HOST, 0)) as taken:
         for _ in range(15 if SANITIZED else 100):
@@ -525,6 +529,33 @@ def test_drain_timeout_is_kept(serve):
     for each in sockets:
         told = read_all(each)
         assert b"[DONE]" in told or b"shutting down" in told, told[-300:]
+
+
+# --- cost ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [8, 32])
+def test_http_streams_20000_tokens_per_second_of_its_cpu_time(serve, n):
+    """CPU time of the thread that serves HTTP, a chunk a token; clients that read as it comes."""
+    s = serve()
+    tokens = 20 if SANITIZED else 250
+    streams = {s.socket(request_bytes("/v1/chat/completions", {"messages": HELLO, "stream": True, "max_tokens": tokens, **LONG})): [b"", 0] for _ in range(n)}
+    cpu = -metrics(s)["supernode_http_cpu_seconds_total"]
+    with selectors.DefaultSelector() as ready:
+        for sock in streams:
+            ready.register(sock, selectors.EVENT_READ)
+        while ready.get_map():
+            for key, _ in ready.select():
+                end = streams[key.fileobj]
+                part = end[0][-5:] + key.fileobj.recv(65536)
+                end[0], end[1] = part, end[1] + part.count(b"data: ") - part[:5].count(b"data: ")
+                if b"[DONE]" in part:
+                    ready.unregister(key.fileobj)
+    cpu += metrics(s)["supernode_http_cpu_seconds_total"]
+    events = sum(end[1] for end in streams.values())
+    print(f"{n} streams: {events} events, {n * tokens} tokens, {cpu / n / tokens * 1e6:.1f} us of HTTP CPU time a token, {n * tokens / cpu:.0f} tokens/s")
+    assert events >= n * tokens * 0.9  # a token with half a character waits for the next
+    assert n * tokens / cpu > (100 if SANITIZED else 20000)
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------
