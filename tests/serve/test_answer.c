@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers without a model: ids go in, SSE events and objects come out, byte for byte. The tokenizer
  * is bytes and a few merges. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -567,6 +568,49 @@ static void floats_are_short_and_exact(void **state) {
     }
 }
 
+/* What printf and strtof say, which know no shortcut. */
+static void every_float_is_the_shortest_that_reads_back(void **state) {
+    (void)state;
+    struct buf out = {.max = 64};
+    for (uint32_t i = 1; i < 400000; i++) {
+        uint32_t bits = i * 2654435761u;
+        float v;
+        char want[64];
+        if (i % 4) bits = (bits & 0x80ffffffu) | (0x3au + i % 8) << 24; /* where logprobs are */
+        memcpy(&v, &bits, sizeof v);
+        if (!isfinite(v)) continue;
+        for (int digits = 6; digits <= 9; digits++) {
+            snprintf(want, sizeof want, "%.*g", digits, (double)v);
+            if (strtof(want, NULL) == v) break;
+        }
+        out.len = 0;
+        json_out_float(&(struct json_out){&out, ST_OK}, v);
+        if (strcmp(out.data, want) != 0)
+            fail_msg("%a: found %s, expected %s", (double)v, out.data, want);
+    }
+    static const float edges[] = {1e-4f,      9.99999e-5f, 99999.99f, 1e5f,      1,
+                                  9.9999999f, 0.1f,        0.5f,      123456.7f, -0.0f};
+    for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) {
+        char want[64];
+        for (int digits = 6; digits <= 9; digits++) {
+            snprintf(want, sizeof want, "%.*g", digits, (double)edges[i]);
+            if (strtof(want, NULL) == edges[i]) break;
+        }
+        out.len = 0;
+        json_out_float(&(struct json_out){&out, ST_OK}, edges[i]);
+        assert_string_equal(out.data, want);
+    }
+    static const int64_t integers[] = {0, -1, 10, INT64_MIN, INT64_MAX, 1234567890};
+    for (size_t i = 0; i < 6; i++) {
+        char want[32];
+        snprintf(want, sizeof want, "%lld", (long long)integers[i]);
+        out.len = 0;
+        json_out_int(&(struct json_out){&out, ST_OK}, integers[i]);
+        assert_string_equal(out.data, want);
+    }
+    buf_release(&out);
+}
+
 static void a_full_buffer_is_a_status(void **state) {
     (void)state;
     struct fixture f;
@@ -602,6 +646,7 @@ int main(void) {
         cmocka_unit_test(an_error_in_a_stream_is_an_event),
         cmocka_unit_test(text_of_any_bytes_is_json),
         cmocka_unit_test(floats_are_short_and_exact),
+        cmocka_unit_test(every_float_is_the_shortest_that_reads_back),
         cmocka_unit_test(a_full_buffer_is_a_status),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
