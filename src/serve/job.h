@@ -46,6 +46,7 @@ struct job {
 
     /* The HTTP thread's own. */
     struct buf taken; /* the inbox as it was taken; its memory is the next inbox */
+    size_t taken_at;  /* what is read of it */
     void *reply;
 };
 

@@ -119,27 +119,37 @@ struct job *mailbox_take(struct mailbox *m, bool *done) {
     if (j) {
         m->first = j->ready_next;
         j->ready = false;
-        *done = j->done;
-        struct buf used = j->taken;
-        j->taken = j->inbox;
-        used.len = 0;
-        j->inbox = used;
+        if (j->taken_at == j->taken.len) {
+            struct buf used = j->taken;
+            j->taken = j->inbox;
+            j->taken_at = used.len = 0;
+            j->inbox = used;
+        }
+        *done = j->done && j->inbox.len == 0;
+        if (j->inbox.len) announce(m, j); /* behind what was put back */
     }
     if (!m->first && read(m->fd, &count, sizeof count) < 0) assert(errno == EAGAIN);
     pthread_mutex_unlock(&m->lock);
     return j;
 }
 
-bool job_token_next(const struct job *j, size_t *at, uint32_t *record, struct token_out *t,
+void mailbox_put_back(struct mailbox *m, struct job *j) {
+    pthread_mutex_lock(&m->lock);
+    announce(m, j);
+    pthread_mutex_unlock(&m->lock);
+}
+
+bool job_token_next(struct job *j, uint32_t *record, struct token_out *t,
                     struct token_logprob *top) {
     struct job_token row;
-    if (*at == j->taken.len) return false;
-    assert(j->taken.len - *at >= sizeof row);
-    memcpy(&row, j->taken.data + *at, sizeof row);
-    *at += sizeof row;
-    assert(row.n_top <= REQUEST_LOGPROBS_MAX);
-    if (row.n_top) memcpy(top, j->taken.data + *at, row.n_top * sizeof *top);
-    *at += row.n_top * sizeof *top;
+    size_t left = j->taken.len - j->taken_at;
+    if (left == 0) return false;
+    const char *at = j->taken.data + j->taken_at;
+    assert(left >= sizeof row);
+    memcpy(&row, at, sizeof row);
+    assert(row.n_top <= REQUEST_LOGPROBS_MAX && left >= sizeof row + row.n_top * sizeof *top);
+    if (row.n_top) memcpy(top, at + sizeof row, row.n_top * sizeof *top);
+    j->taken_at += sizeof row + row.n_top * sizeof *top;
     *record = row.record;
     *t = (struct token_out){.attempt = row.attempt,
                             .choice = row.choice,

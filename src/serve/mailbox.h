@@ -23,13 +23,15 @@ bool mailbox_token(struct mailbox *m, struct job *j, uint32_t record, const stru
 /* The job's end; error may be NULL. The job must not be touched afterwards. */
 void mailbox_done(struct mailbox *m, struct job *j, const struct api_error *error);
 
-/* HTTP thread. The next job with news, or NULL: its tokens are in j->taken (overwritten), *done
- * says whether it ended. */
+/* HTTP thread. The next job with news, or NULL: its tokens are read with job_token_next, *done says
+ * whether it ended with them. A job that is not read to its end must be put back. */
 struct job *mailbox_take(struct mailbox *m, bool *done);
+/* Puts a job back, last: the rest of its tokens can wait for other things to be done first. */
+void mailbox_put_back(struct mailbox *m, struct job *j);
 
-/* Reads the next token of j->taken at *at, and whose it is; top gets room for REQUEST_LOGPROBS_MAX alternatives.
- * False: that was the last. */
-bool job_token_next(const struct job *j, size_t *at, uint32_t *record, struct token_out *t,
+/* Reads the next token that was taken, and whose it is; top gets room for REQUEST_LOGPROBS_MAX
+ * alternatives. False: that was the last. */
+bool job_token_next(struct job *j, uint32_t *record, struct token_out *t,
                     struct token_logprob *top);
 
 #endif

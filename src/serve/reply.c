@@ -15,9 +15,11 @@
 
 enum {
     OUT_MAX = 256 << 20,
-    /* Jobs taken in one turn of the event loop: where tokens come as fast as they are written there
-     * is always a next one, and sockets and timers must have their turn. */
-    MAIL_MAX = 64
+    /* Jobs, and about as many bytes of their tokens, taken in one turn of the event loop: where
+     * tokens come as fast as they are written there is always a next one, the log-probabilities of
+     * a long prompt are megabytes, and sockets and timers must have their turn. */
+    MAIL_MAX = 64,
+    PIECE_BYTES = 64 << 10
 };
 
 static void cancel(struct reply *r) {
@@ -158,20 +160,25 @@ static void fail_answer(struct reply *r, enum st st) {
     fail(r, &e);
 }
 
+/* At most PIECE_BYTES of them; what nobody waits for is thrown away. */
 static void take_tokens(struct reply *r) {
     struct token_logprob top[REQUEST_LOGPROBS_MAX];
     struct token_out t;
-    size_t at = 0;
+    struct job *j = r->job;
+    size_t until = j->taken_at + PIECE_BYTES;
     uint32_t which;
     enum st st = ST_OK;
-    if (r->state != REPLY_OPEN) return;
-    while (!st && job_token_next(r->job, &at, &which, &t, top)) {
+    if (r->state != REPLY_OPEN) {
+        j->taken_at = j->taken.len;
+        return;
+    }
+    while (!st && j->taken_at < until && job_token_next(j, &which, &t, top)) {
         if (!r->answering) st = answer_begin(r);
         if (!st) st = answer_token(&r->answer, which, &t, &r->out);
         if (st || r->answer.complete) break;
-        if (answer_choice_over(&r->answer, which, t.choice))
-            job_choice_drop(r->job, which, t.choice);
+        if (answer_choice_over(&r->answer, which, t.choice)) job_choice_drop(j, which, t.choice);
     }
+    if (st || (r->answering && r->answer.complete)) j->taken_at = j->taken.len;
     if (st) {
         fail_answer(r, st);
     } else if (r->answering) {
@@ -225,9 +232,15 @@ uint32_t replies_mail(struct server *s) {
     struct job *j;
     bool done;
     uint32_t n = 0;
-    for (; n < MAIL_MAX && (j = mailbox_take(&s->mailbox, &done)); n++) {
+    size_t bytes = 0;
+    for (; n < MAIL_MAX && bytes < PIECE_BYTES && (j = mailbox_take(&s->mailbox, &done)); n++) {
+        size_t from = j->taken_at;
         take_tokens(j->reply);
-        if (done) take_done(j->reply);
+        bytes += j->taken_at - from;
+        if (j->taken_at < j->taken.len)
+            mailbox_put_back(&s->mailbox, j);
+        else if (done)
+            take_done(j->reply);
     }
     while (s->over) {
         struct reply *r = s->over;

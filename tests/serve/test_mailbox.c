@@ -31,7 +31,6 @@ static void tokens_come_out_as_they_went_in(void **state) {
     struct token_out t;
     uint32_t which;
     bool done;
-    size_t at = 0;
     assert_int_equal(mailbox_init(&m, &err), ST_OK);
     struct job *j = job();
     assert_false(readable(&m));
@@ -49,14 +48,14 @@ static void tokens_come_out_as_they_went_in(void **state) {
     assert_ptr_equal(mailbox_take(&m, &done), j);
     assert_false(done);
     assert_false(readable(&m));
-    assert_true(job_token_next(j, &at, &which, &t, got_top));
+    assert_true(job_token_next(j, &which, &t, got_top));
     assert_int_equal(which, 7);
     assert_true(t.attempt == 1 && t.choice == 2 && t.position == 3 && t.id == 4 &&
                 t.logprob == -0.5f && t.n_top == 2);
     assert_true(t.top[1].id == 8 && t.top[1].logprob == -2);
-    assert_true(job_token_next(j, &at, &which, &t, got_top));
+    assert_true(job_token_next(j, &which, &t, got_top));
     assert_true(t.id == 5 && t.finish == FINISH_STOP && t.n_top == 0);
-    assert_false(job_token_next(j, &at, &which, &t, got_top));
+    assert_false(job_token_next(j, &which, &t, got_top));
     mailbox_done(&m, j, NULL);
     assert_ptr_equal(mailbox_take(&m, &done), j);
     assert_true(done);
@@ -103,6 +102,41 @@ static void a_full_inbox_refuses_and_keeps_what_it_has(void **state) {
     assert_ptr_equal(mailbox_take(&m, &done), j);
     assert_int_equal(j->taken.len, 2 * sizeof(struct job_token));
     job_free(j);
+    mailbox_release(&m);
+}
+
+/* Another job's news come between the two halves, and the end comes with the last token. */
+static void a_job_may_be_read_in_pieces(void **state) {
+    (void)state;
+    struct mailbox m;
+    struct err err;
+    struct token_logprob top[REQUEST_LOGPROBS_MAX];
+    struct token_out t;
+    uint32_t which;
+    bool done;
+    assert_int_equal(mailbox_init(&m, &err), ST_OK);
+    struct job *a = job(), *b = job();
+    for (uint32_t i = 0; i < 2; i++) mailbox_token(&m, a, 0, &(struct token_out){.id = i});
+    mailbox_token(&m, b, 0, &(struct token_out){.id = 9});
+    assert_ptr_equal(mailbox_take(&m, &done), a);
+    assert_true(job_token_next(a, &which, &t, top) && t.id == 0);
+    mailbox_put_back(&m, a);
+    mailbox_token(&m, a, 0, &(struct token_out){.id = 2});
+    mailbox_done(&m, a, NULL);
+    assert_ptr_equal(mailbox_take(&m, &done), b);
+    assert_true(job_token_next(b, &which, &t, top) && t.id == 9);
+    assert_ptr_equal(mailbox_take(&m, &done), a);
+    assert_false(done);
+    assert_true(readable(&m));
+    assert_true(job_token_next(a, &which, &t, top) && t.id == 1);
+    assert_false(job_token_next(a, &which, &t, top));
+    assert_ptr_equal(mailbox_take(&m, &done), a);
+    assert_true(done);
+    assert_false(readable(&m));
+    assert_true(job_token_next(a, &which, &t, top) && t.id == 2);
+    assert_null(mailbox_take(&m, &done));
+    job_free(a);
+    job_free(b);
     mailbox_release(&m);
 }
 
@@ -167,7 +201,7 @@ static void nothing_is_lost_between_threads(void **state) {
             struct token_out t;
             uint32_t which;
             uint32_t *n = j->reply;
-            for (size_t at = 0; job_token_next(j, &at, &which, &t, top); ++*n)
+            for (; job_token_next(j, &which, &t, top); ++*n)
                 assert_true(t.position == *n && t.n_top == *n % 4);
             ended += done;
         }
@@ -185,6 +219,7 @@ int main(void) {
         cmocka_unit_test(tokens_come_out_as_they_went_in),
         cmocka_unit_test(jobs_come_oldest_first_and_once),
         cmocka_unit_test(a_full_inbox_refuses_and_keeps_what_it_has),
+        cmocka_unit_test(a_job_may_be_read_in_pieces),
         cmocka_unit_test(a_dropped_choice_is_unwanted_and_its_siblings_are_not),
         cmocka_unit_test(nothing_is_lost_between_threads),
     };
