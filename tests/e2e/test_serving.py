@@ -438,7 +438,7 @@ log-format: json
     assert get(s, "/live", Origin="https://a.example")[1]["Access-Control-Allow-Origin"] == "https://a.example"
     assert s.complete_as("sk-line", prompt="Once", max_tokens=1)[0] == 200
     s.stop()
-    assert [json.loads(line)["event"] for line in s.log().splitlines()] == ["serve: stopping (a second signal: at once)"]
+    assert [json.loads(line)["event"] for line in s.log().splitlines()] == ["serve: API key refused", "serve: stopping (a second signal: at once)"]
     s = serve("--config", str(file), model=None)
     for key, status in (("sk-file-a", 200), ("sk-file-b", 200), ("sk-line", 401)):
         assert s.complete_as(key, prompt="Once", max_tokens=1)[0] == status
