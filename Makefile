@@ -52,8 +52,9 @@ BIN     := $(B)/supernode
 TESTS   := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/*/test_*.c))
 FUZZERS := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 3
+SOAK_SECONDS ?= 600
 
-.PHONY: all serve check test deps bench fuzz asan tsan arm install format lint clean help
+.PHONY: all serve check test deps bench fuzz soak asan tsan arm install format lint clean help
 .DELETE_ON_ERROR:
 
 all: $(BIN)
@@ -64,6 +65,7 @@ help:
 	@echo "make all        build/supernode"
 	@echo "make test       the tests alone, packages present;  SAN=address,undefined | SAN=thread: with a sanitizer"
 	@echo "make fuzz       every parser, FUZZ_SECONDS=$(FUZZ_SECONDS) each;  make arm: the forward pass under qemu-aarch64"
+	@echo "make soak       a server under bad clients, SOAK_SECONDS=$(SOAK_SECONDS); SAN= as above"
 	@echo "make bench      measurements beside the limits of this machine"
 	@echo "make install PREFIX=/usr/local    make format    make lint    make clean    V=1 shows the commands"
 
@@ -132,6 +134,10 @@ test: all tests
 
 asan: ; @$(MAKE) --no-print-directory SAN=address,undefined test
 tsan: ; @$(MAKE) --no-print-directory SAN=thread test
+
+# A server under clients that hang up, dawdle and lie; SAN=address,undefined or SAN=thread makes it stricter.
+soak: all
+	@tests/soak/soak.py --bin $(BIN) --seconds $(SOAK_SECONDS)
 
 # Plain programs (no cmocka for Arm), which the native build runs among its tests too.
 ARM_CC  := aarch64-linux-gnu
