@@ -199,7 +199,11 @@ int cli_serve(int argc, char **argv) {
     struct serve_args a = {
         .host = "127.0.0.1",
         .port = 8000,
-        .server = {.requests_max = 1024, .client_timeout_s = 60, .drain_s = 30, .stuck_s = 30},
+        .server = {.requests_max = 1024,
+                   .bodies_bytes_max = 128 << 20,
+                   .client_timeout_s = 60,
+                   .drain_s = 30,
+                   .stuck_s = 30},
         .engine = {.max_num_seqs = 256, .max_num_batched_tokens = 1024, .draft_tokens = 1}};
     const char *args[1];
     const struct flag flags[] = {
@@ -227,6 +231,8 @@ int cli_serve(int argc, char **argv) {
          "requests of one key in a minute (default 0: no limit)", true},
         {"max-concurrent-requests", "N", FLAG_U32, &a.server.requests_max, 1, 65536,
          "requests that run or wait; more get a 503 (default 1024)", true},
+        {"max-waiting-bytes", "BYTES", FLAG_BYTES, &a.server.bodies_bytes_max, 0, 0,
+         "bodies of requests that run or wait together; more get a 503 (default 128M)", true},
         {"max-num-seqs", "N", FLAG_U32, &a.engine.max_num_seqs, 1, 65536,
          "sequences computed at once; others wait (default 256)", false},
         {"kv-cache-memory", "BYTES", FLAG_BYTES, &a.kv_bytes, 0, 0,

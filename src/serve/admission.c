@@ -42,10 +42,12 @@ bool reply_admit(struct server *s, struct auth_key *key, size_t body_len, struct
                        "%u requests wait or run already; try again later", s->n_replies);
         return refuse(s, REJECT_OVERLOADED);
     }
-    if (body_len > SERVER_BODIES_BYTES_MAX - s->body_bytes) {
-        (void)api_fail(e, 503, NULL, "overloaded",
-                       "waiting requests hold %llu bytes already; try again later",
-                       (unsigned long long)s->body_bytes);
+    if (body_len > s->o.bodies_bytes_max - s->body_bytes) {
+        (void)api_fail(
+            e, 503, NULL, "overloaded",
+            "requests that wait or run hold %llu bytes already, and the limit is %llu; try "
+            "again later",
+            (unsigned long long)s->body_bytes, (unsigned long long)s->o.bodies_bytes_max);
         return refuse(s, REJECT_BODIES);
     }
     return !key || enter_by_key(s, key, e);

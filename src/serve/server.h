@@ -12,8 +12,7 @@
 #include "serve/log.h"
 
 enum {
-    SERVER_BODY_BYTES_MAX = 32 << 20,    /* one request's */
-    SERVER_BODIES_BYTES_MAX = 128 << 20, /* of all requests that wait or run */
+    SERVER_BODY_BYTES_MAX = 32 << 20, /* one request's */
     SERVER_RECEIVING_BYTES_MAX = 128
                                  << 20, /* of all requests on their way; small ones may pass it */
     SERVER_CONNS_IDLE = 512,            /* connections beside those that wait for an answer */
@@ -34,6 +33,7 @@ struct server_options { /* what they point to is borrowed until server_free */
     const char *const *origins;       /* [n_origins] whose pages may ask; "*": all */
     uint32_t n_origins;
     uint32_t requests_max;     /* that wait or run */
+    uint64_t bodies_bytes_max; /* of all that wait or run: a token is at least a byte */
     uint32_t client_timeout_s; /* for how long a client may neither send nor read */
     uint32_t drain_s;          /* what running answers get when the server is told to stop */
     uint32_t stuck_s;          /* /health is red when the engine finished nothing for so long */
