@@ -10,168 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "serve/answer_logprobs.h"
 #include "serve/json_out.h"
-#include "text/utf8.h"
 
-enum { TEXT_MAX = 64 << 20, LIST_MAX = 64 << 20, TOKEN_MAX = 1 << 20, PREFIX_MAX = 1 << 20 };
+enum { TEXT_MAX = 64 << 20, TOKEN_MAX = 1 << 20, PREFIX_MAX = 1 << 20 };
 
-/* --- log-probabilities ------------------------------------------------------------------------ */
-
-static enum st decode(struct answer *a, uint32_t id) {
-    a->token.len = 0;
-    enum st st = tok_decode_token(&a->token, a->tok, id, TOK_SPECIAL_SHOW);
-    return st ? st : buf_append(&a->token, "", 0); /* so that data is not NULL */
-}
-
-static void separate(struct json_out *o) {
-    if (o->buf->len) json_out_raw(o, ",");
-}
-
-/* Chat: "token":"..","logprob":-0.1,"bytes":[..] of the token in a->token. */
-static void write_token(struct json_out *o, const struct answer *a, float logprob) {
-    json_out_raw(o, "\"token\":");
-    json_out_text(o, a->token.data, a->token.len);
-    json_out_raw(o, ",\"logprob\":");
-    json_out_float(o, logprob);
-    json_out_raw(o, ",\"bytes\":[");
-    for (size_t i = 0; i < a->token.len; i++) {
-        if (i) json_out_raw(o, ",");
-        json_out_int(o, (uint8_t)a->token.data[i]);
-    }
-    json_out_raw(o, "]");
-}
-
-static enum st add_chat_logprobs(struct answer *a, struct buf *lists, const struct token_out *t) {
-    struct json_out o = {&lists[ANSWER_CONTENT], decode(a, t->id)};
-    separate(&o);
-    json_out_raw(&o, "{");
-    write_token(&o, a, t->logprob);
-    json_out_raw(&o, ",\"top_logprobs\":[");
-    for (uint32_t i = 0; i < t->n_top && !o.st; i++) {
-        o.st = decode(a, t->top[i].id);
-        json_out_raw(&o, i ? ",{" : "{");
-        write_token(&o, a, t->top[i].logprob);
-        json_out_raw(&o, "}");
-    }
-    json_out_raw(&o, "]}");
-    return o.st;
-}
-
-/* Writes the token's text as an object's key unless it is there already: half characters all read
- * U+FFFD, and an object must not have a key twice. keys holds those that are there, each between
- * newlines, which escaped text never has. */
-static bool add_key(struct buf *keys, struct json_out *o, const struct answer *a) {
-    struct json_out k = {keys, o->st};
-    if (keys->len == 0) json_out_raw(&k, "\n");
-    size_t from = keys->len;
-    json_out_text(&k, a->token.data, a->token.len);
-    size_t len = keys->len - from;
-    json_out_raw(&k, "\n");
-    o->st = k.st;
-    if (k.st) return false;
-    if (memmem(keys->data, from, keys->data + from - 1, len + 2)) {
-        keys->len = from;
-        return false;
-    }
-    separate(o);
-    json_out_bytes(o, keys->data + from, len);
-    return true;
-}
-
-/* {"token": logprob, ...}: the chosen token first, then the n likeliest. */
-static enum st add_top_object(struct answer *a, struct buf *list, const struct token_out *t,
-                              uint32_t n) {
-    struct buf keys = {.max = LIST_MAX}, members = {.max = LIST_MAX};
-    struct json_out m = {&members, decode(a, t->id)};
-    if (!m.st && add_key(&keys, &m, a)) {
-        json_out_raw(&m, ":");
-        json_out_float(&m, t->logprob);
-    }
-    for (uint32_t i = 0; i < n && !m.st; i++) {
-        if (t->top[i].id == t->id) continue;
-        m.st = decode(a, t->top[i].id);
-        if (m.st || !add_key(&keys, &m, a)) continue;
-        json_out_raw(&m, ":");
-        json_out_float(&m, t->top[i].logprob);
-    }
-    struct json_out o = {list, m.st};
-    separate(&o);
-    json_out_raw(&o, "{");
-    json_out_bytes(&o, members.data, members.len);
-    json_out_raw(&o, "}");
-    buf_release(&keys);
-    buf_release(&members);
-    return o.st;
-}
-
-static uint32_t count_chars(const struct buf *text) {
-    uint32_t n = 0, cp;
-    for (size_t i = 0; i < text->len; n++) i += utf8_next(&cp, text->data + i, text->len - i);
-    return n;
-}
-
-/* known false: the first token of an echoed prompt, which nothing came before. */
-static enum st add_completion_logprobs(struct answer *a, struct buf *lists, uint32_t *offset,
-                                       const struct token_out *t, bool known) {
-    uint32_t n = t->n_top, shown = a->api->logprobs > 0 ? (uint32_t)a->api->logprobs : 0;
-    struct json_out o = {&lists[ANSWER_TOP_LOGPROBS], ST_OK};
-    if (known) {
-        o.st = add_top_object(a, o.buf, t, n < shown ? n : shown);
-    } else {
-        separate(&o);
-        json_out_raw(&o, "null");
-    }
-    if (!o.st) o.st = decode(a, t->id);
-    o.buf = &lists[ANSWER_TOKENS];
-    separate(&o);
-    json_out_text(&o, a->token.data, a->token.len);
-    o.buf = &lists[ANSWER_TOKEN_LOGPROBS];
-    separate(&o);
-    if (known)
-        json_out_float(&o, t->logprob);
-    else
-        json_out_raw(&o, "null");
-    o.buf = &lists[ANSWER_TEXT_OFFSET];
-    separate(&o);
-    json_out_int(&o, *offset);
-    if (!o.st) *offset += count_chars(&a->token);
-    return o.st;
-}
-
-/* "17":{"logprob":-0.1,"rank":1,"decoded_token":"a"} */
-static void write_prompt_token(struct json_out *o, struct answer *a, uint32_t id, float logprob,
-                               uint32_t rank) {
-    if (!o->st) o->st = decode(a, id);
-    json_out_raw(o, "\"");
-    json_out_int(o, id);
-    json_out_raw(o, "\":{\"logprob\":");
-    json_out_float(o, logprob);
-    json_out_raw(o, ",\"rank\":");
-    if (rank)
-        json_out_int(o, rank);
-    else
-        json_out_raw(o, "null");
-    json_out_raw(o, ",\"decoded_token\":");
-    if (!o->st) json_out_text(o, a->token.data, a->token.len);
-    json_out_raw(o, "}");
-}
-
-/* The prompt's token first, then the likeliest. Its rank is known where it is one of them. */
-static enum st add_prompt_logprobs(struct answer *a, struct buf *list, const struct token_out *t) {
-    struct json_out o = {list, ST_OK};
-    uint32_t rank = 0;
-    for (uint32_t i = 0; i < t->n_top && rank == 0; i++)
-        if (t->top[i].id == t->id) rank = i + 1;
-    json_out_raw(&o, list->len ? ",{" : "null,{");
-    write_prompt_token(&o, a, t->id, t->logprob, rank);
-    for (uint32_t i = 0; i < t->n_top; i++) {
-        if (t->top[i].id == t->id) continue;
-        json_out_raw(&o, ",");
-        write_prompt_token(&o, a, t->top[i].id, t->top[i].logprob, i + 1);
-    }
-    json_out_raw(&o, "}");
-    return o.st;
-}
+/* --- lists ------------------------------------------------------------------------------------ */
 
 /* `before` may be NULL: the items of an echoed prompt. */
 static void write_list(struct json_out *o, const char *name, const struct buf *before,
@@ -390,7 +234,7 @@ static void choice_init(struct answer_choice *c, const struct api_request *api,
                         const struct tokenizer *tok) {
     c->stop_id = -1;
     c->text.max = TEXT_MAX;
-    for (int i = 0; i < ANSWER_LISTS; i++) c->lists[i].max = LIST_MAX;
+    for (int i = 0; i < ANSWER_LISTS; i++) c->lists[i].max = ANSWER_LIST_MAX;
     text_output_init(&c->output, tok, api->skip_special ? TOK_SPECIAL_SKIP : TOK_SPECIAL_SHOW);
     for (uint32_t i = 0; i < api->n_stops; i++)
         c->output.stops[c->output.n_stops++] = api->stops[i];
@@ -401,12 +245,12 @@ static enum st prompt_init(struct answer *a, struct answer_prompt *p, const stru
     if (!p->choices) return ST_NO_MEMORY;
     p->record = r;
     for (uint32_t i = 0; i < r->n_choices; i++) choice_init(&p->choices[i], a->api, a->tok);
-    p->logprobs.max = LIST_MAX;
-    for (int i = 0; i < ANSWER_LISTS; i++) p->lists[i].max = LIST_MAX;
+    p->logprobs.max = ANSWER_LIST_MAX;
+    for (int i = 0; i < ANSWER_LISTS; i++) p->lists[i].max = ANSWER_LIST_MAX;
     p->n_taken = 1;
     if (!a->api->echo || a->api->kind == API_CHAT || a->api->logprobs < 0) return ST_OK;
     struct token_out first = {.id = r->prompt[0]};
-    return add_completion_logprobs(a, p->lists, &p->text_offset, &first, false);
+    return answer_completion_logprobs(a, p->lists, &p->text_offset, &first, false);
 }
 
 enum st answer_init(struct answer *a, const struct answer_head *head, const struct api_request *api,
@@ -512,11 +356,11 @@ static enum st take(struct answer *a, const struct answer_prompt *p, struct answ
         st = push_text(a, p, c, t);
         if (!st && api->logprobs >= 0)
             st = api->kind == API_CHAT
-                     ? add_chat_logprobs(a, c->lists, t)
-                     : add_completion_logprobs(a, c->lists, &c->text_offset, t, true);
+                     ? answer_chat_logprobs(a, c->lists, t)
+                     : answer_completion_logprobs(a, c->lists, &c->text_offset, t, true);
         struct json_out ids = {&c->lists[ANSWER_IDS], st};
         if (api->return_ids) {
-            separate(&ids);
+            if (ids.buf->len) json_out_raw(&ids, ",");
             json_out_int(&ids, t->id);
         }
         st = ids.st;
@@ -566,9 +410,9 @@ static enum st take_prompt(struct answer *a, struct answer_prompt *p, const stru
     enum st st = ST_OK;
     if (t->choice != 0 || t->position != p->n_taken || p->record->prompt_logprobs < 0) return ST_OK;
     p->n_taken++;
-    if (!a->api->stream) st = add_prompt_logprobs(a, &p->logprobs, t);
+    if (!a->api->stream) st = answer_prompt_logprobs(a, &p->logprobs, t);
     if (!st && a->api->echo && a->api->kind == API_COMPLETION && a->api->logprobs >= 0)
-        st = add_completion_logprobs(a, p->lists, &p->text_offset, t, true);
+        st = answer_completion_logprobs(a, p->lists, &p->text_offset, t, true);
     return st;
 }
 
