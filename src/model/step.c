@@ -36,7 +36,7 @@ static size_t scratch_layout(struct step *s, const struct model_config *c, uint3
         .kv_lora = c->kv_lora, .nope = c->nope, .rope = c->rope, .v_dim = c->v_dim};
     size_t dot = aligned(ops_dot_workspace_bytes(widest(c)));
     size_t tiles = aligned((size_t)2 * rows_max * TILE_ROWS * sizeof(float));
-    size_t expanded = ops_mla_expanded_workspace_bytes(rows_max, &shape);
+    size_t expanded = ops_mla_expanded_workspace_bytes(&shape);
     size_t absorbed = ops_mla_absorbed_workspace_bytes(c->n_heads, &shape);
     size_t attention = aligned(expanded > absorbed ? expanded : absorbed);
     s->tile_at = dot;
@@ -65,6 +65,8 @@ static size_t carve(struct step *s, uint8_t *base, const struct model_config *c,
     TAKE(q, n * c->n_heads * (c->nope + c->rope));
     TAKE(kva, n * (c->kv_lora + c->rope));
     TAKE(att, n * c->n_heads * c->v_dim);
+    TAKE(att_max, n * c->n_heads);
+    TAKE(att_sum, n * c->n_heads);
     TAKE(proj, n * c->hidden);
     TAKE(hidden, n * c->hidden);
     TAKE(h, n * inter);

@@ -9,6 +9,9 @@
 
 /* Heads of one generated token that share the reading of its latents. */
 enum { HEADS_A_TILE = 16 };
+/* Blocks of keys that a head of a prompt run goes over in one tile: the longest piece of a chunk
+ * does not grow with the context. */
+enum { BLOCKS_A_TILE = 16 };
 
 static const float lora_norm_eps =
     1e-6f; /* q_a and kv_a norms: the module's default, not the config's */
@@ -86,9 +89,10 @@ void step_prolog(struct step *s, uint32_t layer) {
 struct attention_run {
     struct step *s;
     const struct model_layer *l;
-    uint32_t layer, row0, n_rows; /* expanded: of one sequence */
-    uint32_t heads_a_tile;        /* absorbed */
-    const uint32_t *slots;        /* expanded: [n_rows] */
+    uint32_t layer, row0, n_rows;  /* expanded: of one sequence */
+    uint32_t heads_a_tile;         /* absorbed */
+    const uint32_t *slots;         /* expanded: [n_rows] */
+    struct ops_block_range blocks; /* expanded */
 };
 
 /* The cache as row `row` of the step, the last that looks at it, sees it. */
@@ -113,10 +117,11 @@ static void expanded_tile(void *ctx, uint32_t head, uint32_t thread) {
     size_t q_stride = (size_t)c->n_heads * (c->nope + c->rope),
            o_stride = (size_t)c->n_heads * c->v_dim;
     struct ops_kv_view kv = kv_view(r, r->row0 + r->n_rows - 1, thread);
+    size_t state = (size_t)head * s->n + r->row0;
     ops_mla_expanded(s->m->k, s->att + r->row0 * o_stride + (size_t)head * c->v_dim, o_stride,
                      s->q + r->row0 * q_stride + (size_t)head * (c->nope + c->rope), q_stride,
-                     r->slots, r->n_rows, &kv, &r->l->kv_b, head, &s->m->mla,
-                     scratch_ws(s, thread));
+                     r->slots, r->n_rows, &kv, &r->l->kv_b, head, &s->m->mla, r->blocks,
+                     s->att_max + state, s->att_sum + state, scratch_ws(s, thread));
 }
 
 static void absorbed_tile(void *ctx, uint32_t tile, uint32_t thread) {
@@ -165,7 +170,11 @@ void step_attention(struct step *s, uint32_t layer) {
         } else {
             run.n_rows = prompt_run_end(s, row) - row;
             run.slots = s->slots + row;
-            step_run(s, expanded_tile, &run, c->n_heads);
+            uint32_t n_blocks = run.slots[run.n_rows - 1] / KV_PAGE_TOKENS + 1;
+            for (uint32_t b = 0; b < n_blocks; b += BLOCKS_A_TILE) {
+                run.blocks = (struct ops_block_range){b, b + BLOCKS_A_TILE};
+                step_run(s, expanded_tile, &run, c->n_heads);
+            }
         }
         row += run.n_rows;
     }

@@ -30,15 +30,16 @@ struct step {
     const struct step_input *in;
     uint32_t n; /* active rows */
     struct active_row *act;
-    uint32_t *slots;     /* [n] act[i].slot, as attention wants them */
-    uint32_t first_slot; /* 0; 1 in the MTP block */
-    float *cos, *sin;    /* [n, rope / 2] */
-    float *x;            /* [n, hidden] residual stream */
-    float *xn;           /* [n, hidden] normed input of a sub-layer */
-    float *qa;           /* [n, q_lora] */
-    float *q;            /* [n, heads, nope + rope] */
-    float *kva;          /* [n, kv_lora + rope] */
-    float *att;          /* [n, heads, v_dim] */
+    uint32_t *slots;          /* [n] act[i].slot, as attention wants them */
+    uint32_t first_slot;      /* 0; 1 in the MTP block */
+    float *cos, *sin;         /* [n, rope / 2] */
+    float *x;                 /* [n, hidden] residual stream */
+    float *xn;                /* [n, hidden] normed input of a sub-layer */
+    float *qa;                /* [n, q_lora] */
+    float *q;                 /* [n, heads, nope + rope] */
+    float *kva;               /* [n, kv_lora + rope] */
+    float *att;               /* [n, heads, v_dim] */
+    float *att_max, *att_sum; /* [heads, n] softmax of prompt rows, between ranges of keys */
     float *proj;   /* [n, hidden] output of a projection, before it joins the residual stream */
     float *hidden; /* [n, hidden] final-normed */
     float *h;      /* [n, max(dense_inter, shared inter)] */

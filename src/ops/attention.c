@@ -64,7 +64,6 @@ static uint32_t block_rows(uint32_t slot, uint32_t base) {
 struct expanded {
     const struct ops_kernels *k;
     const struct ops_mla_shape *shape;
-    float *m, *l;  /* [n_tok] */
     float *s;      /* [QUERIES, OPS_KV_BLOCK] */
     float *latent; /* [OPS_KV_BLOCK, kv_lora] */
     float *keys;   /* [OPS_KV_BLOCK, nope + rope] */
@@ -76,19 +75,17 @@ static uint32_t max_u32(uint32_t a, uint32_t b) {
     return a > b ? a : b;
 }
 
-size_t ops_mla_expanded_workspace_bytes(uint32_t n_tok, const struct ops_mla_shape *shape) {
+size_t ops_mla_expanded_workspace_bytes(const struct ops_mla_shape *shape) {
     uint32_t key = shape->nope + shape->rope;
     size_t rows = (size_t)shape->kv_lora + key + value_stride(shape) + QUERIES;
-    return 2 * aligned(n_tok * sizeof(float)) + rows * OPS_KV_BLOCK * sizeof(float) +
+    return rows * OPS_KV_BLOCK * sizeof(float) +
            ops_dot_workspace_bytes(max_u32(shape->kv_lora, key));
 }
 
-static struct expanded expanded_carve(const struct ops_kernels *k, uint32_t n_tok,
+static struct expanded expanded_carve(const struct ops_kernels *k,
                                       const struct ops_mla_shape *shape, void *ws) {
     uint8_t *at = ws;
     struct expanded e = {.k = k, .shape = shape};
-    e.m = take(&at, n_tok);
-    e.l = take(&at, n_tok);
     e.s = take(&at, QUERIES * OPS_KV_BLOCK);
     e.latent = take(&at, (size_t)OPS_KV_BLOCK * shape->kv_lora);
     e.keys = take(&at, (size_t)OPS_KV_BLOCK * (shape->nope + shape->rope));
@@ -136,17 +133,18 @@ static void attend(const struct expanded *e, float *out, size_t out_stride, cons
 void ops_mla_expanded(const struct ops_kernels *k, float *out, size_t out_stride, const float *q,
                       size_t q_stride, const uint32_t *slot, uint32_t n_tok,
                       const struct ops_kv_view *kv, const struct ops_weight *kv_b, uint32_t head,
-                      const struct ops_mla_shape *shape, void *ws) {
+                      const struct ops_mla_shape *shape, struct ops_block_range range, float *m,
+                      float *l, void *ws) {
     if (n_tok == 0) return;
-    struct expanded e = expanded_carve(k, n_tok, shape, ws);
-    uint32_t newest = slot[n_tok - 1], t0 = 0;
-    assert(slot[0] >= kv->first_slot && newest / OPS_KV_BLOCK < kv->n_blocks);
-    for (uint32_t t = 0; t < n_tok; t++) {
-        e.m[t] = -INFINITY;
-        e.l[t] = 0;
+    struct expanded e = expanded_carve(k, shape, ws);
+    uint32_t newest = slot[n_tok - 1], t0 = 0, n_blocks = newest / OPS_KV_BLOCK + 1;
+    assert(slot[0] >= kv->first_slot && n_blocks <= kv->n_blocks);
+    for (uint32_t t = 0; t < n_tok && range.first == 0; t++) {
+        m[t] = -INFINITY;
+        l[t] = 0;
         memset(out + t * out_stride, 0, shape->v_dim * sizeof *out);
     }
-    for (uint32_t b = 0; b <= newest / OPS_KV_BLOCK; b++) {
+    for (uint32_t b = range.first; b < n_blocks && b < range.end; b++) {
         uint32_t base = b * OPS_KV_BLOCK, first = b == 0 ? kv->first_slot : 0;
         struct ops_weight block = block_view(kv, b, shape->kv_lora + shape->rope);
         expand(&e, &block, first, block_rows(newest, base), kv_b,
@@ -155,10 +153,11 @@ void ops_mla_expanded(const struct ops_kernels *k, float *out, size_t out_stride
         for (uint32_t t = t0; t < n_tok; t += QUERIES) {
             uint32_t n = n_tok - t < QUERIES ? n_tok - t : QUERIES;
             attend(&e, out + t * out_stride, out_stride, q + t * q_stride, q_stride, slot + t, n,
-                   base, first, e.m + t, e.l + t);
+                   base, first, m + t, l + t);
         }
     }
-    for (uint32_t t = 0; t < n_tok; t++) divide_row(out + t * out_stride, e.l[t], shape->v_dim);
+    if (range.end < n_blocks) return;
+    for (uint32_t t = 0; t < n_tok; t++) divide_row(out + t * out_stride, l[t], shape->v_dim);
 }
 
 /* --- absorbed --------------------------------------------------------------------------------- */

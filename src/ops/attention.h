@@ -29,18 +29,25 @@ struct ops_mla_shape {
     float scale;
 };
 
-/* Expanded form, one head: keys and values of each block are made from the latents with kv_b and
- * dropped again.
+struct ops_block_range {
+    uint32_t first, end;
+};
+
+/* Expanded form, one head, over blocks [range.first, range.end): keys and values of each block are
+ * made from the latents with kv_b and dropped again. Ranges come in order, from block 0 to the last
+ * that a query sees; between them the softmax lives in m, l and out, so that a long chunk can pause.
  *   out   n_tok rows of v_dim, out_stride floats apart
  *   q     n_tok rows of [nope, rope] (rotated), q_stride floats apart
  *   slot  [n_tok] ascending: query t sees slots first_slot .. slot[t]
+ *   m, l  [n_tok] running maximum and sum: begun at block 0; the last block divides out by l
  *   kv_b  the layer's kv_b_proj; this head's rows are head * (nope + v_dim) + [0, nope + v_dim)
- *   ws    ops_mla_expanded_workspace_bytes(n_tok, shape), 64-byte aligned */
+ *   ws    ops_mla_expanded_workspace_bytes(shape), 64-byte aligned */
 void ops_mla_expanded(const struct ops_kernels *k, float *out, size_t out_stride, const float *q,
                       size_t q_stride, const uint32_t *slot, uint32_t n_tok,
                       const struct ops_kv_view *kv, const struct ops_weight *kv_b, uint32_t head,
-                      const struct ops_mla_shape *shape, void *ws);
-size_t ops_mla_expanded_workspace_bytes(uint32_t n_tok, const struct ops_mla_shape *shape);
+                      const struct ops_mla_shape *shape, struct ops_block_range range, float *m,
+                      float *l, void *ws);
+size_t ops_mla_expanded_workspace_bytes(const struct ops_mla_shape *shape);
 
 /* Absorbed form, one query token, heads [head0, head0 + n_heads): q_nope is carried through W_UK
  * into latent space, attention runs on the latents themselves, and W_UV brings the result back.

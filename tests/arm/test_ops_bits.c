@@ -120,13 +120,15 @@ static uint64_t attention(const struct ops_kernels *k) {
             blocks[b] =
                 (const uint8_t *)pages.w.data + (size_t)b * OPS_KV_BLOCK * pages.w.stride_bytes;
         struct ops_kv_view kv = {pages.w.dtype, pages.w.stride_bytes, blocks, BLOCKS, d == OPS_F8};
-        size_t bytes = ops_mla_expanded_workspace_bytes(SLOTS, &shape);
+        size_t bytes = ops_mla_expanded_workspace_bytes(&shape);
         if (bytes < ops_mla_absorbed_workspace_bytes(HEADS, &shape))
             bytes = ops_mla_absorbed_workspace_bytes(HEADS, &shape);
         void *ws = aligned_alloc(64, (bytes + 63) / 64 * 64);
         fill_random(&r, q, SLOTS * (NOPE + ROPE));
         for (uint32_t t = 0; t < SLOTS; t++) slot[t] = t + kv.first_slot;
-        ops_mla_expanded(k, out, V, q, NOPE + ROPE, slot, SLOTS, &kv, &kv_b.w, 1, &shape, ws);
+        float m[SLOTS], l[SLOTS];
+        ops_mla_expanded(k, out, V, q, NOPE + ROPE, slot, SLOTS, &kv, &kv_b.w, 1, &shape,
+                         (struct ops_block_range){0, UINT32_MAX}, m, l, ws);
         h = digest(h, out, SLOTS * V);
         ops_mla_absorbed(k, out, V, q, NOPE + ROPE, 201, &kv, &kv_b.w, 0, HEADS, &shape, ws);
         h = digest(h, out, HEADS * V);

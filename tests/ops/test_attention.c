@@ -116,9 +116,13 @@ static void run_expanded(const struct world *w, const struct ops_kernels *k, flo
     struct ops_kv_view kv = view(w);
     uint32_t slots[SLOTS_MAX];
     for (uint32_t t = 0; t < n; t++) slots[t] = slot0 + t;
-    void *ws = aligned_alloc(64, (ops_mla_expanded_workspace_bytes(n, &shape) + 63) / 64 * 64);
-    ops_mla_expanded(k, out, V, query(w, slot0, head), HEADS * (NOPE + ROPE), slots, n, &kv,
-                     &w->kv_b.w, head, &shape, ws);
+    void *ws = aligned_alloc(64, (ops_mla_expanded_workspace_bytes(&shape) + 63) / 64 * 64);
+    float m[SLOTS_MAX], l[SLOTS_MAX];
+    /* one range, or several: the bits are the same */
+    uint32_t blocks = slots[n ? n - 1 : 0] / OPS_KV_BLOCK + 1, step = (slot0 + n) % 3 ? blocks : 1;
+    for (uint32_t b = 0; b < blocks; b += step)
+        ops_mla_expanded(k, out, V, query(w, slot0, head), HEADS * (NOPE + ROPE), slots, n, &kv,
+                         &w->kv_b.w, head, &shape, (struct ops_block_range){b, b + step}, m, l, ws);
     free(ws);
 }
 
