@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A headless Chromium, driven over its DevTools protocol through a pipe: no driver to install, no port to guard."""
-import base64, json, os, select, shutil, subprocess, tempfile, time
+import base64, collections, json, os, select, shutil, subprocess, tempfile, time
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, " ": 32}
@@ -18,10 +18,11 @@ class Browser:
                                         pass_fds=(to_read, to_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(to_read)
         os.close(to_write)
+        self.inbox = collections.deque()
         self.data, self.id, self.session, self.events, self.on_event = b"", 0, None, [], None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
+        for domain in ("Page", "Runtime", "Log"):
             self.call(domain + ".enable")
         self.size(width, height)
 
@@ -34,14 +35,14 @@ class Browser:
 
     def message(self, timeout):
         deadline = time.time() + timeout
-        while b"\0" not in self.data:
+        while not self.inbox:
             if not select.select([self.read_fd], [], [], max(0, deadline - time.time()))[0]:
                 return None
             part = os.read(self.read_fd, 1 << 20)
             assert part, "the browser ended"
-            self.data += part
-        one, self.data = self.data.split(b"\0", 1)
-        return json.loads(one)
+            *whole, self.data = (self.data + part).split(b"\0")
+            self.inbox.extend(whole)
+        return json.loads(self.inbox.popleft())
 
     def take(self, m):
         self.events.append(m)
