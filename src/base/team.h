@@ -24,8 +24,8 @@ uint32_t team_size(const struct team *t);
  * from a tile. */
 void team_run(struct team *t, team_fn *fn, void *ctx, uint32_t n_tiles);
 
-/* The same for tiles [first, n_tiles), but none is begun at until_ns (clock.h) or later; at least
- * one is run. Returns the first tile that was not begun, n_tiles when all are done. */
+/* The same for tiles [first, n_tiles), but none is begun once the calling thread has seen, after a
+ * tile of its own, that it is until_ns (clock.h); at least one is run. Returns the first tile that was not begun, n_tiles when all are done. */
 uint32_t team_run_until(struct team *t, team_fn *fn, void *ctx, uint32_t first, uint32_t n_tiles,
                         uint64_t until_ns);
 

@@ -22,7 +22,7 @@ enum { ORIGINS_MAX = 256 };
 struct serve_args {
     struct model_args model;
     const char *host, *served_name;
-    uint32_t port, max_model_len, speculate;
+    uint32_t port, max_model_len, speculate, request_timeout_s;
     struct engine_options engine;
     uint64_t kv_bytes;
     bool trust_message_tokens;
@@ -173,6 +173,7 @@ static enum st open_all(struct serving *s, struct serve_args *a, const char *mod
     st = local_open(&s->local, &o, &a->engine, err);
     enum prompt_trust trust = a->trust_message_tokens ? PROMPT_TRUST_MESSAGES : PROMPT_TRUST_NONE;
     if (!st) st = front_open(&s->front, &s->local.in, a->served_name, trust, err);
+    s->front.time_left_ms = a->request_timeout_s * 1000;
     if (!st) st = server_start(s->server, &s->front, s->local.engine, err);
     return st;
 }
@@ -255,6 +256,8 @@ int cli_serve(int argc, char **argv) {
          "seconds that a client may neither send nor read, or be slow (default 60)", true},
         {"drain-timeout", "S", FLAG_U32, &a.server.drain_s, 0, 86400,
          "seconds that running answers get when told to stop (default 30)", true},
+        {"request-timeout", "S", FLAG_U32, &a.request_timeout_s, 0, 4000000,
+         "seconds a request may wait and run, then a 504 (default 0: no limit)", true},
         {"stuck-timeout", "S", FLAG_U32, &a.server.stuck_s, 1, 86400,
          "seconds without progress after which /health is red (default 30)", true},
         {"log-format", "text|json", FLAG_CHOICE, &a.log_format, 0, 0, "log lines (default text)",

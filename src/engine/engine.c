@@ -18,6 +18,7 @@ struct entry {
     void *ctx;
     uint64_t arrived_ns, first_ns, deadline_ns; /* deadline 0: none */
     uint32_t n_left;                            /* choices that go on */
+    uint32_t n_drawn;                           /* tokens, of all choices */
     struct choice {
         struct seq *seq; /* NULL: over */
         uint64_t last_ns;
@@ -29,6 +30,7 @@ struct engine {
     struct sched *sched;
     struct entry *first, *last; /* by arrival */
     uint64_t next_deadline_ns;  /* none is earlier */
+    bool working;               /* in engine_step */
     struct engine_stats stats;
 };
 
@@ -79,15 +81,13 @@ static void end_choice(struct engine *e, struct entry *n, uint32_t choice) {
 static void count_finished(struct engine *e, const struct entry *n, uint32_t how) {
     struct engine_stats *s = &e->stats;
     uint64_t now = e->x->now(e->x->ctx);
-    uint32_t generated = 0;
-    for (uint32_t i = 0; i < n->r->n_choices; i++) generated += n->r->choices[i].n_ids;
     s->finished[how]++;
-    if (how == STATS_FINISH_ABORT || how == STATS_FINISH_ERROR) return;
+    if (how == STATS_FINISH_ABORT || how == STATS_FINISH_ERROR || !n->first_ns) return;
     histogram_add(&s->e2e, seconds(n->arrived_ns, now));
     histogram_add(&s->decode, seconds(n->first_ns, now));
     histogram_add(&s->prompt_len, n->r->n_prompt);
-    histogram_add(&s->generation_len, generated);
-    uint32_t each = generated / n->r->n_choices;
+    histogram_add(&s->generation_len, n->n_drawn);
+    uint32_t each = n->n_drawn / n->r->n_choices;
     if (each > 1) histogram_add(&s->tpot, seconds(n->first_ns, now) / (each - 1));
 }
 
@@ -106,12 +106,17 @@ static void finish(struct engine *e, struct entry *n, uint32_t how, const struct
 
 /* --- requests in ------------------------------------------------------------------------------ */
 
+/* Records come from strangers too (contracts 6). */
+static bool ends(const char *text, size_t size) {
+    return memchr(text, 0, size) != NULL;
+}
+
 static enum st check(const struct engine *e, const struct request *r, struct err *err) {
     const struct executor *x = e->x;
     if (r->version != REQUEST_VERSION)
         return err_set(err, ST_INVALID, "request: version %u, expected %d", r->version,
                        REQUEST_VERSION);
-    if (strcmp(r->model_id, x->model_id) != 0)
+    if (!ends(r->model_id, sizeof r->model_id) || strcmp(r->model_id, x->model_id) != 0)
         return err_set(err, ST_INVALID, "request: made for model %.12s, this is %.12s", r->model_id,
                        x->model_id);
     if (r->n_prompt == 0)
@@ -123,8 +128,17 @@ static enum st check(const struct engine *e, const struct request *r, struct err
     if (r->n_choices < 1 || r->n_choices > REQUEST_CHOICES_MAX)
         return err_set(err, ST_INVALID, "n: %u, expected 1 to %d", r->n_choices,
                        REQUEST_CHOICES_MAX);
+    if (r->n_stop_ids > REQUEST_STOP_IDS_MAX || !ends(r->tenant, sizeof r->tenant) ||
+        !ends(r->salt, sizeof r->salt))
+        return err_set(err, ST_INVALID, "request: %u stop ids, or a tenant or salt without end",
+                       r->n_stop_ids);
     uint64_t roles = 0;
-    for (uint32_t i = 0; i < r->n_roles; i++) roles += r->roles[i].len;
+    for (uint32_t i = 0; i < r->n_roles; i++) {
+        roles += r->roles[i].len;
+        if (r->roles[i].role != ROLE_PROMPT && r->roles[i].role != ROLE_GENERATED)
+            return err_set(err, ST_INVALID, "request: role %d, expected %d or %d",
+                           (int)r->roles[i].role, ROLE_PROMPT, ROLE_GENERATED);
+    }
     if (roles != r->n_prompt || r->logprobs > REQUEST_LOGPROBS_MAX ||
         r->prompt_logprobs > REQUEST_LOGPROBS_MAX)
         return err_set(err, ST_INVALID,
@@ -185,10 +199,11 @@ enum st engine_add(struct engine *e, struct request *r, const struct engine_sink
     return ST_OK;
 }
 
-void engine_cancel(struct engine *e, struct request *r) {
+void engine_cancel(struct engine *e, struct request *r, enum engine_cancel why) {
     struct entry *n = e->first;
+    assert(!e->working);
     while (n && n->r != r) n = n->next;
-    if (n) finish(e, n, STATS_FINISH_ABORT, NULL);
+    if (n) finish(e, n, why == ENGINE_CANCEL_ENOUGH ? STATS_FINISH_STOP : STATS_FINISH_ABORT, NULL);
 }
 
 static void end_late(struct engine *e, uint64_t now_ns) {
@@ -218,6 +233,7 @@ static bool is_stop(const struct request *r, uint32_t id) {
 static void count_token(struct engine *e, struct entry *n, struct choice *c, uint64_t now_ns) {
     struct engine_stats *s = &e->stats;
     s->generation_tokens++;
+    n->n_drawn++;
     if (c->last_ns) histogram_add(&s->itl, seconds(c->last_ns, now_ns));
     c->last_ns = now_ns;
     if (n->first_ns) return;
@@ -290,11 +306,9 @@ static void fork_choices(struct engine *e, struct entry *n, const struct seq *le
 
 static void finish_if_over(struct engine *e, struct entry *n) {
     if (n->n_left > 0) return;
-    uint32_t how = STATS_FINISH_ABORT;
-    for (uint32_t i = 0; i < n->r->n_choices; i++) {
-        if (n->r->choices[i].finish == FINISH_LENGTH) how = STATS_FINISH_LENGTH;
-        if (n->r->choices[i].finish == FINISH_STOP) how = STATS_FINISH_STOP;
-    }
+    uint32_t how = STATS_FINISH_LENGTH;
+    for (uint32_t i = 0; i < n->r->n_choices; i++)
+        if (n->r->choices[i].finish != FINISH_LENGTH) how = STATS_FINISH_STOP;
     finish(e, n, how, NULL);
 }
 
@@ -375,11 +389,13 @@ bool engine_step(struct engine *e) {
     end_late(e, now);
     sched_next(e->sched, now, &w);
     if (sched_chunk_dropped(e->sched)) e->x->chunk_drop(e->x->ctx);
+    e->working = true;
     switch (w.kind) {
     case SCHED_IDLE: break;
     case SCHED_STEP: do_step(e, &w, now); break;
     case SCHED_CHUNK: do_piece(e, &w); break;
     }
+    e->working = false;
     return w.kind != SCHED_IDLE;
 }
 

@@ -28,9 +28,9 @@ static inline uint32_t engine_pages_min(uint32_t max_model_len) {
     return (max_model_len + EXECUTOR_DRAFTS_MAX + KV_PAGE_TOKENS) / KV_PAGE_TOKENS;
 }
 
-/* Called from engine_step and engine_cancel. */
+/* Called from engine_add, engine_step and engine_cancel, and must call none of them. */
 struct engine_sink {
-    /* False: the front wants no more of this choice (stop string, client gone). */
+    /* False: the front has all it needs of this choice (a stop string came). */
     bool (*token)(void *ctx, const struct token_out *t);
     /* Once a request; err NULL: every choice ended by itself, or was not wanted any more. The
      * record is the caller's again. */
@@ -48,7 +48,8 @@ enum st ST_CHECKED engine_add(struct engine *e, struct request *r, const struct 
                               void *ctx, uint64_t arrived_ns, struct err *err);
 /* Its pages are free when the call returns, or, where a prompt chunk is computing it with others,
  * when that chunk ends. sink->done is called (with NULL) before it returns. */
-void engine_cancel(struct engine *e, struct request *r);
+enum engine_cancel { ENGINE_CANCEL_LEFT /* nobody listens */, ENGINE_CANCEL_ENOUGH };
+void engine_cancel(struct engine *e, struct request *r, enum engine_cancel why);
 
 /* One piece of work: a decode step, or a piece of a prompt chunk. False: there is none. */
 bool engine_step(struct engine *e);

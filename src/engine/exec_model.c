@@ -24,7 +24,9 @@ struct exec_model {
     struct executor x;
     struct instance *in;
     struct lane steps, chunk;
-    bool in_chunk;
+    bool in_chunk, stepped;  /* stepped: its rows are computed, logprobs may be missing */
+    uint32_t n_said;         /* rows of the chunk whose prompt logprobs are there */
+    struct exec_token *said; /* [rows_max of a chunk] */
     const struct lane *last; /* whose logits draw and prompt_logprob read */
     float *hiddens;          /* [n_slots][hidden], the last accepted position's; NULL without MTP */
     float *draft_hiddens;    /* [n_slots][hidden]: by run, where a draft goes on from */
@@ -94,10 +96,8 @@ static uint32_t sample(const struct exec_model *m, const struct request *r, uint
                        const float *logits, const uint32_t *output, uint32_t n,
                        struct ops_sample_work *work) {
     struct ops_sample_params p = r->sampling;
-    if (n < r->min_tokens) {
-        p.masked = r->stop_ids;
-        p.n_masked = r->n_stop_ids;
-    }
+    p.masked = r->stop_ids;
+    p.n_masked = n < r->min_tokens ? r->n_stop_ids : 0;
     return ops_sample(logits, m->in->config.vocab, &p, r->prompt, r->n_prompt, output, n, r->seed,
                       r->n_prompt + n, choice, work);
 }
@@ -170,12 +170,44 @@ static void draw(void *ctx, const struct exec_run *run, uint32_t choice, struct 
     if (run->r->logprobs >= 0) say_logprobs(m, out, logits, run->r->logprobs, work_of(m, 0));
 }
 
+/* --- prompt logprobs -------------------------------------------------------------------------- */
+
+struct say_job {
+    struct exec_model *m;
+    const struct exec_run *runs;
+    uint32_t n_runs;
+};
+
+/* Row `row` of the chunk, if its run wants it said; a chunk's rows are those of its runs in order. */
+static void say_tile(void *ctx, uint32_t row, uint32_t thread) {
+    const struct say_job *j = ctx;
+    struct exec_model *m = j->m;
+    uint32_t i = 0;
+    while (i + 1 < j->n_runs && j->runs[i + 1].row <= row) i++;
+    const struct exec_run *run = &j->runs[i];
+    uint32_t next = run->from + row - run->row + 1;
+    if (!run->r || !run->prompt_logprobs || next >= run->r->n_prompt) return;
+    m->said[row] = (struct exec_token){.id = run->r->prompt[next]};
+    say_logprobs(m, &m->said[row], step_logits(m->chunk.step, row), run->r->prompt_logprobs,
+                 work_of(m, thread));
+}
+
+/* As far as the time goes; a vocabulary takes longer a row than a small layer. True: all is said. */
+static bool say_all(struct exec_model *m, const struct exec_run *runs, uint32_t n_runs,
+                    uint64_t until_ns) {
+    bool wanted = false;
+    for (uint32_t i = 0; i < n_runs; i++) wanted = wanted || (runs[i].r && runs[i].prompt_logprobs);
+    if (!wanted) return true;
+    struct say_job job = {m, runs, n_runs};
+    m->n_said =
+        team_run_until(m->in->team, say_tile, &job, m->n_said, m->chunk.in.n_rows, until_ns);
+    return m->n_said == m->chunk.in.n_rows;
+}
+
 static void prompt_logprob(void *ctx, const struct exec_run *run, uint32_t i,
                            struct exec_token *out) {
-    struct exec_model *m = ctx;
-    *out = (struct exec_token){.id = run->r->prompt[run->from + i + 1]};
-    say_logprobs(m, out, step_logits(m->last->step, run->row + i), run->r->prompt_logprobs,
-                 work_of(m, 0));
+    const struct exec_model *m = ctx;
+    *out = m->said[run->row + i];
 }
 
 /* --- drafts ----------------------------------------------------------------------------------- */
@@ -253,8 +285,13 @@ static void step(void *ctx, struct exec_run *runs, uint32_t n_runs) {
 
 static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t until_ns) {
     struct exec_model *m = ctx;
-    if (!m->in_chunk) begin(m, &m->chunk, runs, n_runs);
-    m->in_chunk = !step_advance(m->chunk.step, until_ns);
+    if (!m->in_chunk) {
+        begin(m, &m->chunk, runs, n_runs);
+        m->stepped = false;
+        m->n_said = 0;
+    }
+    m->stepped = m->stepped || step_advance(m->chunk.step, until_ns);
+    m->in_chunk = !m->stepped || !say_all(m, runs, n_runs, until_ns);
     if (!m->in_chunk) draw_all(m, &m->chunk, runs, n_runs);
     return !m->in_chunk;
 }
@@ -300,6 +337,11 @@ static float expand_cost(const struct model_config *c) {
     return (float)(expand / (attn + ffn));
 }
 
+void exec_model_workspaces(struct step_limits limits[2], const struct exec_model_options *o) {
+    limits[0] = step_limits_of(o);
+    limits[1] = chunk_limits_of(o);
+}
+
 static enum st lane_init(struct lane *l, const struct instance *in, struct step_limits limits,
                          uint32_t seqs_max, struct err *err) {
     l->rows = malloc(limits.rows_max * sizeof *l->rows);
@@ -317,7 +359,8 @@ static enum st init(struct exec_model *m, struct instance *in, const struct exec
     m->work = malloc((size_t)threads * vocab * sizeof *m->work);
     m->lists =
         malloc((size_t)threads * (in->max_model_len + EXECUTOR_DRAFTS_MAX + 1) * sizeof *m->lists);
-    bool ok = m->work && m->lists;
+    m->said = malloc(o->max_num_batched_tokens * sizeof *m->said);
+    bool ok = m->work && m->lists && m->said;
     if (ok && in->config.n_mtp) {
         size_t bytes = (size_t)o->max_num_seqs * in->config.hidden * sizeof(float);
         m->hiddens = malloc(bytes);
@@ -371,6 +414,7 @@ void exec_model_free(struct exec_model *m) {
     free(m->draft_hiddens);
     free(m->work);
     free(m->lists);
+    free(m->said);
     free(m);
 }
 

@@ -14,6 +14,8 @@ struct exec_model_options {
     uint32_t draft_tokens; /* 0: never asked to guess */
 };
 
+/* What it will make beside the cache, for whoever divides the memory. */
+void exec_model_workspaces(struct step_limits limits[2], const struct exec_model_options *o);
 /* in is borrowed. */
 enum st ST_CHECKED exec_model_new(struct exec_model **out, struct instance *in,
                                   const struct exec_model_options *o, struct err *err);

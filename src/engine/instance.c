@@ -28,13 +28,17 @@ enum st instance_model_id(char id[CKPT_ID_BYTES], const char *weights_id, enum o
                          err);
 }
 
-/* Pages that the memory holds: a share of what is free once the weights are in it. */
-static uint64_t automatic_pages(const struct instance *in, uint64_t page_bytes) {
+/* Pages that the memory holds: a share of what is free once the weights and workspaces are in it. */
+static uint64_t automatic_pages(const struct instance *in, const struct instance_options *o,
+                                uint64_t page_bytes) {
     struct ckpt_stats stats;
     ckpt_stats(in->ckpt, &stats);
-    uint64_t free = memory_available();
+    uint64_t free = memory_available(), need = stats.bytes;
+    for (int i = 0; i < 2; i++)
+        if (o->workspaces[i].rows_max)
+            need += step_bytes(&in->config, o->workspaces[i], team_size(in->team), 0);
     /* weights that do not fit are read again and again; some cache must still be */
-    uint64_t left = free > stats.bytes ? (free - stats.bytes) / 10 * 8 : free / 8;
+    uint64_t left = free > need ? (free - need) / 10 * 8 : free / 8;
     return left / page_bytes;
 }
 
@@ -45,7 +49,7 @@ static enum st open_kv(struct instance *in, const struct instance_options *o, st
     if (in->max_model_len > in->config.max_positions)
         return err_set(err, ST_INVALID, "max-model-len: %u exceeds max_position_embeddings %u",
                        in->max_model_len, in->config.max_positions);
-    uint64_t pages = o->kv_bytes ? o->kv_bytes / page_bytes : automatic_pages(in, page_bytes);
+    uint64_t pages = o->kv_bytes ? o->kv_bytes / page_bytes : automatic_pages(in, o, page_bytes);
     uint64_t one = engine_pages_min(in->max_model_len), enough = one * seqs;
     if (pages > enough && !o->kv_bytes) pages = enough;
     if (pages > UINT32_MAX / 4) pages = UINT32_MAX / 4;

@@ -25,11 +25,12 @@ struct instance_options {
     uint32_t threads;  /* 0: all cores this process may use */
     enum kv_choice kv;
     uint32_t
-        max_model_len;    /* 0: max_position_embeddings, or what the cache holds if that is less */
-    uint64_t kv_bytes;    /* for KV pages; 0: automatic, from the memory that is free */
-    uint32_t kv_seqs;     /* automatic: so many of the longest sequences are enough; at least 1 */
-    uint32_t chunk_rows;  /* most rows of the instance's own step; 0: none is made */
-    uint32_t logits_rows; /* most rows with logits in one step */
+        max_model_len; /* 0: max_position_embeddings, or what the cache holds if that is less */
+    uint64_t kv_bytes; /* for KV pages; 0: automatic, from the memory that is free */
+    uint32_t kv_seqs;  /* automatic: so many of the longest sequences are enough; at least 1 */
+    struct step_limits workspaces[2]; /* automatic: leave room for these; rows_max 0: none */
+    uint32_t chunk_rows;              /* most rows of the instance's own step; 0: none is made */
+    uint32_t logits_rows;             /* most rows with logits in one step */
 };
 
 struct instance {

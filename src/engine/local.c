@@ -5,12 +5,15 @@
 enum st local_open(struct local *l, const struct instance_options *i,
                    const struct engine_options *o, struct err *err) {
     *l = (struct local){0};
-    enum st st = instance_open(&l->in, i, err);
-    if (st) return st;
-    bool drafts = l->in.config.n_mtp > 0 && o->speculate != SPECULATE_OFF;
     struct exec_model_options x = {.max_num_seqs = o->max_num_seqs,
                                    .max_num_batched_tokens = o->max_num_batched_tokens,
-                                   .draft_tokens = drafts ? o->draft_tokens : 0};
+                                   .draft_tokens =
+                                       o->speculate == SPECULATE_OFF ? 0 : o->draft_tokens};
+    struct instance_options with = *i;
+    exec_model_workspaces(with.workspaces, &x);
+    enum st st = instance_open(&l->in, &with, err);
+    if (st) return st;
+    if (!l->in.config.n_mtp) x.draft_tokens = 0;
     st = exec_model_new(&l->exec, &l->in, &x, err);
     if (!st) st = engine_new(&l->engine, exec_model_executor(l->exec), o, err);
     if (st) local_close(l);

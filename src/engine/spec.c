@@ -21,20 +21,28 @@ static struct spec_size *size_of(struct spec *s, uint32_t n_seqs) {
     return &s->sizes[i];
 }
 
-bool spec_wanted(struct spec *s, uint32_t n_seqs) {
-    if (s->mode != SPECULATE_AUTO) return s->mode == SPECULATE_ON;
-    struct spec_size *z = size_of(s, n_seqs);
-    return z->drafting != (z->probe_left > 0);
-}
-
-/* The trial is over: take the faster way. Drafting must win by more than noise. */
+/* The trial is over: the faster way is taken, if enough was seen of the other. Drafting must win by
+ * more than noise. */
 static void decide(struct spec_size *z) {
-    bool drafts_win = z->ns_per_token[1] < gain_min * z->ns_per_token[0];
-    z->period = drafts_win == z->drafting ? z->period * 2 : PERIOD_MIN;
+    bool judged = z->samples[!z->drafting] >= PROBE_STEPS_MIN,
+         drafts_win = judged ? z->ns_per_token[1] < gain_min * z->ns_per_token[0] : z->drafting;
+    if (judged) z->period = drafts_win == z->drafting ? z->period * 2 : PERIOD_MIN;
     if (z->period > PERIOD_MAX) z->period = PERIOD_MAX;
     z->drafting = drafts_win;
     z->probe_left = 0;
     z->until_probe = z->period;
+}
+
+bool spec_wanted(struct spec *s, uint32_t n_seqs) {
+    if (s->mode != SPECULATE_AUTO) return s->mode == SPECULATE_ON;
+    struct spec_size *z = size_of(s, n_seqs);
+    if (z->probe_left > 0) {
+        if (--z->probe_left == 0) decide(z);
+    } else if (--z->until_probe == 0) {
+        z->probe_left = 2 * PROBE_STEPS; /* not all of them can be measured */
+        z->samples[!z->drafting] = 0;
+    }
+    return z->drafting != (z->probe_left > 0);
 }
 
 static void average(struct spec_size *z, bool drafting, double ns) {
@@ -51,14 +59,8 @@ void spec_measured(struct spec *s, uint32_t n_seqs, bool drafting, uint64_t ns, 
     struct spec_size *z = size_of(s, n_seqs);
     if (s->mode != SPECULATE_AUTO || n_tokens == 0) return;
     average(z, drafting, (double)ns / n_tokens);
-    if (z->probe_left == 0) {
-        if (drafting != z->drafting || --z->until_probe > 0) return;
-        z->probe_left = PROBE_STEPS;
-        z->samples[!z->drafting] = 0;
-        return;
-    }
-    if (drafting == z->drafting) return; /* drafts of the old way run out */
-    double other = z->ns_per_token[z->drafting], tried = z->ns_per_token[drafting];
-    bool lost = z->samples[drafting] >= PROBE_STEPS_MIN && tried > hopeless * other;
-    if (--z->probe_left == 0 || lost) decide(z);
+    if (z->probe_left == 0 || drafting == z->drafting) return;
+    uint32_t n = z->samples[drafting];
+    bool lost = z->ns_per_token[drafting] > hopeless * z->ns_per_token[z->drafting];
+    if (n >= PROBE_STEPS || (n >= PROBE_STEPS_MIN && lost)) decide(z);
 }

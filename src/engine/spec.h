@@ -17,7 +17,7 @@ struct spec_size {
     double ns_per_token[2]; /* moving averages, [drafting] */
     uint32_t samples[2];
     bool drafting;                /* the way that is taken */
-    uint32_t probe_left;          /* steps that the other way is still tried */
+    uint32_t probe_left;          /* steps that the other way is still tried, at most */
     uint32_t until_probe, period; /* steps */
 };
 
@@ -27,10 +27,10 @@ struct spec {
 };
 
 void spec_init(struct spec *s, enum speculate mode);
-/* Whether to draft for the next step of so many sequences. */
+/* Whether to draft for the next step of so many sequences. Once a step. */
 bool spec_wanted(struct spec *s, uint32_t n_seqs);
-/* A step of n_seqs took ns and brought n_tokens. drafting: it verified drafts of all its sequences
- * and made new ones; only steps that did so for all or for none are told. */
+/* A step of n_seqs took ns and brought n_tokens. drafting: it verified drafts of its sequences and
+ * made new ones; only steps that did so for nearly all or for none are told. */
 void spec_measured(struct spec *s, uint32_t n_seqs, bool drafting, uint64_t ns, uint32_t n_tokens);
 
 #endif

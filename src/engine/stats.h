@@ -44,7 +44,7 @@ struct engine_stats {
     uint64_t spec_draft_tokens, spec_accepted;
     uint64_t spec_accepted_at[STATS_DRAFTS_MAX];
     uint64_t
-        finished[STATS_FINISHES]; /* requests; abort: the client left or the front had enough */
+        finished[STATS_FINISHES]; /* requests; stop: stop strings too; abort: the client left */
     struct histogram ttft, tpot, itl, e2e, queue, prefill, decode; /* a request each, itl a token */
     struct histogram prompt_len, generation_len;                   /* tokens, a request each */
     struct histogram iteration_tokens;                             /* rows of a step */

@@ -272,6 +272,7 @@ static bool fill_record(const struct front *f, struct job *j, uint32_t i, struct
     struct api_request *api = &j->api;
     struct request *r = &j->records[i];
     *r = (struct request){.version = REQUEST_VERSION,
+                          .time_left_ms = f->time_left_ms,
                           .sampling = api->sampling,
                           .seed = api->seed,
                           .priority = api->priority,

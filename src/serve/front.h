@@ -21,6 +21,7 @@ struct front {
     uint32_t stop_ids[CONFIG_EOS_MAX]; /* EOS */
     uint32_t n_stop_ids;
     uint32_t vocab, max_model_len;
+    uint32_t time_left_ms;    /* of a request in the engine; 0: no limit. Set after front_open */
     uint32_t token_bytes_max; /* the longest token's */
     char model_id[CKPT_ID_BYTES];
     char fingerprint[20]; /* "fp_" and the first digits of model_id */

@@ -20,6 +20,8 @@ enum { JOB_CHOICES_MAX = REQUEST_CHOICES_MAX }; /* of all records together */
 struct job {
     struct job *next; /* in the queue that holds it */
     atomic_bool cancel;
+    atomic_bool left;    /* why: the client is gone */
+    uint64_t arrived_ns; /* at the worker */
     /* Choices that have all they need (a stop string came) while others go on: bit record *
      * n_choices + choice. Set by the HTTP thread, looked at by the engine's. */
     atomic_uint_least64_t unwanted[JOB_CHOICES_MAX / 64];

@@ -23,6 +23,7 @@ struct job *job_new(enum api_kind kind, char *body, size_t body_len) {
     j->inbox.max = j->taken.max = INBOX_MAX;
     j->whole.max = WHOLE_MAX;
     atomic_init(&j->cancel, false);
+    atomic_init(&j->left, false);
     for (size_t i = 0; i < JOB_CHOICES_MAX / 64; i++) atomic_init(&j->unwanted[i], 0);
     return j;
 }

@@ -51,6 +51,7 @@ static void reply_written(struct evhttp_request *req, void *arg) {
 /* The client left, or was dropped. */
 static void reply_closed(void *arg) {
     struct reply *r = arg;
+    if (r->state == REPLY_OPEN) atomic_store_explicit(&r->job->left, true, memory_order_relaxed);
     cancel(r);
     reply_abort(r, r->first_ns ? ABORT_LEFT_READING : ABORT_LEFT_WAITING);
     r->state = REPLY_OVER;

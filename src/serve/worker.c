@@ -27,8 +27,9 @@ struct worker {
     struct job_queue text_queue, engine_queue;
     pthread_t text_thread, engine_thread;
     pthread_mutex_t stats_lock;
-    struct engine_stats stats;           /* as the engine's thread last wrote them */
-    atomic_uint_least64_t busy_since_ns; /* the piece of work that runs; 0: none */
+    struct engine_stats stats; /* as the engine's thread last wrote them */
+    /* Since when the last piece of work is under way, of each thread; 0: none is. */
+    atomic_uint_least64_t text_since_ns, engine_since_ns;
 };
 
 static void queue_init(struct job_queue *q) {
@@ -97,7 +98,10 @@ static void *text_main(void *arg) {
     struct job *j;
     while ((j = queue_pop(&w->text_queue, QUEUE_WAIT, &why))) {
         if (over(w, j, &why)) continue;
-        if (!front_prepare(w->front, j, &why))
+        atomic_store_explicit(&w->text_since_ns, clock_now_ns(), memory_order_relaxed);
+        bool ok = front_prepare(w->front, j, &why);
+        atomic_store_explicit(&w->text_since_ns, 0, memory_order_relaxed);
+        if (!ok)
             mailbox_done(w->mailbox, j, &why);
         else if (j->n_records == 0)
             mailbox_done(w->mailbox, j, NULL); /* its answer is there */
@@ -131,7 +135,8 @@ static bool give_token(void *ctx, const struct token_out *t) {
         (void)api_fail(&k->why, 500, NULL, NULL, "the answer grew faster than it could be sent");
         return false;
     }
-    return !job_choice_unwanted(k->job, r->index, t->choice);
+    /* who left is seen by sweep, and counted so */
+    return cancelled(k->job) || !job_choice_unwanted(k->job, r->index, t->choice);
 }
 
 static int status_of(enum st st) {
@@ -151,12 +156,14 @@ static void on_done(void *ctx, const struct err *err) {
 }
 
 static void end_records(struct task *k) {
+    bool left = atomic_load_explicit(&k->job->left, memory_order_relaxed) || k->why.status;
+    enum engine_cancel why = left ? ENGINE_CANCEL_LEFT : ENGINE_CANCEL_ENOUGH;
     k->ending = true;
     for (uint32_t i = 0; i < k->job->n_records; i++)
-        if (!k->records[i].done) engine_cancel(k->w->engine, &k->job->records[i]);
+        if (!k->records[i].done) engine_cancel(k->w->engine, &k->job->records[i], why);
 }
 
-static struct task *task_begin(struct worker *w, struct job *j, uint64_t now_ns) {
+static struct task *task_begin(struct worker *w, struct job *j) {
     static const struct engine_sink sink = {give_token, on_done};
     struct err err;
     struct task *k = calloc(1, sizeof *k + j->n_records * sizeof *k->records);
@@ -165,7 +172,8 @@ static struct task *task_begin(struct worker *w, struct job *j, uint64_t now_ns)
     for (uint32_t i = 0; i < j->n_records; i++) {
         struct record *r = &k->records[i];
         *r = (struct record){.task = k, .index = i};
-        if (engine_add(w->engine, &j->records[i], &sink, r, now_ns, &err)) record_done(r, &err);
+        if (engine_add(w->engine, &j->records[i], &sink, r, j->arrived_ns, &err))
+            record_done(r, &err);
     }
     return k;
 }
@@ -183,7 +191,7 @@ static bool take_jobs(struct worker *w, struct task **first) {
     struct job *j;
     while ((j = queue_pop(&w->engine_queue, *first ? QUEUE_LOOK : QUEUE_WAIT, &why))) {
         if (over(w, j, &why)) continue;
-        struct task *k = task_begin(w, j, clock_now_ns());
+        struct task *k = task_begin(w, j);
         if (!k) {
             (void)api_fail(&why, 500, NULL, NULL, "out of memory");
             mailbox_done(w->mailbox, j, &why);
@@ -196,13 +204,18 @@ static bool take_jobs(struct worker *w, struct task **first) {
     return *first != NULL;
 }
 
-/* Ends the tasks whose client left or that cannot go on, and gives back those that are done. */
-static void sweep(struct task **first) {
+/* Ends the tasks whose client left or that cannot go on, and gives back those that are done: true
+ * if there were any. */
+static bool sweep(struct task **first) {
+    bool any = false;
     for (struct task *k = *first, *next; k; k = next) {
         next = k->next;
         if (!k->ending && (cancelled(k->job) || k->why.status)) end_records(k);
-        if (k->n_left == 0) task_end(first, k);
+        if (k->n_left > 0) continue;
+        task_end(first, k);
+        any = true;
     }
+    return any;
 }
 
 static void publish_stats(struct worker *w) {
@@ -214,12 +227,15 @@ static void publish_stats(struct worker *w) {
 static void *engine_main(void *arg) {
     struct worker *w = arg;
     struct task *first = NULL;
+    bool finished = true;
     while (take_jobs(w, &first)) {
-        atomic_store_explicit(&w->busy_since_ns, clock_now_ns(), memory_order_relaxed);
-        (void)engine_step(w->engine);
-        sweep(&first);
+        /* only what was finished counts as progress */
+        if (finished)
+            atomic_store_explicit(&w->engine_since_ns, clock_now_ns(), memory_order_relaxed);
+        finished = engine_step(w->engine);
+        finished = sweep(&first) || finished;
         publish_stats(w);
-        if (!first) atomic_store_explicit(&w->busy_since_ns, 0, memory_order_relaxed);
+        if (!first) atomic_store_explicit(&w->engine_since_ns, 0, memory_order_relaxed);
     }
     return NULL;
 }
@@ -255,6 +271,7 @@ enum st worker_start(struct worker **out, const struct front *front, struct engi
 }
 
 void worker_submit(struct worker *w, struct job *j) {
+    j->arrived_ns = clock_now_ns();
     queue_push(&w->text_queue, j);
 }
 
@@ -270,8 +287,10 @@ void worker_stats(struct worker *w, struct engine_stats *out) {
 }
 
 uint64_t worker_stuck_ns(struct worker *w) {
-    uint64_t since = atomic_load_explicit(&w->busy_since_ns, memory_order_relaxed);
-    return since ? clock_now_ns() - since : 0;
+    uint64_t text = atomic_load_explicit(&w->text_since_ns, memory_order_relaxed),
+             engine = atomic_load_explicit(&w->engine_since_ns, memory_order_relaxed),
+             since = text && (!engine || text < engine) ? text : engine, now = clock_now_ns();
+    return since && now > since ? now - since : 0;
 }
 
 void worker_stop(struct worker *w) {

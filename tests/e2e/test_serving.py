@@ -810,3 +810,14 @@ def test_waiting_bodies_are_bounded_together(serve):
     wait_for(lambda: metrics(s)["supernode_http_requests_open"] == 0)
     assert s.complete(**big)[0] in (200, 400)
     assert metrics(s)['supernode_requests_rejected_total{reason="bodies"}'] == 2
+
+
+def test_a_request_that_takes_too_long_ends_alone(serve):
+    s = serve("--request-timeout", "1", "--threads", "1")
+    body = {"prompt": "Once", "max_tokens": 8000, "n": 16, **LONG}
+    status, _, answer = s.post("/v1/completions", body)
+    assert status == 504 and "took longer than 1000 ms" in answer["error"]["message"]
+    stream = s.socket(request_bytes("/v1/completions", {**body, "stream": True}))
+    assert s.complete(prompt="Once", max_tokens=3)[0] == 200  # others go on
+    data = read_until(stream, b"[DONE]")
+    assert b"took longer than 1000 ms" in data

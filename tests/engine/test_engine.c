@@ -37,6 +37,7 @@ struct asked {
     bool added, done, cancelled;
     enum st ended;
     uint32_t n_tokens[8], n_prompt_told;
+    float *told; /* [n_prompt] prompt logprobs */
     struct exec_token *got[8];
     uint64_t first_ns;
     uint32_t n_cached;
@@ -56,6 +57,7 @@ static bool on_token(void *ctx, const struct token_out *t) {
     if (t->position < a->r.n_prompt) {
         assert_int_equal(t->position, ++a->n_prompt_told);
         assert_int_equal(t->id, a->r.prompt[t->position]);
+        a->told[t->position] = t->logprob;
         return true;
     }
     assert_int_equal(t->position, a->r.n_prompt + a->n_tokens[t->choice]);
@@ -107,11 +109,13 @@ static void fill(struct asked *a, uint32_t id, uint32_t n_prompt, uint32_t max_t
     r->roles[0] = (struct role_run){.len = n_prompt, .role = ROLE_PROMPT};
     r->n_roles = 1;
     assert_int_equal(request_make_choices(r, n, &err), ST_OK);
+    a->told = must(calloc(n_prompt, sizeof *a->told));
     for (uint32_t c = 0; c < n; c++) a->got[c] = must(calloc(max_tokens, sizeof *a->got[c]));
 }
 
 static void asked_release(struct asked *a) {
     for (uint32_t c = 0; c < a->r.n_choices; c++) free(a->got[c]);
+    free(a->told);
     request_release(&a->r);
 }
 
@@ -159,6 +163,8 @@ static void check_answer(const struct asked *a, uint32_t c) {
     uint32_t n = a->n_tokens[c], pos = 0;
     assert_true(n <= r->max_tokens);
     for (; pos < r->n_prompt; pos++) {
+        if (pos && pos <= a->n_prompt_told)
+            assert_true(a->told[pos] == standin_prompt_logprob(row));
         row = standin_row(row, r->prompt[pos], role_at(r, pos), pos);
         fold = standin_fold(fold, row);
     }
@@ -237,7 +243,7 @@ static void run(struct world *w) {
             if (!a->added && a->arrives_ns < next) next = a->arrives_ns;
             if (a->added && !a->done && a->cancel_ns && a->cancel_ns <= w->x.now_ns) {
                 a->cancelled = true;
-                engine_cancel(w->e, &a->lent);
+                engine_cancel(w->e, &a->lent, ENGINE_CANCEL_LEFT);
                 assert_true(a->done);
             }
             left += !a->done;
@@ -431,7 +437,7 @@ static void cancel_frees_pages_at_once(void **state) {
     add(&w, a);
     assert_true(engine_step(w.e)); /* in the middle of the first chunk */
     assert_true(engine_stats(w.e)->pages_used > 0);
-    engine_cancel(w.e, &a->lent);
+    engine_cancel(w.e, &a->lent, ENGINE_CANCEL_LEFT);
     assert_true(a->done);
     assert_int_equal(engine_stats(w.e)->pages_used, 0);
     assert_int_equal(engine_stats(w.e)->finished[STATS_FINISH_ABORT], 1);
@@ -501,6 +507,24 @@ static void a_low_priority_does_not_starve(void **state) {
     stop(&w);
 }
 
+static void an_admitted_prompt_does_not_starve(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(400, 8);
+    x.row_ns = 2000000; /* a chunk of 512 rows takes a second */
+    start(&w, &x, &plain);
+    struct asked *low = ask(&w, 600, 2, 1);
+    low->r.priority = 5;
+    for (uint64_t i = 0; i < 40; i++) {
+        struct asked *a = ask(&w, 1024, 1, 1);
+        a->arrives_ns = i * UINT64_C(2000000000);
+        a->r.prompt[0] = (uint32_t)i; /* nothing is found */
+    }
+    run(&w);
+    assert_true(low->first_ns < UINT64_C(45000000000));
+    stop(&w);
+}
+
 static void what_cannot_be_computed_is_refused(void **state) {
     (void)state;
     static struct world w;
@@ -519,6 +543,15 @@ static void what_cannot_be_computed_is_refused(void **state) {
     a->r.max_tokens = 10;
     a->r.roles[0].len = 9;
     assert_int_equal(engine_add(w.e, &a->r, &sink, a, 0, &err), ST_INVALID);
+    a->r.roles[0] = (struct role_run){10, (enum token_role)7};
+    assert_int_equal(engine_add(w.e, &a->r, &sink, a, 0, &err), ST_INVALID);
+    a->r.roles[0].role = ROLE_PROMPT;
+    a->r.n_stop_ids = REQUEST_STOP_IDS_MAX + 1;
+    assert_int_equal(engine_add(w.e, &a->r, &sink, a, 0, &err), ST_INVALID);
+    a->r.n_stop_ids = 0;
+    memset(a->r.salt, 'a', sizeof a->r.salt);
+    assert_int_equal(engine_add(w.e, &a->r, &sink, a, 0, &err), ST_INVALID);
+    memset(a->r.salt, 0, sizeof a->r.salt);
     assert_false(engine_step(w.e));
     stop(&w);
 }
@@ -585,6 +618,7 @@ int main(void) {
         cmocka_unit_test(streams_keep_their_pace_while_a_prompt_is_computed),
         cmocka_unit_test(batch_shrinks_until_the_target_holds),
         cmocka_unit_test(a_low_priority_does_not_starve),
+        cmocka_unit_test(an_admitted_prompt_does_not_starve),
         cmocka_unit_test(what_cannot_be_computed_is_refused),
         cmocka_unit_test(a_record_goes_on_where_it_stands),
         cmocka_unit_test(memory_stays_flat_over_thousands_of_requests),

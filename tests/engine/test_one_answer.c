@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "engine/engine.h"
 #include "engine/exec_model.h"
 #include "model/weights_random.h"
@@ -100,8 +101,9 @@ struct answer {
 struct asked {
     struct request r;
     struct answer got[CHOICES];
-    uint32_t cancel_after; /* tokens of choice 0; 0: never */
-    bool done;
+    uint32_t cancel_after; /* pieces of work, from when it was added; 0: never */
+    uint32_t pieces;
+    bool done, cancelled;
 };
 
 static void *must(void *p) {
@@ -168,7 +170,7 @@ static const struct engine_sink sink = {on_token, on_done};
 
 static void add(struct engine *e, struct asked *a) {
     struct err err;
-    assert_int_equal(engine_add(e, &a->r, &sink, a, 0, &err), ST_OK);
+    assert_int_equal(engine_add(e, &a->r, &sink, a, clock_now_ns(), &err), ST_OK);
 }
 
 static void run_alone(struct fixture *f, struct asked *a) {
@@ -210,7 +212,8 @@ static void mix(uint64_t seed) {
         random_request(&alone[i], seed * 100 + i);
         random_request(&mixed[i], seed * 100 + i);
         run_alone(&f, &alone[i]);
-        if (below(&g, 6) == 0) mixed[i].cancel_after = 1 + below(&g, 20);
+        if (below(&g, 4) == 0) mixed[i].cancel_after = 1 + below(&g, 40);
+        mixed[i].r.priority = (int32_t)below(&g, 3);
     }
     close_model(&f);
     uint32_t seqs = 1 + below(&g, 8), k = 1 + below(&g, 3);
@@ -230,8 +233,10 @@ static void mix(uint64_t seed) {
         left = REQUESTS - added;
         for (uint32_t i = 0; i < added; i++) {
             struct asked *a = &mixed[i];
-            if (!a->done && a->cancel_after && a->got[0].n >= a->cancel_after)
-                engine_cancel(e, &a->r);
+            if (!a->done && a->cancel_after && ++a->pieces == a->cancel_after) {
+                a->cancelled = true;
+                engine_cancel(e, &a->r, ENGINE_CANCEL_LEFT);
+            }
             left += !a->done;
         }
     }
@@ -243,7 +248,7 @@ static void mix(uint64_t seed) {
     for (uint32_t i = 0; i < REQUESTS; i++) {
         for (uint32_t c = 0; c < mixed[i].r.n_choices; c++) {
             const struct answer *a = &alone[i].got[c], *m = &mixed[i].got[c];
-            if (!mixed[i].cancel_after) {
+            if (!mixed[i].cancelled) {
                 assert_int_equal(m->n, a->n);
                 assert_int_equal(m->n_prompt, a->n_prompt);
             }

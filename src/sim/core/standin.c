@@ -21,6 +21,10 @@ uint64_t standin_fold(uint64_t fold, uint64_t row) {
     return mix(fold * 31 + row);
 }
 
+float standin_prompt_logprob(uint64_t row_before) {
+    return -(float)(row_before >> 48);
+}
+
 void standin_draw(struct exec_token *out, uint64_t fold, const struct request *r, uint32_t choice,
                   uint32_t n_top, uint32_t vocab) {
     uint64_t h = mix(fold ^ mix((uint64_t)r->seed + choice));
@@ -124,6 +128,7 @@ static void step(void *ctx, struct exec_run *runs, uint32_t n_runs) {
 
 static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t until_ns) {
     struct standin *s = ctx;
+    for (uint32_t i = 0; i < n_runs && !s->in_chunk; i++) assert(runs[i].r);
     if (!s->in_chunk) s->chunk_run = s->chunk_row = 0;
     s->in_chunk = true;
     do {
@@ -150,7 +155,7 @@ static void prompt_logprob(void *ctx, const struct exec_run *run, uint32_t i,
                            struct exec_token *out) {
     uint32_t pos = run->from + i + 1;
     *out = (struct exec_token){.id = run->r->prompt[pos],
-                               .logprob = -(float)(*row_at(ctx, run, pos - 1) >> 48)};
+                               .logprob = standin_prompt_logprob(*row_at(ctx, run, pos - 1))};
 }
 
 static void copy_page(void *ctx, uint32_t to, uint32_t from) {

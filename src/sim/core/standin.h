@@ -36,6 +36,7 @@ void standin_release(struct standin *s);
  * position 0), the fold of rows, and what is drawn from a fold. */
 uint64_t standin_row(uint64_t before, uint32_t token, enum token_role role, uint32_t pos);
 uint64_t standin_fold(uint64_t fold, uint64_t row);
+float standin_prompt_logprob(uint64_t row_before);
 void standin_draw(struct exec_token *out, uint64_t fold, const struct request *r, uint32_t choice,
                   uint32_t n_top, uint32_t vocab);
 
