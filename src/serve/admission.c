@@ -42,6 +42,12 @@ bool reply_admit(struct server *s, struct auth_key *key, size_t body_len, struct
                        "%u requests wait or run already; try again later", s->n_replies);
         return refuse(s, REJECT_OVERLOADED);
     }
+    if (body_len > s->o.bodies_bytes_max) { /* later there would be no room either */
+        (void)api_fail(e, 413, NULL, NULL,
+                       "request body: %zu bytes, and the limit (--max-waiting-bytes) is %llu",
+                       body_len, (unsigned long long)s->o.bodies_bytes_max);
+        return refuse(s, REJECT_BODIES);
+    }
     if (body_len > s->o.bodies_bytes_max - s->body_bytes) {
         (void)api_fail(
             e, 503, NULL, "overloaded",

@@ -106,9 +106,12 @@ static void replace_page(const struct http_conn *c, struct evbuffer *out, int *s
     struct api_error e;
     describe(c, status, &e);
     if (api_error_write(&body, &e) == ST_OK) {
-        evbuffer_unfreeze(out, 1); /* a bufferevent keeps the front of its output to itself */
+        /* A bufferevent on a socket keeps the front of its output to itself. One with TLS does not,
+         * and could never drain what was written if it were frozen. */
+        bool frozen = !c->all->tls;
+        if (frozen) evbuffer_unfreeze(out, 1);
         evbuffer_drain(out, evbuffer_get_length(out));
-        evbuffer_freeze(out, 1);
+        if (frozen) evbuffer_freeze(out, 1);
         evbuffer_add_printf(out,
                             "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: "
                             "%zu\r\nConnection: close\r\n%s\r\n%s",
@@ -368,6 +371,10 @@ void http_conn_unwatch(struct http_conn *c) {
 
 size_t http_conn_unread(const struct http_conn *c) {
     return evbuffer_get_length(bufferevent_get_output(c->bev));
+}
+
+void http_conn_linger(struct http_conn *c) {
+    if (c) linger_begin(c->all, c->fd);
 }
 
 void http_conn_drop(struct http_conn *c) {

@@ -86,6 +86,9 @@ void http_conn_unwatch(struct http_conn *c);
 
 size_t http_conn_unread(
     const struct http_conn *c); /* bytes the client has not taken, beside what the kernel holds */
+/* To be called before an answer that closes the connection although the client may still send: so it
+ * gets to read it. c may be NULL. */
+void http_conn_linger(struct http_conn *c);
 void http_conn_drop(struct http_conn *c); /* closes now; closed(arg) is called */
 
 #endif

@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The HTTP surface: which path does what, who may ask, and the small answers. What takes a model is
- * in reply.c. As in vLLM, keys protect what costs or tells something (/v1, /tokenize, /detokenize);
+ * in reply.c. As in vLLM, keys protect what costs or tells something (/v1/, /tokenize, /detokenize);
  * health, metrics, version and the page stay open for probes and scrapers. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <sys/queue.h>
 
 #include <event2/buffer.h>
+#include <event2/keyvalq_struct.h>
 
 #include "base/clock.h"
 #include "serve/json_out.h"
 #include "serve/page.h"
 #include "serve/server_impl.h"
 
-enum { SMALL_BODY_MAX = 65536, METRICS_BYTES_MAX = 4 << 20 };
+enum { SMALL_BODY_MAX = 65536, METRICS_BYTES_MAX = 4 << 20, ASKED_HEADERS_MAX = 1024 };
 
 /* --- sending ---------------------------------------------------------------------------------- */
 
@@ -198,16 +201,38 @@ static const struct route routes[] = {
     {"/metrics", EVHTTP_REQ_GET, OPEN, get_metrics},
     {"/version", EVHTTP_REQ_GET, OPEN, get_version},
 };
-static const char model_prefix[] = "/v1/models/";
+static const char keyed_prefix[] = "/v1/", model_prefix[] = "/v1/models/";
+
+static bool has_prefix(const char *path, const char *prefix) {
+    return strncmp(path, prefix, strlen(prefix)) == 0;
+}
+
+static const struct route *route_find(const char *path) {
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++)
+        if (strcmp(path, routes[i].path) == 0) return &routes[i];
+    return NULL;
+}
+
+/* Decoded, to be freed; NULL for what can be no path of ours: "/%00" is not "/". */
+static char *path_of(const struct evhttp_request *req) {
+    const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
+    const char *raw = uri ? evhttp_uri_get_path(uri) : NULL;
+    size_t len = 0;
+    char *path = evhttp_uridecode(raw ? raw : "", 0, &len);
+    if (path && strlen(path) == len) return path;
+    free(path);
+    return NULL;
+}
 
 /* What metrics call the path: one of few constants, whatever was asked for. */
 static const char *route_label(const struct evhttp_request *req) {
-    const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
-    const char *path = uri ? evhttp_uri_get_path(uri) : NULL;
-    for (size_t i = 0; path && i < sizeof routes / sizeof *routes; i++)
-        if (strcmp(path, routes[i].path) == 0) return routes[i].path;
-    return path && strncmp(path, model_prefix, sizeof model_prefix - 1) == 0 ? "/v1/models/{name}"
-                                                                             : "other";
+    char *path = path_of(req);
+    const struct route *route = path ? route_find(path) : NULL;
+    const char *label = route                                    ? route->path
+                        : path && has_prefix(path, model_prefix) ? "/v1/models/{name}"
+                                                                 : "other";
+    free(path);
+    return label;
 }
 
 /* True: the method may go on. Otherwise the request was answered. */
@@ -247,23 +272,20 @@ static bool check_key(struct server *s, struct evhttp_request *req, struct auth_
     return false;
 }
 
-static bool check(struct server *s, struct evhttp_request *req, enum evhttp_cmd_type method,
-                  enum access access, struct auth_key **key) {
-    *key = NULL;
-    return check_method(s, req, method) && (access == OPEN || check_key(s, req, key));
-}
-
 static void route_path(struct server *s, struct evhttp_request *req, const char *path) {
     struct api_error e;
-    struct auth_key *key;
-    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
-        if (strcmp(path, routes[i].path) != 0) continue;
-        if (check(s, req, routes[i].method, routes[i].access, &key)) routes[i].run(s, req, key);
+    struct auth_key *key = NULL;
+    const struct route *route = route_find(path);
+    bool keyed = route ? route->access == KEYED : has_prefix(path, keyed_prefix);
+    /* a browser asks for leave (OPTIONS) without the key, and before it says it */
+    if (keyed && evhttp_request_get_command(req) != EVHTTP_REQ_OPTIONS && !check_key(s, req, &key))
+        return;
+    if (route) {
+        if (check_method(s, req, route->method)) route->run(s, req, key);
         return;
     }
-    if (strncmp(path, model_prefix, sizeof model_prefix - 1) == 0) {
-        if (check(s, req, EVHTTP_REQ_GET, KEYED, &key))
-            get_model(s, req, path + sizeof model_prefix - 1);
+    if (has_prefix(path, model_prefix)) {
+        if (check_method(s, req, EVHTTP_REQ_GET)) get_model(s, req, path + sizeof model_prefix - 1);
         return;
     }
     (void)api_fail(&e, 404, NULL, NULL,
@@ -275,39 +297,122 @@ static void route_path(struct server *s, struct evhttp_request *req, const char 
 
 /* --- other origins ---------------------------------------------------------------------------- */
 
+/* The names of headers, and nothing else. */
+static bool is_list_of_names(const char *text) {
+    static const char ok[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                             "!#$%&'*+-.^_`|~, ";
+    size_t len = strlen(text);
+    return len > 0 && len <= ASKED_HEADERS_MAX && strspn(text, ok) == len;
+}
+
+/* The origin as named by the operator, or NULL. */
+static const char *origin_allowed(const struct server *s, const char *origin) {
+    for (uint32_t i = 0; origin && i < s->o.n_origins; i++)
+        if (strcmp(s->o.origins[i], "*") == 0 || strcmp(s->o.origins[i], origin) == 0)
+            return s->o.origins[i];
+    return NULL;
+}
+
+/* The page at "/" asks with the scheme and host it was loaded from. Without TLS here there may be a
+ * proxy in front that has it. */
+static bool origin_is_own(const struct server *s, const char *origin, const char *host) {
+    if (!host) return false;
+    if (strncmp(origin, "https://", 8) == 0) return strcasecmp(origin + 8, host) == 0;
+    return !s->tls && strncmp(origin, "http://", 7) == 0 && strcasecmp(origin + 7, host) == 0;
+}
+
 /* Lets a page of an allowed origin read the answer, and ask at all (preflight). */
-static void add_cors(struct server *s, struct evhttp_request *req) {
+static void add_cors(struct server *s, struct evhttp_request *req, const char *allowed) {
     struct evkeyvalq *h = evhttp_request_get_output_headers(req);
-    const char *origin = evhttp_find_header(evhttp_request_get_input_headers(req), "Origin");
-    const char *allowed = NULL;
+    const char *asked =
+        evhttp_find_header(evhttp_request_get_input_headers(req), "Access-Control-Request-Headers");
     if (s->o.n_origins == 0) return;
     evhttp_add_header(h, "Vary", "Origin");
-    for (uint32_t i = 0; origin && !allowed && i < s->o.n_origins; i++)
-        if (strcmp(s->o.origins[i], "*") == 0 || strcmp(s->o.origins[i], origin) == 0)
-            allowed = s->o.origins[i];
     if (!allowed) return;
     evhttp_add_header(h, "Access-Control-Allow-Origin", allowed);
+    evhttp_add_header(h, "Access-Control-Expose-Headers", "Retry-After");
     if (evhttp_request_get_command(req) != EVHTTP_REQ_OPTIONS) return;
     evhttp_add_header(h, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
-    evhttp_add_header(h, "Access-Control-Allow-Headers", "authorization, content-type");
+    evhttp_add_header(h, "Access-Control-Allow-Headers",
+                      asked && is_list_of_names(asked) ? asked : "authorization, content-type");
     evhttp_add_header(h, "Access-Control-Max-Age", "600");
+}
+
+/* A browser sends some POSTs of any page without asking for leave, and hides only the answer: a page
+ * must not make the server compute. True: the request may go on. Otherwise it was answered. */
+static bool check_origin(struct server *s, struct evhttp_request *req) {
+    struct evkeyvalq *in = evhttp_request_get_input_headers(req);
+    const char *origin = evhttp_find_header(in, "Origin");
+    const char *allowed = origin_allowed(s, origin);
+    struct api_error e;
+    add_cors(s, req, allowed);
+    if (!origin || allowed || evhttp_request_get_command(req) != EVHTTP_REQ_POST ||
+        origin_is_own(s, origin, evhttp_find_header(in, "Host")))
+        return true;
+    (void)api_fail(&e, 403, NULL, "origin_not_allowed",
+                   "Origin: pages of %.100s may not ask this server; --allowed-origins lets them",
+                   origin);
+    server_send_error(s, req, &e);
+    return false;
+}
+
+/* --- where a request ends --------------------------------------------------------------------- */
+
+/* Whether it can be told in two ways, of which evhttp took one, and a proxy maybe the other. */
+static bool end_is_ambiguous(const struct evkeyvalq *in) {
+    const char *length = NULL, *coding = NULL;
+    const struct evkeyval *h;
+    TAILQ_FOREACH(h, in, next) {
+        if (strcasecmp(h->key, "Content-Length") == 0) {
+            if (length && strcmp(length, h->value) != 0) return true;
+            length = h->value;
+        } else if (strcasecmp(h->key, "Transfer-Encoding") == 0) {
+            if (coding || strcasecmp(h->value, "chunked") != 0) return true;
+            coding = h->value;
+        }
+    }
+    return length && coding;
+}
+
+/* evhttp does not read the body of a HEAD or of a method it does not know; it would be taken for the
+ * next request. */
+static bool body_was_left(struct evhttp_request *req) {
+    const struct evkeyvalq *in = evhttp_request_get_input_headers(req);
+    const char *length = evhttp_find_header(in, "Content-Length");
+    switch (evhttp_request_get_command(req)) {
+    case EVHTTP_REQ_GET:
+    case EVHTTP_REQ_POST:
+    case EVHTTP_REQ_PUT:
+    case EVHTTP_REQ_PATCH:
+    case EVHTTP_REQ_DELETE:
+    case EVHTTP_REQ_OPTIONS: return false;
+    case EVHTTP_REQ_HEAD:
+        return (length && strcmp(length, "0") != 0) || evhttp_find_header(in, "Transfer-Encoding");
+    default: return true;
+    }
+}
+
+static bool check_end(struct server *s, struct evhttp_request *req) {
+    struct http_conn *conn = http_conn_of(&s->conns, req);
+    bool ambiguous = end_is_ambiguous(evhttp_request_get_input_headers(req));
+    struct api_error e;
+    if (ambiguous || body_was_left(req)) {
+        evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close");
+        http_conn_linger(conn);
+    }
+    if (!ambiguous) return true;
+    (void)api_fail(&e, 400, NULL, NULL,
+                   "malformed HTTP request: Content-Length and Transfer-Encoding: found more than "
+                   "one, or a coding other than chunked");
+    server_send_error(s, req, &e);
+    return false;
 }
 
 void server_request(struct evhttp_request *req, void *arg) {
     struct server *s = arg;
-    const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
-    const char *raw = uri ? evhttp_uri_get_path(uri) : NULL;
-    size_t len = 0;
-    char *path = evhttp_uridecode(raw ? raw : "", 0, &len);
-    /* the body of a method that evhttp does not know was not read and would be taken for the next
-     * request */
-    bool unread_body = evhttp_request_get_command(req) &
-                       ~(EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_PUT | EVHTTP_REQ_PATCH |
-                         EVHTTP_REQ_DELETE | EVHTTP_REQ_OPTIONS);
-    if (unread_body && evhttp_request_get_command(req) != EVHTTP_REQ_HEAD)
-        evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close");
     http_conn_arrived(http_conn_of(&s->conns, req));
-    add_cors(s, req);
-    route_path(s, req, path && strlen(path) == len ? path : ""); /* "/%00" is not "/" */
+    if (!check_end(s, req) || !check_origin(s, req)) return;
+    char *path = path_of(req);
+    route_path(s, req, path ? path : "");
     free(path);
 }

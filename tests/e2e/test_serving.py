@@ -1,5 +1,5 @@
 """Running a server: metrics, health, limits, API keys, TLS, CORS, logs, draining, the config file. Real sockets, real signals."""
-import ctypes, datetime, http.client, json, os, random, re, resource, selectors, signal, socket, ssl, subprocess, threading, time, warnings
+import contextlib, ctypes, datetime, http.client, json, os, random, re, resource, selectors, signal, socket, ssl, subprocess, threading, time, warnings
 
 import openai
 import pytest
@@ -93,13 +93,15 @@ def test_metrics_of_http_move(server):
     server.complete(prompt="Once", max_tokens=-1)
     list(server.client.completions.create(model="tiny", prompt="Once", max_tokens=3, stream=True))
     get(server, "/v1/models/nobody")
+    get(server, "/%761/models%2Fnobody")
+    get(server, "/%76ersion?x=/live")
     get(server, "/nope/" + "x" * 500)
     s = server.socket(b"GET\r\n\r\n")
     read_all(s)
     after = metrics(server)
     moved = lambda path, status: after.get(key % (path, status), 0) - before.get(key % (path, status), 0)
     assert moved("/v1/completions", 200) == 2 and moved("/v1/completions", 400) == 1
-    assert moved("/v1/models/{name}", 404) == 1 and moved("other", 404) == 1 and moved("malformed", 400) == 1
+    assert moved("/version", 200) == 1 and moved("/v1/models/{name}", 404) == 2 and moved("other", 404) == 1 and moved("malformed", 400) == 1
     assert 0 < after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"] < 60
     assert after["supernode_http_cpu_seconds_total"] > before["supernode_http_cpu_seconds_total"]
     status = open(f"/proc/{server.process.pid}/status").read()
@@ -129,7 +131,8 @@ def test_metrics_of_the_engine_move_as_much_as_was_asked(serve):
     m = lambda name, **more: metrics(s)["supernode_" + name + "{" + ",".join(f'{k}="{v}"' for k, v in {"model_name": "tiny", **more}.items()) + "}"]
     prompt = [5 + i % 50 for i in range(200)]
     for _ in range(3):
-        assert s.complete(prompt=prompt, max_tokens=20, **LONG)[2]["usage"] | {"prompt_tokens": 200, "completion_tokens": 20}
+        usage = s.complete(prompt=prompt, max_tokens=20, **LONG)[2]["usage"]
+        assert usage == usage | {"prompt_tokens": 200, "completion_tokens": 20, "total_tokens": 220}
     wait_for(lambda: m("request_success_total", finished_reason="length") == 3)  # a step's figures come after its tokens
     assert m("prompt_tokens_total") == 600 and m("generation_tokens_total") == 60
     assert m("prefix_cache_queries_total") == 600 and m("prefix_cache_hits_total") == 2 * 128
@@ -279,13 +282,17 @@ def test_keys_protect_v1_and_nothing_else(serve, tmp_path):
             status, told, r = s.post(path, body, **headers)
             assert status == 401 and told["WWW-Authenticate"] == "Bearer", (headers, path)
             assert r["error"]["code"] == "invalid_api_key" and r["error"]["type"] == "invalid_request_error"
-        assert get(s, "/v1/models", **headers)[0] == 401 and get(s, "/v1/models/tiny", **headers)[0] == 401
+        for method, path in (("GET", "/v1/models"), ("GET", "/v1/models/tiny"), ("GET", "/v1/foo"), ("GET", "/v1/completions"), ("POST", "/v1/models"),
+                             ("DELETE", "/%761/models"), ("HEAD", "/v1/"), ("GET", "/tokenize")):
+            assert get(s, path, method, **headers)[0] == 401, (method, path)
+    assert get(s, "/v1/foo", **bearer("sk-one"))[0] == 404 and get(s, "/v1/completions", **bearer("sk-one"))[0] == 405
+    assert get(s, "/v1/completions", "OPTIONS")[0] == 204 and get(s, "/v1foo")[0] == 404
     for path in ("/live", "/health", "/metrics", "/version"):
         assert get(s, path)[0] == 200
     with pytest.raises(openai.AuthenticationError):
         s.client.models.list()
     assert s.client.with_options(api_key="sk-two").models.list().data
-    assert metrics(s)['supernode_requests_rejected_total{reason="unauthorized"}'] == 6 * 5 + 1
+    assert metrics(s)['supernode_requests_rejected_total{reason="unauthorized"}'] == 6 * 11 + 1
     lines = re.findall(r"serve: request: .*", s.log())
     assert [re.search(r"tenant (\S+)", line).group(1) for line in lines] == ['""', '""', "blue", '""']
     assert "sk-" not in s.log() and "warn serve: API key refused: path /v1/completions" in s.log()
@@ -361,6 +368,11 @@ def test_origins(serve, server):
                                     "Authorization: Bearer sk-a\r\nOrigin: https://a.example\r\n"))
     assert b"Access-Control-Allow-Origin: https://a.example\r\n" in read_until(stream, b"\r\n\r\n")
     assert s.post("/v1/completions", {}, **page)[1]["Access-Control-Allow-Origin"]  # so that a page can read the 401
+    preflight = lambda names: get(s, "/v1/completions", "OPTIONS", **page, Access_Control_Request_Headers=names)[1]["Access-Control-Allow-Headers"]
+    names = "authorization,content-type, x-stainless-lang,X-Odd!#$%&'*+-.^_`|~1"
+    assert preflight(names) == names and headers["Access-Control-Expose-Headers"] == "Retry-After"
+    for odd in ("a:b", "a\tb", 'a"', "a;b", "\xe9", "x" * 1025, ""):
+        assert preflight(odd) == "authorization, content-type"
     for origin in ("https://a.example.evil", "https://a.exampl", "null", "HTTPS://A.EXAMPLE", "https://a.example,https://b.example"):
         status, headers, _ = get(s, "/version", Origin=origin)
         assert status == 200 and "Access-Control-Allow-Origin" not in headers
@@ -370,6 +382,33 @@ def test_origins(serve, server):
         assert fails("--allowed-origins", wrong).startswith("supernode: serve: --allowed-origins: ")
     every = serve("--allowed-origins", "*")
     assert get(every, "/version", **page)[1]["Access-Control-Allow-Origin"] == "*"
+
+
+def test_pages_of_others_cannot_make_it_compute(serve, server, secure, certificate):
+    """A browser sends such a POST without asking first (text/plain): only its Origin says that it is not wanted."""
+    body = {"prompt": "Once", "max_tokens": 1}
+    post = lambda s, origin, host=None: s.post("/v1/completions", body, Content_Type="text/plain", Origin=origin, **({"Host": host} if host else {}))
+    before = metrics(server)["supernode_generation_tokens_total{model_name=\"tiny\"}"]
+    for origin in ("https://evil.example", "http://127.0.0.1", f"http://127.0.0.1:{server.port}0", f"http://localhost:{server.port}", "null", "",
+                   f"http://127.0.0.1:{server.port}.evil.example", f"ftp://127.0.0.1:{server.port}", f"127.0.0.1:{server.port}"):
+        status, headers, r = post(server, origin)
+        assert status == 403 and r["error"]["code"] == "origin_not_allowed" and r["error"]["type"] == "invalid_request_error", origin
+        assert "Access-Control-Allow-Origin" not in headers
+        assert server.post("/tokenize", body, Origin=origin)[0] == 403
+        assert get(server, "/version", Origin=origin)[0] == 200
+    assert metrics(server)["supernode_generation_tokens_total{model_name=\"tiny\"}"] == before
+    assert post(server, f"http://127.0.0.1:{server.port}")[0] == 200  # the page at / asks so
+    assert post(server, "http://LocalHost:1", "localhost:1")[0] == 200
+    assert post(server, "https://chat.example", "chat.example")[0] == 200  # behind a proxy with TLS
+    no_host = server.socket(b"POST /v1/completions HTTP/1.0\r\nOrigin: http://\r\nContent-Length: 2\r\n\r\n{}")
+    assert read_all(no_host).split(b" ")[1] == b"403"
+    s = serve("--allowed-origins", "https://a.example", "--api-key", "sk-a")
+    assert s.post("/v1/completions", body, Origin="https://b.example", **bearer("sk-a"))[0] == 403
+    assert s.post("/v1/completions", body, Origin="https://a.example", **bearer("sk-a"))[0] == 200
+    assert post(serve("--allowed-origins", "*"), "null")[0] == 200
+    for scheme, status in (("https", b"200"), ("http", b"403")):
+        t = tls_socket(secure, certificate, request_bytes("/v1/completions", body, f"Origin: {scheme}://x\r\nConnection: close\r\n"))
+        assert read_until(t, b"}").split(b" ")[1] == status
 
 
 # --- logs ------------------------------------------------------------------------------------------------------
@@ -600,6 +639,20 @@ def test_tls_serves_the_same(secure, certificate):
     assert b"request body: larger than" in read_until(too_big, b"}}")
 
 
+@pytest.mark.parametrize("data,status", [
+    (b"GET\r\n\r\n", 400), (b"POST /v1/completions HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400), (b"BREW / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 405),
+    (b"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n{", 413)])
+def test_tls_refusals_are_one_answer_and_the_end(secure, certificate, data, status):
+    s, told = tls_socket(secure, certificate, data), b""
+    s.settimeout(10)
+    with contextlib.suppress(ssl.SSLEOFError):  # evhttp ends without TLS's farewell
+        while (part := s.recv(65536)) and len(told) < 1 << 20:
+            told += part
+    head, _, page = told.partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == b"%d" % status and told.count(b"HTTP/1.1") == 1
+    assert json.loads(page)["error"]["message"] and re.search(rb"Content-Length: (\d+)", head).group(1) == b"%d" % len(page)
+
+
 def test_tls_versions_and_strangers(secure, certificate):
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         s = tls_socket(secure, certificate, b"GET /live HTTP/1.1\r\n\r\n", minimum_version=version, maximum_version=version)
@@ -657,7 +710,7 @@ def test_slow_clients_are_closed(serve):
     body = {"prompt": [5 + i % 50 for i in range(min(room(s) - 300, 3000))], "max_tokens": 200, **LONG}
     begun = time.time()
     s.complete(**{**body, "max_tokens": 1})
-    slow = {"silent": s.socket(), "head": s.socket(b"GET /live HTTP/1.1\r\n"), "reader": s.socket(request_bytes("/v1/models", b"") * 1),
+    slow = {"silent": s.socket(), "head": s.socket(b"GET /live HTTP/1.1\r\n"), "answered": s.socket(request_bytes("/v1/models", b"")),
             "body": s.socket(b"POST /v1/completions HTTP/1.1\r\nContent-Length: 1000\r\n\r\n"),
             "chunks": s.socket(b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")}
     dribble = {"head": b"a: b\r\n", "body": b" ", "chunks": b"1\r\n \r\n"}
@@ -679,6 +732,28 @@ def test_slow_clients_are_closed(serve):
     print("closed after s:", closed)
     assert set(closed) == set(slow) and max(closed.values()) < 10 and min(closed.values()) > 1
     assert b'"completion_tokens":200' in read_until(waiting, b"}}")
+
+
+def test_a_client_that_reads_too_slowly_is_closed(serve):
+    """It reads all the time, so no write ever stands still for long: what counts is how much lies unread for how long."""
+    s = serve("--client-timeout", "2")
+    body = request_bytes("/tokenize", {"prompt": "".join(chr(0x4e00 + i % 97) for i in range(22000)), "return_token_strs": True}, "Connection: close\r\n")
+    quick = read_all(s.socket(body))
+    assert quick.startswith(b"HTTP/1.1 200 ") and len(quick) > 500000
+    slow = socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)  # keeps the buffer small that the server's system has
+    slow.connect((HOST, s.port))
+    slow.sendall(body)
+    got, begun = len(slow.recv(1)), time.time()
+    while metrics(s)["supernode_http_connections"] == 2:
+        assert time.time() - begun < len(quick) / 65536 + 10
+        got += len(slow.recv(2048))
+        time.sleep(0.1)
+    lasted = time.time() - begun
+    print(f"read {got} of {len(quick)} bytes in {lasted:.1f} s")
+    assert got < len(quick) / 2 and lasted > 2 + (len(quick) - got) / 65536 / 2  # the two seconds, and a second for each 64 KiB
+    assert got + len(read_all(slow)) < len(quick)
 
 
 def test_uploads_are_bounded_together(serve):
@@ -777,6 +852,46 @@ def test_few_descriptors_are_said_and_enough(serve):
         sock.close()
 
 
+# --- where a request ends --------------------------------------------------------------------------------------
+
+HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def answers(s, data):
+    """The statuses of all answers to what is sent on one connection, before `/live` is asked for on it as the last."""
+    sock = s.socket(data)
+    with contextlib.suppress(OSError):
+        sock.sendall(b"GET /live HTTP/1.1\r\nConnection: close\r\n\r\n")
+    return [int(n) for n in re.findall(rb"HTTP/1\.[01] (\d+) ", read_all(sock))]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"])
+def test_a_body_is_never_taken_for_a_request(server, method):
+    """Whatever the method, a body is read or the connection ends: a proxy's next request is not behind one that hides in it."""
+    path = b"x:80" if method == "CONNECT" else b"/version"
+    begin = method.encode() + b" " + path + b" HTTP/1.1\r\nHost: x\r\n"
+    for body in (b"Content-Length: %d\r\n\r\n" % len(HIDDEN) + HIDDEN, b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(HIDDEN) + HIDDEN + b"\r\n0\r\n\r\n"):
+        got = answers(server, begin + body)
+        assert 1 <= len(got) <= 2 and 404 not in got[1:] and got[1:] in ([], [200]), got
+        if method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            assert len(got) == 2  # read, so it goes on
+    if method in ("GET", "HEAD"):
+        assert answers(server, begin + b"\r\n") == [200, 200] and answers(server, begin + b"Content-Length: 0\r\n\r\n") == [200, 200]
+
+
+@pytest.mark.parametrize("ends", [
+    b"Content-Length: 2\r\nContent-Length: %d\r\n\r\n{}" % (2 + len(HIDDEN)), b"Content-Length: %d\r\nContent-Length: 2\r\n\r\n{}" % (2 + len(HIDDEN)),
+    b"Content-Length: 2\r\nX: y\r\ncontent-length: 0\r\n\r\n{}", b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    b"Content-Length: 2\r\nTransfer-Encoding: x, chunked\r\n\r\n{}", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\n"])
+@pytest.mark.parametrize("method", [b"GET /version", b"POST /v1/completions", b"HEAD /live"])
+def test_two_ends_of_a_request_are_refused(server, method, ends):
+    assert answers(server, method + b" HTTP/1.1\r\nHost: x\r\n" + ends + HIDDEN) == [400]
+
+
+def test_one_end_said_twice_is_one_end(server):
+    assert answers(server, b"POST /v1/completions HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}") == [400, 200]
+
+
 # --- limits ----------------------------------------------------------------------------------------------------
 
 
@@ -799,8 +914,9 @@ def test_too_many_requests_get_503(serve):
 def test_waiting_bodies_are_bounded_together(serve):
     """A token takes a byte or more, so this bounds prompt tokens too, before any is made."""
     s = serve("--max-waiting-bytes", "20K")
-    big = {"prompt": "x " * 7000, "max_tokens": 1}
-    assert s.complete(**{**big, "prompt": "x " * 11000})[0] == 503
+    big = {"prompt": "Once", "user": "u" * 14000, "max_tokens": 1}
+    status, headers, r = s.complete(**{**big, "user": "u" * 22000})
+    assert status == 413 and "Retry-After" not in headers and "the limit (--max-waiting-bytes) is 20480" in r["error"]["message"]
     running = s.socket(request_bytes("/v1/completions", {"prompt": [5], "max_tokens": room(s) - 1, "stream": True, "user": "u" * 8000, **LONG}))
     read_until(running, b"data: ")
     status, headers, r = s.post("/v1/completions", big)
@@ -808,15 +924,18 @@ def test_waiting_bodies_are_bounded_together(serve):
     assert s.complete(prompt="Once", max_tokens=1)[0] == 200
     running.close()
     wait_for(lambda: metrics(s)["supernode_http_requests_open"] == 0)
-    assert s.complete(**big)[0] in (200, 400)
+    assert s.complete(**big)[0] == 200
     assert metrics(s)['supernode_requests_rejected_total{reason="bodies"}'] == 2
 
 
 def test_a_request_that_takes_too_long_ends_alone(serve):
     s = serve("--request-timeout", "1", "--threads", "1")
     body = {"prompt": "Once", "max_tokens": 8000, "n": 16, **LONG}
-    status, _, answer = s.post("/v1/completions", body)
-    assert status == 504 and "took longer than 1000 ms" in answer["error"]["message"]
+    c = http.client.HTTPConnection(HOST, s.port, timeout=60)
+    c.request("POST", "/v1/completions", json.dumps(body))
+    r = c.getresponse()
+    status, reason, answer = r.status, r.reason, json.loads(r.read())
+    assert status == 504 and reason == "Gateway Timeout" and "took longer than 1000 ms" in answer["error"]["message"]
     stream = s.socket(request_bytes("/v1/completions", {**body, "stream": True}))
     assert s.complete(prompt="Once", max_tokens=3)[0] == 200  # others go on
     data = read_until(stream, b"[DONE]")
