@@ -2,11 +2,11 @@
 /* Implements spec.h. The first trial waits until a batch size has run for a while (the first steps
  * of a process are slow, and would make drafting look good). A trial lasts PROBE_STEPS, or
  * PROBE_STEPS_MIN where it is plainly worse, and comes every period, which begins at PERIOD_MIN,
- * doubles up to PERIOD_MAX while the same way wins, and begins anew when the other does: a wrong
+ * grows fourfold up to PERIOD_MAX while the same way wins, and begins anew when the other does: a wrong
  * choice is soon mended, and trials take under 1% of the time. */
 #include "engine/spec.h"
 
-enum { PROBE_STEPS = 8, PROBE_STEPS_MIN = 3, WARM_STEPS = 64, PERIOD_MIN = 64, PERIOD_MAX = 4096 };
+enum { PROBE_STEPS = 8, PROBE_STEPS_MIN = 2, WARM_STEPS = 64, PERIOD_MIN = 64, PERIOD_MAX = 4096 };
 static const double gain_min = 0.98, hopeless = 1.25, weight = 0.2, outlier = 3;
 
 void spec_init(struct spec *s, enum speculate mode) {
@@ -26,7 +26,7 @@ static struct spec_size *size_of(struct spec *s, uint32_t n_seqs) {
 static void decide(struct spec_size *z) {
     bool judged = z->samples[!z->drafting] >= PROBE_STEPS_MIN,
          drafts_win = judged ? z->ns_per_token[1] < gain_min * z->ns_per_token[0] : z->drafting;
-    if (judged) z->period = drafts_win == z->drafting ? z->period * 2 : PERIOD_MIN;
+    if (judged) z->period = drafts_win == z->drafting ? z->period * 4 : PERIOD_MIN;
     if (z->period > PERIOD_MAX) z->period = PERIOD_MAX;
     z->drafting = drafts_win;
     z->probe_left = 0;
