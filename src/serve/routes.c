@@ -358,7 +358,8 @@ static bool check_origin(struct server *s, struct evhttp_request *req) {
 
 /* --- where a request ends --------------------------------------------------------------------- */
 
-/* Whether it can be told in two ways, of which evhttp took one, and a proxy maybe the other. */
+/* Whether it can be told in two ways, of which evhttp took one, and a proxy maybe the other. Debian's
+ * evhttp refuses those with Transfer-Encoding by itself, libevent's own 2.1.12 does not. */
 static bool end_is_ambiguous(const struct evkeyvalq *in) {
     const char *length = NULL, *coding = NULL;
     const struct evkeyval *h;
