@@ -19,14 +19,17 @@ enum {
  * its token buffer and goes on without the byte ("16" becomes "6"). And it bounds what one text may
  * take: "{}," is three bytes of text and 200 of memory. */
 static _Thread_local struct {
-    bool failed;
-    size_t left; /* of PARSE_BYTES_MAX while parsing, else SIZE_MAX */
+    bool failed, full; /* malloc refused; we did */
+    size_t left;       /* of PARSE_BYTES_MAX while parsing, else SIZE_MAX */
 } heap = {.left = SIZE_MAX};
 
 static void *alloc(size_t len) {
-    void *p = len <= heap.left ? malloc(len) : NULL;
-    if (!p)
+    bool fits = len <= heap.left;
+    void *p = fits ? malloc(len) : NULL;
+    if (!p && fits)
         heap.failed = true;
+    else if (!p)
+        heap.full = true;
     else if (heap.left != SIZE_MAX)
         heap.left -= len;
     return p;
@@ -75,15 +78,16 @@ enum st json_parse(json_t **out, const char *text, size_t len, const char *name,
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, set_alloc);
     json_error_t e;
-    heap.failed = false;
+    heap.failed = heap.full = false;
     heap.left = PARSE_BYTES_MAX;
     json_t *v = load(text, len, &e);
     heap.left = SIZE_MAX;
-    if (heap.failed) {
+    if (heap.failed || heap.full) {
         json_decref(v);
-        return err_set(err, ST_NO_MEMORY,
-                       "%s: out of memory, or more than %d MiB for %zu bytes of text", name,
-                       PARSE_BYTES_MAX >> 20, len);
+        if (heap.failed) return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
+        return err_set(err, ST_FULL,
+                       "%s: its many small values take more than %d MiB, for %zu bytes of text",
+                       name, PARSE_BYTES_MAX >> 20, len);
     }
     if (!v)
         return err_set(err, ST_INVALID, "%s: line %d column %d: %s", name, e.line, e.column,

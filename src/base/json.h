@@ -15,7 +15,7 @@
 
 /* Parses text; name (a path, "request body") stands in the error. Duplicate members are refused,
  * and a text that would take more than 256 MiB of memory ("{}," is three bytes of text and 200 of
- * memory). The caller json_decref()s *out. An integer over 64 bits is read as a real number. */
+ * memory): ST_FULL. The caller json_decref()s *out. An integer over 64 bits is read as a real number. */
 enum st ST_CHECKED json_parse(json_t **out, const char *text, size_t len, const char *name,
                               struct err *err);
 /* The same for a file of at most max bytes; "-" is standard input. */

@@ -13,7 +13,7 @@
 #include "serve/answer_logprobs.h"
 #include "serve/json_out.h"
 
-enum { TEXT_MAX = 64 << 20, TOKEN_MAX = 1 << 20, PREFIX_MAX = 1 << 20 };
+enum { TEXT_MAX = ANSWER_BYTES_MAX, TOKEN_MAX = 1 << 20, PREFIX_MAX = 1 << 20 };
 
 /* --- lists ------------------------------------------------------------------------------------ */
 
@@ -416,18 +416,40 @@ static enum st take_prompt(struct answer *a, struct answer_prompt *p, const stru
     return st;
 }
 
+static size_t list_bytes(const struct buf lists[ANSWER_LISTS]) {
+    size_t n = 0;
+    for (int i = 0; i < ANSWER_LISTS; i++) n += lists[i].len;
+    return n;
+}
+
+/* What take and begin may add to. */
+static size_t choice_bytes(const struct answer_choice *c) {
+    return c->text.len + list_bytes(c->lists);
+}
+
+static enum st take_prompt_counted(struct answer *a, struct answer_prompt *p,
+                                   const struct token_out *t) {
+    size_t before = list_bytes(p->lists) + p->logprobs.len;
+    enum st st = take_prompt(a, p, t);
+    a->n_bytes += list_bytes(p->lists) + p->logprobs.len - before;
+    return st ? st : a->n_bytes > ANSWER_BYTES_MAX ? ST_FULL : ST_OK;
+}
+
 enum st answer_token(struct answer *a, uint32_t record, const struct token_out *t,
                      struct buf *out) {
     assert(!a->complete && record < a->n_prompts);
     struct answer_prompt *p = &a->prompts[record];
     if (t->attempt != p->record->attempt) return ST_OK;
-    if (t->position < p->record->n_prompt) return take_prompt(a, p, t);
+    if (t->position < p->record->n_prompt) return take_prompt_counted(a, p, t);
     assert(t->choice < p->record->n_choices);
     struct answer_choice *c = &p->choices[t->choice];
     if (c->finish || t->position != p->record->n_prompt + c->n_taken) return ST_OK;
+    size_t before = choice_bytes(c);
     enum st st = c->begun ? ST_OK : begin(a, p, c, t, out);
     if (!st) st = take(a, p, c, t);
     if (st) return st;
+    if (!a->api->stream) a->n_bytes += choice_bytes(c) - before;
+    if (a->n_bytes > ANSWER_BYTES_MAX) return ST_FULL;
     a->complete = a->n_open == 0;
     if (!a->api->stream) return a->complete ? write_whole(a, out) : ST_OK;
     st = flush_chunk(a, p, c, out);

@@ -12,6 +12,11 @@
 #include "serve/api_request.h"
 #include "text/output.h"
 
+enum {
+    ANSWER_BYTES_MAX = 64 << 20, /* of a whole answer, and of all that waits to become one */
+    ANSWER_LIST_MAX = ANSWER_BYTES_MAX
+};
+
 /* What stands in every object of one answer. Borrowed, but for the counts. */
 struct answer_head {
     const char *id;          /* "chatcmpl-..." */
@@ -64,6 +69,7 @@ struct answer {
     struct answer_prompt *prompts;
     uint32_t n_prompts, n_open; /* n_open: choices that go on */
     uint32_t n_tokens;          /* taken, of all choices */
+    size_t n_bytes;             /* held in texts and lists */
     struct buf token;           /* bytes of one token */
     struct buf prefix;          /* how every chunk begins */
     bool complete;
@@ -77,8 +83,8 @@ void answer_release(struct answer *a);
 
 /* Takes the next token of a record; what can be sent is appended to out. Late ones and repeats are
  * ignored. When a->complete is set everything is in out (the last chunks, usage and [DONE], or the
- * whole object): take no more tokens. ST_FULL, ST_NO_MEMORY: the answer cannot go on;
- * ST_UNSUPPORTED: the prompt's log-probabilities are missing. */
+ * whole object): take no more tokens. ST_FULL: the answer is past ANSWER_BYTES_MAX, ST_NO_MEMORY: it
+ * cannot go on; ST_UNSUPPORTED: the prompt's log-probabilities are missing. */
 enum st ST_CHECKED answer_token(struct answer *a, uint32_t record, const struct token_out *t,
                                 struct buf *out);
 /* The choice has all it needs. */

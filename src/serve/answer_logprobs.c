@@ -148,12 +148,13 @@ static void write_prompt_token(struct json_out *o, struct answer *a, uint32_t id
 
 enum st answer_prompt_logprobs(struct answer *a, struct buf *list, const struct token_out *t) {
     struct json_out o = {list, ST_OK};
-    uint32_t rank = 0;
-    for (uint32_t i = 0; i < t->n_top && rank == 0; i++)
+    uint32_t rank = 0, shown = (uint32_t)a->api->prompt_logprobs,
+             n = t->n_top < shown ? t->n_top : shown; /* an echo's logprobs may want more */
+    for (uint32_t i = 0; i < n && rank == 0; i++)
         if (t->top[i].id == t->id) rank = i + 1;
     json_out_raw(&o, list->len ? ",{" : "null,{");
     write_prompt_token(&o, a, t->id, t->logprob, rank);
-    for (uint32_t i = 0; i < t->n_top; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         if (t->top[i].id == t->id) continue;
         json_out_raw(&o, ",");
         write_prompt_token(&o, a, t->top[i].id, t->top[i].logprob, i + 1);

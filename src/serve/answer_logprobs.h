@@ -6,8 +6,6 @@
 
 #include "serve/answer.h"
 
-enum { ANSWER_LIST_MAX = 64 << 20 }; /* bytes */
-
 enum st ST_CHECKED answer_chat_logprobs(struct answer *a, struct buf *lists,
                                         const struct token_out *t);
 /* *offset moves on by the token's characters. known false: the first token of an echoed prompt,

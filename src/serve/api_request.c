@@ -15,7 +15,7 @@
 #include "serve/api_field.h"
 #include "serve/api_messages.h"
 
-/* Fields with a meaning here; those of the last line of a list are accepted and have none. */
+/* Fields with a meaning here, and (from "user" on) those that are accepted and have none. */
 #define COMMON_FIELDS                                                                              \
     "model", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", \
         "stop_token_ids", "ignore_eos", "n", "presence_penalty", "frequency_penalty",              \
@@ -28,18 +28,19 @@
 
 static const char *const known_fields[][64] = {
     [API_CHAT] = {COMMON_FIELDS, CHAT_FIELDS, "tool_choice", "max_completion_tokens",
-                  "top_logprobs", "parallel_tool_calls"},
+                  "top_logprobs", "parallel_tool_calls", "best_of", "modalities"},
     [API_COMPLETION] = {COMMON_FIELDS, "prompt", "best_of", "suffix"},
     [API_TOKENIZE] = {CHAT_FIELDS, "model", "prompt", "add_special_tokens", "return_token_strs"},
     [API_DETOKENIZE] = {"model", "tokens"},
 };
 
-/* vLLM's, and not built. */
+/* OpenAI's and vLLM's, and not built. */
 static const char *const refused_fields[] = {
-    "use_beam_search", "allowed_token_ids",     "bad_words",     "logprob_token_ids",
-    "prompt_embeds",   "structured_outputs",    "guided_json",   "guided_regex",
-    "guided_choice",   "guided_grammar",        "chat_template", "documents",
-    "suffix",          "truncate_prompt_tokens"};
+    "use_beam_search", "allowed_token_ids",      "bad_words",     "logprob_token_ids",
+    "prompt_embeds",   "structured_outputs",     "guided_json",   "guided_regex",
+    "guided_choice",   "guided_grammar",         "chat_template", "documents",
+    "suffix",          "truncate_prompt_tokens", "functions",     "return_tokens_as_token_ids",
+    "function_call"};
 
 static bool known(enum api_kind kind, const char *name) {
     for (const char *const *f = known_fields[kind]; *f; f++)
@@ -47,12 +48,20 @@ static bool known(enum api_kind kind, const char *name) {
     return false;
 }
 
+static bool refused(const char *name) {
+    for (size_t i = 0; i < sizeof refused_fields / sizeof *refused_fields; i++)
+        if (strcmp(refused_fields[i], name) == 0) return true;
+    return false;
+}
+
+/* Fields that get an answer of their own are not ignored: null says nothing, the unbuilt ones are
+ * refused where they say something. */
 static void note_unknown(struct api_request *r) {
     const char *key;
     json_t *v;
     size_t used = 0;
     json_object_foreach(r->body, key, v) {
-        if (known(r->kind, key)) continue;
+        if (json_is_null(v) || known(r->kind, key) || refused(key)) continue;
         int n =
             snprintf(r->unknown + used, sizeof r->unknown - used, "%s%.40s", used ? ", " : "", key);
         if (n < 0 || (size_t)n >= sizeof r->unknown - used) break;
@@ -214,11 +223,11 @@ static bool read_logprobs(struct api_request *r, struct api_error *e) {
     }
     if (!api_field_int(&prompt, r->body, "prompt_logprobs", 0, REQUEST_LOGPROBS_MAX, e))
         return false;
-    if (prompt > 0 && r->stream)
+    if (prompt >= 0 && r->stream)
         return api_invalid(e, "prompt_logprobs",
                            "prompt_logprobs: are not available with stream true");
-    if (!r->stream) r->prompt_logprobs = (int32_t)prompt;
-    /* an echoed prompt has what the answer has */
+    r->prompt_logprobs = (int32_t)prompt;
+    /* an echoed prompt has what the answer has, beside what was asked for it */
     if (prompt < 0 && r->kind == API_COMPLETION && r->echo) r->prompt_logprobs = r->logprobs;
     return true;
 }
@@ -288,11 +297,33 @@ static bool read_scheduling(struct api_request *r, struct api_error *e) {
     return true;
 }
 
+/* Chat only: other than ["text"], and best_of other than n. */
+static bool refuse_unbuilt_chat(const struct api_request *r, struct api_error *e) {
+    const json_t *modalities = api_field(r->body, "modalities"), *v;
+    uint32_t best_of = r->n;
+    size_t i;
+    if (modalities && !json_is_array(modalities))
+        return api_invalid(e, "modalities", "modalities: found %s, expected [\"text\"]",
+                           json_kind(modalities));
+    json_array_foreach(modalities, i, v) {
+        const char *name = json_string_value(v);
+        if (!name || strcmp(name, "text") != 0)
+            return api_invalid(e, "modalities", "modalities: found %.40s, only text is supported",
+                               name ? name : json_kind(v));
+    }
+    if (r->kind != API_CHAT) return true;
+    if (!api_field_u32(&best_of, r->body, "best_of", 1, REQUEST_CHOICES_MAX, e)) return false;
+    return best_of == r->n ||
+           api_invalid(e, "best_of", "best_of: found %u, but a chat needs it equal to n, %u",
+                       best_of, r->n);
+}
+
 /* What would change the answer and is not built is refused. */
 static bool refuse_unbuilt(const struct api_request *r, struct api_error *e) {
     for (size_t i = 0; i < sizeof refused_fields / sizeof *refused_fields; i++) {
         const json_t *v = api_field(r->body, refused_fields[i]);
         bool empty = !v || json_is_false(v) || (json_is_array(v) && !json_array_size(v)) ||
+                     (json_is_object(v) && !json_object_size(v)) ||
                      (json_is_string(v) && !json_string_length(v));
         if (!empty)
             return api_invalid(e, refused_fields[i], "%s: is not supported", refused_fields[i]);
@@ -310,7 +341,7 @@ static bool refuse_unbuilt(const struct api_request *r, struct api_error *e) {
         return api_invalid(e, "tool_choice",
                            "tool_choice: found %s%.40s%s, only 'auto' and 'none' are supported",
                            name ? "'" : "", name ? name : json_kind(choice), name ? "'" : "");
-    return true;
+    return r->kind == API_COMPLETION || refuse_unbuilt_chat(r, e);
 }
 
 /* Whose turn the answer is: a new assistant message, or more of the last one. */
@@ -419,6 +450,7 @@ static bool read_tokenize(struct api_request *r, struct api_error *e) {
     if (!api_field_bool(&r->add_special, r->body, "add_special_tokens", e) ||
         !api_field_bool(&r->token_strs, r->body, "return_token_strs", e))
         return false;
+    if (!refuse_unbuilt(r, e)) return false;
     if (chat) return read_chat(r, e);
     if (!json_is_string(text))
         return api_invalid(e, "prompt", "prompt: found %s, expected a string", json_kind(text));
@@ -455,7 +487,11 @@ bool api_request_parse(struct api_request *out, enum api_kind kind, const char *
     *out = (struct api_request){.kind = kind};
     if (len == 0) return api_invalid(e, NULL, "request body: is empty, expected a JSON object");
     if (json_parse(&out->body, text, len, "request body", &err))
-        return api_fail(e, err.code == ST_NO_MEMORY ? 500 : 400, NULL, NULL, "%s", err.text);
+        return api_fail(e,
+                        err.code == ST_NO_MEMORY ? 500
+                        : err.code == ST_FULL    ? 413
+                                                 : 400,
+                        NULL, NULL, "%s", err.text);
     if (read_fields(out, ctx, e)) return true;
     api_request_release(out);
     return false;

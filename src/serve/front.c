@@ -21,6 +21,14 @@ enum {
     BIAS_ENTRIES_MAX = 1 << 20,   /* every record has its own */
     TOKEN_BYTES_MAX = 1 << 24,    /* of one token */
     TOKENIZE_BYTES_MIN = 1 << 20, /* /tokenize counts what does not fit the context, too */
+    BLANK_BYTES_MAX = 1 << 20,    /* that may stand in a prompt beside those that must fit */
+    /* What a request says of its prompt before a token is computed; generated tokens come beside
+     * it. By the bytes that each token usually takes. */
+    ANSWER_PROMPT_BYTES_MAX = 16 << 20,
+    ID_BYTES = 7,       /* "123456," */
+    LOGPROB_BYTES = 24, /* one alternative in a completion's logprobs: "\" word\":-12.345678," */
+    ECHO_BYTES = 48,    /* a token's entries in the four lists, without alternatives */
+    PROMPT_LOGPROB_BYTES = 72, /* one alternative in prompt_logprobs */
 };
 
 /* --- opening ---------------------------------------------------------------------------------- */
@@ -72,7 +80,8 @@ static bool no_memory(struct api_error *e) {
     return api_fail(e, 500, NULL, NULL, "out of memory");
 }
 
-/* White space is not counted: an added token may swallow any amount of it. */
+/* White space and control characters count less: an added token may swallow any amount of white
+ * space. All bytes have a bound too, since tokenising them holds up every other request. */
 static bool check_bytes(const struct front *f, enum api_kind kind, const char *text, size_t len,
                         const char *param, struct api_error *e) {
     size_t solid = 0;
@@ -80,7 +89,7 @@ static bool check_bytes(const struct front *f, enum api_kind kind, const char *t
     if (kind == API_TOKENIZE && most < TOKENIZE_BYTES_MIN) most = TOKENIZE_BYTES_MIN;
     if (len <= most) return true;
     for (size_t i = 0; i < len; i++) solid += (unsigned char)text[i] > ' ';
-    if (solid <= most) return true;
+    if (solid <= most && len <= most + BLANK_BYTES_MAX) return true;
     return api_fail(e, 400, param, "context_length_exceeded",
                     "%s: a prompt of %zu bytes cannot fit max-model-len %u", param, len,
                     f->max_model_len);
@@ -268,6 +277,36 @@ static bool set_bias(struct request *r, const struct api_request *api, struct ap
     return true;
 }
 
+/* About so many bytes of the answer are the record's prompt, in all its choices. */
+static uint64_t prompt_bytes(const struct api_request *api, const struct request *r,
+                             const struct api_prompt *given) {
+    uint64_t n = r->n_prompt, once = 0, each = 0;
+    bool chat = api->kind == API_CHAT;
+    if (api->prompt_logprobs >= 0 && !api->stream)
+        once += n * (uint64_t)(1 + api->prompt_logprobs) * PROMPT_LOGPROB_BYTES;
+    if (api->return_ids) once += n * ID_BYTES;
+    if (api->echo && !chat) {
+        each += given->text ? given->len : n * ID_BYTES;
+        if (api->logprobs >= 0)
+            each += n * (ECHO_BYTES + (uint64_t)(1 + api->logprobs) * LOGPROB_BYTES);
+    }
+    if (api->echo_text) each += json_string_length(api->echo_text);
+    return chat ? once + each * api->best_of : (once + each) * api->best_of;
+}
+
+static bool check_answer(const struct job *j, struct api_error *e) {
+    const struct api_request *api = &j->api;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < j->n_records; i++)
+        bytes += prompt_bytes(api, &j->records[i], api->prompts ? &api->prompts[i] : NULL);
+    if (bytes <= ANSWER_PROMPT_BYTES_MAX) return true;
+    const char *param = api->prompt_logprobs >= 0 ? "prompt_logprobs" : api->echo ? "echo" : "n";
+    return api_invalid(e, param,
+                       "%s: the prompt would take about %llu MiB of the answer, expected at most "
+                       "%d; ask for fewer choices, prompts or log-probabilities",
+                       param, (unsigned long long)(bytes >> 20), ANSWER_PROMPT_BYTES_MAX >> 20);
+}
+
 static bool fill_record(const struct front *f, struct job *j, uint32_t i, struct api_error *e) {
     struct api_request *api = &j->api;
     struct request *r = &j->records[i];
@@ -278,6 +317,8 @@ static bool fill_record(const struct front *f, struct job *j, uint32_t i, struct
                           .priority = api->priority,
                           .logprobs = api->logprobs,
                           .prompt_logprobs = api->prompt_logprobs};
+    if (api->echo && j->kind == API_COMPLETION && r->prompt_logprobs < r->logprobs)
+        r->prompt_logprobs = r->logprobs; /* for both lists; each shows its own number */
     if (api->best_of > api->n && r->logprobs < 0) r->logprobs = 0; /* the best are found by them */
     if (j->n_records == 1)
         snprintf(r->id, sizeof r->id, "%s", j->id);
@@ -312,7 +353,7 @@ static bool fill_records(const struct front *f, struct job *j, struct api_error 
             return api_invalid(e, "prompt", "prompt: found more than %llu tokens in %u prompts",
                                (unsigned long long)most, n);
     }
-    return true;
+    return check_answer(j, e);
 }
 
 /* --- /tokenize and /detokenize ---------------------------------------------------------------- */
@@ -358,6 +399,12 @@ static void write_token_strs(struct json_out *o, const struct front *f, const st
     buf_release(&bytes);
 }
 
+static bool written(enum st st, const char *param, const struct job *j, struct api_error *e) {
+    if (st != ST_FULL) return !st || no_memory(e);
+    return api_invalid(e, param, "%s: the answer would take more than %zu MiB", param,
+                       j->whole.max >> 20);
+}
+
 static bool tokenize(const struct front *f, struct job *j, struct api_error *e) {
     struct request r = {0};
     struct json_out o = {&j->whole, ST_OK};
@@ -380,7 +427,7 @@ static bool tokenize(const struct front *f, struct job *j, struct api_error *e) 
         json_out_raw(&o, "}");
     }
     request_release(&r);
-    return ok && (!o.st || no_memory(e));
+    return ok && written(o.st, "prompt", j, e);
 }
 
 static bool detokenize(const struct front *f, struct job *j, struct api_error *e) {
@@ -397,7 +444,7 @@ static bool detokenize(const struct front *f, struct job *j, struct api_error *e
     if (!o.st) json_out_text(&o, text.data, text.len);
     json_out_raw(&o, "}");
     buf_release(&text);
-    return !o.st || no_memory(e);
+    return written(o.st, "tokens", j, e);
 }
 
 bool front_prepare(const struct front *f, struct job *j, struct api_error *e) {

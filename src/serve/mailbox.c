@@ -9,7 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { INBOX_MAX = 32 << 20, WHOLE_MAX = 256 << 20 };
+enum { INBOX_MAX = 32 << 20, WHOLE_MAX = 64 << 20 };
 
 struct job *job_new(enum api_kind kind, char *body, size_t body_len) {
     struct job *j = calloc(1, sizeof *j);

@@ -14,7 +14,11 @@
 #include <event2/http_struct.h> /* wants http.h before it */
 
 enum {
-    OUT_MAX = 256 << 20,
+    OUT_MAX = ANSWER_BYTES_MAX,
+    /* Of all answers together, whether they grow or wait for a slow reader; one that holds little
+     * goes on beyond it. */
+    HELD_BYTES_MAX = 512 << 20,
+    HELD_BYTES_SMALL = 1 << 20,
     /* Jobs, and about as many bytes of their tokens, taken in one turn of the event loop: where
      * tokens come as fast as they are written there is always a next one, the log-probabilities of
      * a long prompt are megabytes, and sockets and timers must have their turn. */
@@ -36,6 +40,26 @@ static void retire_if_over(struct reply *r) {
     event_active(s->mail, 0, 0);
 }
 
+/* Brings the server's sum up to date. False: the answers together are too much, and this one is not
+ * small. */
+static bool count_held(struct reply *r) {
+    struct server *s = r->server;
+    size_t n = r->sent_bytes + r->out.cap + (r->answering ? r->answer.n_bytes : 0);
+    if (r->state == REPLY_OPEN && r->streaming) n += http_conn_unread(r->conn);
+    s->held_bytes = s->held_bytes - r->held_bytes + n;
+    r->held_bytes = n;
+    return s->held_bytes <= HELD_BYTES_MAX || n <= HELD_BYTES_SMALL;
+}
+
+/* The client has it, or nobody waits for it. */
+static void release_answer(struct reply *r) {
+    if (r->answering) answer_release(&r->answer);
+    r->answering = false;
+    buf_release(&r->out);
+    buf_release(&r->job->whole);
+    (void)count_held(r);
+}
+
 /* --- sending ---------------------------------------------------------------------------------- */
 
 /* evhttp wrote the last byte. */
@@ -45,6 +69,8 @@ static void reply_written(struct evhttp_request *req, void *arg) {
     assert(r->state == REPLY_SENT);
     http_conn_unwatch(r->conn);
     r->state = REPLY_OVER;
+    r->sent_bytes = 0;
+    (void)count_held(r);
     retire_if_over(r);
 }
 
@@ -55,6 +81,8 @@ static void reply_closed(void *arg) {
     cancel(r);
     reply_abort(r, r->first_ns ? ABORT_LEFT_READING : ABORT_LEFT_WAITING);
     r->state = REPLY_OVER;
+    r->sent_bytes = 0;
+    (void)count_held(r);
     retire_if_over(r);
 }
 
@@ -90,6 +118,7 @@ static void stream_send(struct reply *r) {
 
 static void stream_end(struct reply *r) {
     struct evhttp_request *req = r->req;
+    r->sent_bytes = http_conn_unread(r->conn);
     hand_over(r);
     evhttp_send_reply_end(req);
 }
@@ -115,6 +144,7 @@ static void send_what_is_there(struct reply *r) {
         struct evhttp_request *req = r->req;
         hand_over(r);
         r->status = 200;
+        r->sent_bytes = r->out.len;
         server_send(r->server, req, 200, &r->out);
         return;
     }
@@ -153,10 +183,19 @@ static enum st answer_begin(struct reply *r) {
 
 static void fail_answer(struct reply *r, enum st st) {
     struct api_error e;
-    (void)api_fail(&e, 500, NULL, NULL,
-                   st == ST_NO_MEMORY     ? "out of memory"
-                   : st == ST_UNSUPPORTED ? "the prompt's log-probabilities are missing"
-                                          : "the answer grew past its limit");
+    if (st == ST_FULL) /* the same request would get there again */
+        (void)api_invalid(&e, NULL,
+                          "the answer grew past %d MiB; ask for fewer tokens, choices or "
+                          "log-probabilities, or for a stream",
+                          ANSWER_BYTES_MAX >> 20);
+    else if (st == ST_TIMEOUT)
+        (void)api_fail(&e, 503, NULL, "overloaded",
+                       "answers that wait to be read hold %d MiB already; try again later",
+                       HELD_BYTES_MAX >> 20);
+    else
+        (void)api_fail(&e, 500, NULL, NULL,
+                       st == ST_NO_MEMORY ? "out of memory"
+                                          : "the prompt's log-probabilities are missing");
     reply_abort(r, ABORT_ERROR);
     fail(r, &e);
 }
@@ -179,6 +218,7 @@ static void take_tokens(struct reply *r) {
         if (st || r->answer.complete) break;
         if (answer_choice_over(&r->answer, which, t.choice)) job_choice_drop(j, which, t.choice);
     }
+    if (!st && !count_held(r)) st = ST_TIMEOUT;
     if (st || (r->answering && r->answer.complete)) j->taken_at = j->taken.len;
     if (st) {
         fail_answer(r, st);
@@ -188,15 +228,23 @@ static void take_tokens(struct reply *r) {
         r->finish = r->answer.prompts[0].choices[0].finish;
         send_what_is_there(r);
     }
+    if (r->state != REPLY_OPEN) release_answer(r);
 }
 
 /* An answer that took no engine. */
 static void send_ready_made(struct reply *r) {
     struct evhttp_request *req = r->req;
+    if (r->server->held_bytes + r->job->whole.len > HELD_BYTES_MAX &&
+        r->job->whole.len > HELD_BYTES_SMALL) {
+        fail_answer(r, ST_TIMEOUT);
+        return;
+    }
     log_unknown(r);
     hand_over(r);
     r->status = 200;
+    r->sent_bytes = r->job->whole.len;
     server_send(r->server, req, 200, &r->job->whole);
+    release_answer(r);
 }
 
 static void take_done(struct reply *r) {
@@ -222,6 +270,7 @@ static void reply_free(struct reply *r) {
     if (r->next) r->next->link = r->link;
     s->n_replies--;
     s->body_bytes -= r->job->body_len;
+    s->held_bytes -= r->held_bytes;
     reply_account(r);
     if (r->answering) answer_release(&r->answer);
     buf_release(&r->out);

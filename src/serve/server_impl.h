@@ -41,6 +41,8 @@ struct reply {
     bool aborted;
     struct answer answer;
     struct buf out;
+    size_t sent_bytes; /* of the whole answer, with evhttp */
+    size_t held_bytes; /* its part of the server's */
 };
 
 struct server {
@@ -66,6 +68,7 @@ struct server {
     struct reply *over;    /* of them, those whose job and client are both through */
     uint32_t n_replies;
     uint64_t body_bytes; /* of their bodies */
+    uint64_t held_bytes; /* of their answers */
 };
 
 /* server.c */

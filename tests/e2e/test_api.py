@@ -210,6 +210,48 @@ def test_prompt_logprobs(server, tokenizer, chat):
     refused(server, "/v1/completions", {"prompt": "x", "prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "stream")
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("logprobs", [None, 0, 1, 4])
+@pytest.mark.parametrize("prompt_logprobs", [None, 0, 2, 6])
+@pytest.mark.parametrize("echo", [False, True], ids=["", "echo"])
+def test_every_list_has_its_own_number(server, tokenizer, echo, logprobs, prompt_logprobs, stream):
+    ask = dict(prompt=STORY, max_tokens=3, ignore_eos=True, temperature=0, echo=echo, logprobs=logprobs, prompt_logprobs=prompt_logprobs, stream=stream)
+    if stream and prompt_logprobs is not None:
+        refused(server, "/v1/completions", ask, "prompt_logprobs", "not available with stream")
+        return
+    n = len(encode(tokenizer, STORY))
+    if stream:
+        got = {}
+        for part in server.client.completions.create(model="tiny", **{k: v for k, v in ask.items() if v is not None and k not in ("ignore_eos", "prompt_logprobs")},
+                                                     extra_body={"ignore_eos": True}):
+            for c in part.choices:
+                for k, v in (c.logprobs.model_dump() if c.logprobs else {}).items():
+                    got.setdefault(k, []).extend(v)
+        got = got or None
+    else:
+        c = complete(server, **ask)["choices"][0]
+        got = c["logprobs"]
+        shown = prompt_logprobs if prompt_logprobs is not None else logprobs if echo else None
+        rows = c.get("prompt_logprobs")
+        assert (rows is None) == (shown is None)
+        if rows:
+            assert len(rows) == n and rows[0] is None
+            assert all(max(1, shown) <= len(r) <= shown + 1 and sum(v["rank"] is not None for v in r.values()) == shown for r in rows[1:])
+    assert (got is None) == (logprobs is None)
+    if got:
+        tops = got["top_logprobs"]
+        assert len(tops) == len(got["tokens"]) == n * echo + 3 and (tops[0] is None) == echo
+        assert all(len(t) <= logprobs + 1 for t in tops if t) and (logprobs < 2 or any(len(t) >= logprobs for t in tops if t))
+
+
+def test_answers_that_would_be_huge_are_refused(server):
+    ids = [7 + i % 50 for i in range(room(server) - 1)]
+    for fields in ({"echo": True, "logprobs": 20, "n": 128}, {"prompt_logprobs": 20, "n": 128}):
+        refused(server, "/v1/completions", {"prompt": ids, "max_tokens": 1, **fields}, "prompt_logprobs", "MiB of the answer, expected at most 16")
+    assert server.post("/v1/completions", '{"prompt":"x","user":[7' + ",7" * (12 << 20) + "]}")[0] == 413
+    refused(server, "/v1/completions", {"prompt": " " * (20 << 20)}, "prompt", "cannot fit")
+
+
 # --- conversations ----------------------------------------------------------------------------------------------------
 
 

@@ -611,6 +611,20 @@ static void every_float_is_the_shortest_that_reads_back(void **state) {
     buf_release(&out);
 }
 
+/* A whole answer must not grow without end before its last token: texts and lists of all choices
+ * count together. */
+static void a_whole_answer_has_a_bound(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, API_CHAT, -1);
+    start(&f);
+    f.answer.n_bytes = ANSWER_BYTES_MAX - 1;
+    push(&f, A, FINISH_NONE);
+    struct token_out t = {.id = A, .position = 4};
+    assert_int_equal(answer_token(&f.answer, 0, &t, &f.out), ST_FULL);
+    end(&f);
+}
+
 static void a_full_buffer_is_a_status(void **state) {
     (void)state;
     struct fixture f;
@@ -647,6 +661,7 @@ int main(void) {
         cmocka_unit_test(text_of_any_bytes_is_json),
         cmocka_unit_test(floats_are_short_and_exact),
         cmocka_unit_test(every_float_is_the_shortest_that_reads_back),
+        cmocka_unit_test(a_whole_answer_has_a_bound),
         cmocka_unit_test(a_full_buffer_is_a_status),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -76,6 +76,25 @@ static const struct refusal refusals[] = {
      "priority: found 2147483648, expected -2147483648 to 2147483647"},
     {API_CHAT, CHAT(",\"prompt_logprobs\":1,\"stream\":true"), 400, "prompt_logprobs",
      "prompt_logprobs: are not available with stream true"},
+    {API_CHAT, CHAT(",\"prompt_logprobs\":0,\"stream\":true"), 400, "prompt_logprobs",
+     "prompt_logprobs: are not available with stream true"},
+    {API_COMPLETION, TEXT(",\"prompt_logprobs\":0,\"stream\":true"), 400, "prompt_logprobs",
+     "prompt_logprobs: are not available with stream true"},
+    {API_CHAT, CHAT(",\"functions\":[{}]"), 400, "functions", "functions: is not supported"},
+    {API_CHAT, CHAT(",\"function_call\":\"auto\""), 400, "function_call",
+     "function_call: is not supported"},
+    {API_CHAT, CHAT(",\"return_tokens_as_token_ids\":true"), 400, "return_tokens_as_token_ids",
+     "return_tokens_as_token_ids: is not supported"},
+    {API_CHAT, CHAT(",\"n\":2,\"best_of\":3"), 400, "best_of",
+     "best_of: found 3, but a chat needs it equal to n, 2"},
+    {API_CHAT, CHAT(",\"modalities\":[\"text\",\"audio\"]"), 400, "modalities",
+     "modalities: found audio, only text is supported"},
+    {API_CHAT, CHAT(",\"modalities\":\"text\""), 400, "modalities",
+     "modalities: found a string, expected [\"text\"]"},
+    {API_TOKENIZE, CHAT(",\"chat_template\":\"x\""), 400, "chat_template",
+     "chat_template: is not supported"},
+    {API_TOKENIZE, TEXT(",\"truncate_prompt_tokens\":5"), 400, "truncate_prompt_tokens",
+     "truncate_prompt_tokens: is not supported"},
     {API_CHAT, CHAT(",\"prompt_logprobs\":21"), 400, "prompt_logprobs",
      "prompt_logprobs: found 21, expected 0 to 20"},
     {API_CHAT, CHAT(",\"use_beam_search\":true"), 400, "use_beam_search",
@@ -397,6 +416,38 @@ static void tool_arguments_become_objects(void **state) {
     api_request_release(&q);
 }
 
+/* Neither what says nothing nor what has an answer of its own is called ignored. */
+static void null_and_refused_fields_are_not_named(void **state) {
+    (void)state;
+    struct api_request q;
+    struct api_error e = {0};
+    static const char body[] =
+        CHAT(",\"foo\":null,\"suffix\":\"\",\"structured_outputs\":{},\"bad_words\":[],"
+             "\"functions\":[],\"modalities\":[\"text\"],\"best_of\":1,"
+             "\"reasoning_effort\":\"low\"");
+    if (!api_request_parse(&q, API_CHAT, body, sizeof body - 1, &ctx, &e))
+        fail_msg("%s", e.message);
+    assert_string_equal(q.unknown, "reasoning_effort");
+    api_request_release(&q);
+}
+
+static void many_small_values_are_too_large(void **state) {
+    (void)state;
+    enum { N = 12 << 20 };
+    static const char head[] = "{\"user\":[7";
+    struct buf body = {.max = N * 2 + 64};
+    struct api_request q;
+    struct api_error e = {0};
+    assert_int_equal(buf_append_str(&body, head), ST_OK);
+    for (int i = 0; i < N; i++) assert_int_equal(buf_append(&body, ",7", 2), ST_OK);
+    assert_int_equal(buf_append_str(&body, "]}"), ST_OK);
+    assert_false(api_request_parse(&q, API_CHAT, body.data, body.len, &ctx, &e));
+    assert_int_equal(e.status, 413);
+    assert_non_null(
+        strstr(e.message, "request body: its many small values take more than 256 MiB"));
+    buf_release(&body);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wrong_bodies_get_their_error_object),
@@ -407,6 +458,8 @@ int main(void) {
         cmocka_unit_test(tokenize_takes_either_form),
         cmocka_unit_test(text_parts_are_joined_and_missing_content_is_null),
         cmocka_unit_test(tool_arguments_become_objects),
+        cmocka_unit_test(null_and_refused_fields_are_not_named),
+        cmocka_unit_test(many_small_values_are_too_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -346,6 +346,86 @@ static void seeds_and_stop_ids(void **state) {
     front_close(&f);
 }
 
+/* White space may be swallowed by added tokens, but not without end. */
+static void blanks_have_a_bound_too(void **state) {
+    (void)state;
+    struct front f = make_front(plain);
+    struct api_error e;
+    enum { BLANKS = 3 << 20 };
+    struct buf body = {.max = 4 << 20};
+    static const enum api_kind kinds[] = {API_COMPLETION, API_TOKENIZE};
+    assert_int_equal(buf_append_str(&body, "{\"prompt\":\""), ST_OK);
+    for (int i = 0; i < BLANKS; i++) assert_int_equal(buf_append(&body, " ", 1), ST_OK);
+    assert_int_equal(buf_append_str(&body, "\"}"), ST_OK);
+    for (size_t i = 0; i < 2; i++) {
+        assert_null(prepare(&f, kinds[i], body.data, &e));
+        assert_int_equal(e.status, 400);
+        assert_string_equal(e.message,
+                            "prompt: a prompt of 3145728 bytes cannot fit max-model-len 64");
+    }
+    buf_release(&body);
+    front_close(&f);
+}
+
+/* What the prompt alone would make of the answer is refused before anything is computed. */
+static void answers_that_would_be_huge_are_refused(void **state) {
+    (void)state;
+    struct front f = make_front(plain);
+    f.max_model_len = 1 << 16;
+    struct api_error e;
+    static const struct {
+        const char *fields, *param; /* NULL: accepted */
+    } cases[] = {
+        {"\"echo\":true,\"logprobs\":0,\"n\":128", "prompt_logprobs"},
+        {"\"echo\":true,\"logprobs\":5,\"n\":128,\"stream\":true", "prompt_logprobs"},
+        {"\"prompt_logprobs\":20,\"n\":4", "prompt_logprobs"},
+        {"\"return_token_ids\":true,\"echo\":true,\"n\":128,\"max_tokens\":2", NULL},
+        {"\"echo\":true,\"logprobs\":20,\"prompt_logprobs\":5,\"n\":1", NULL},
+        {"\"logprobs\":20,\"n\":128", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct buf body = {.max = 1 << 20};
+        assert_int_equal(buf_append_str(&body, "{\"prompt\":[1"), ST_OK);
+        for (int k = 1; k < 8000; k++) assert_int_equal(buf_append(&body, ",7", 2), ST_OK);
+        assert_int_equal(buf_printf(&body, "],%s}", cases[i].fields), ST_OK);
+        struct job *j = prepare(&f, API_COMPLETION, body.data, &e);
+        assert_int_equal(j != NULL, cases[i].param == NULL);
+        if (!j) {
+            assert_int_equal(e.status, 400);
+            assert_string_equal(e.param, cases[i].param);
+            assert_non_null(strstr(e.message, "MiB of the answer, expected at most 16"));
+        }
+        job_free(j);
+        buf_release(&body);
+    }
+    front_close(&f);
+}
+
+static void an_echo_computes_enough_for_both_lists(void **state) {
+    (void)state;
+    struct front f = make_front(plain);
+    struct api_error e;
+    static const struct {
+        const char *body;
+        int32_t logprobs, prompt_logprobs; /* of the record */
+    } cases[] = {
+        {"{\"prompt\":\"x\",\"echo\":true,\"logprobs\":5,\"prompt_logprobs\":1}", 5, 5},
+        {"{\"prompt\":\"x\",\"echo\":true,\"logprobs\":1,\"prompt_logprobs\":5}", 1, 5},
+        {"{\"prompt\":\"x\",\"echo\":true,\"logprobs\":2,\"stream\":true}", 2, 2},
+        {"{\"prompt\":\"x\",\"echo\":true,\"prompt_logprobs\":3}", -1, 3},
+        {"{\"prompt\":\"x\",\"logprobs\":5,\"prompt_logprobs\":1}", 5, 1},
+        {"{\"prompt\":\"x\",\"logprobs\":5}", 5, -1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct job *j = prepare(&f, API_COMPLETION, cases[i].body, &e);
+        if (!j) fail_msg("%s", e.message);
+        assert_int_equal(j->records[0].logprobs, cases[i].logprobs);
+        assert_int_equal(j->records[0].prompt_logprobs, cases[i].prompt_logprobs);
+        job_free(j);
+    }
+    front_close(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(roles_and_origins_of_a_chat),
@@ -357,6 +437,9 @@ int main(void) {
         cmocka_unit_test(the_checkpoint_may_limit_the_answer),
         cmocka_unit_test(lengths_fit_the_context),
         cmocka_unit_test(seeds_and_stop_ids),
+        cmocka_unit_test(blanks_have_a_bound_too),
+        cmocka_unit_test(answers_that_would_be_huge_are_refused),
+        cmocka_unit_test(an_echo_computes_enough_for_both_lists),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
