@@ -17,40 +17,9 @@
 #include "engine/engine.h"
 #include "engine/exec_model.h"
 #include "model/weights_random.h"
+#include "../model/small_config.h"
 
 enum { REQUESTS = 10, CHOICES = 3, TOKENS = 80, MODEL_LEN = 1500, VOCAB = 97 };
-
-static struct model_config config(void) {
-    struct model_config c = {.vocab = VOCAB,
-                             .hidden = 72,
-                             .n_layers = 3,
-                             .n_mtp = 1,
-                             .n_heads = 3,
-                             .q_lora = 40,
-                             .kv_lora = 36,
-                             .nope = 20,
-                             .rope = 12,
-                             .v_dim = 28,
-                             .dense_inter = 90,
-                             .first_dense = 1,
-                             .moe_freq = 1,
-                             .n_experts = 8,
-                             .n_shared = 1,
-                             .moe_inter = 33,
-                             .eps = 1e-6f,
-                             .attn_scale = 0.177f,
-                             .max_positions = 4096};
-    c.rotary = (struct ops_rope_config){.dim = c.rope, .theta = 10000, .cos_sin_scale = 1};
-    c.gate = (struct ops_gate_config){.score = OPS_GATE_SIGMOID,
-                                      .group = OPS_GATE_GROUP_TOP2,
-                                      .n_experts = 8,
-                                      .n_groups = 4,
-                                      .topk_groups = 2,
-                                      .top_k = 3,
-                                      .normalize = true,
-                                      .weight_scale = 1.5f};
-    return c;
-}
 
 struct rng {
     uint64_t s;
@@ -70,7 +39,7 @@ struct fixture {
 static void open_model(struct fixture *f, uint32_t threads, uint32_t n_pages) {
     struct err err;
     const struct ops_kernels *tables[OPS_TABLES_MAX];
-    *f = (struct fixture){.in = {.config = config(), .max_model_len = MODEL_LEN}};
+    *f = (struct fixture){.in = {.config = small_config(true), .max_model_len = MODEL_LEN}};
     struct instance *in = &f->in;
     ops_kernels_all(tables);
     in->kernels = tables[0];
