@@ -50,7 +50,8 @@ static enum st open_kv(struct instance *in, const struct instance_options *o, st
         return err_set(err, ST_INVALID, "max-model-len: %u exceeds max_position_embeddings %u",
                        in->max_model_len, in->config.max_positions);
     uint64_t pages = o->kv_bytes ? o->kv_bytes / page_bytes : automatic_pages(in, o, page_bytes);
-    uint64_t one = engine_pages_min(in->max_model_len), enough = one * seqs;
+    uint64_t one = engine_pages_min(in->max_model_len),
+             enough = one * seqs + seqs / 4 + 1; /* and what admission keeps free */
     if (pages > enough && !o->kv_bytes) pages = enough;
     if (pages > UINT32_MAX / 4) pages = UINT32_MAX / 4;
     if (pages < one && !o->max_model_len && pages >= engine_pages_min(KV_PAGE_TOKENS)) {

@@ -34,6 +34,7 @@ struct sched {
     struct seq **step_seqs, **chunk_seqs;
     uint32_t n_chunk; /* 0: no chunk */
     bool chunk_dropped, chunk_next;
+    bool tails_ride; /* short prompts go with the steps at present */
     struct sched_copy *copies;
     uint32_t n_copies;
     bool drafting;     /* in this step */
@@ -329,7 +330,22 @@ static float ride_cost(const struct sched *s, const struct seq *q) {
 }
 
 static bool in_step(const struct sched *s, const struct seq *q) {
-    return !q->in_chunk && (decodes(q) || ride_cost(s, q) <= ride_rows);
+    return !q->in_chunk && (decodes(q) || (s->tails_ride && ride_cost(s, q) <= ride_rows));
+}
+
+/* Short prompts ride along, unless so many came at once that a chunk of them all is sooner done;
+ * but behind a long prompt they would wait for all of it. */
+static void judge_tails(struct sched *s) {
+    float sum = 0;
+    bool long_ones = s->n_chunk > 0;
+    for (uint32_t i = 0; i < s->running.len; i++) {
+        const struct seq *q = s->running.v[i];
+        if (decodes(q)) continue;
+        float cost = ride_cost(s, q);
+        long_ones = long_ones || cost > ride_rows;
+        sum += cost;
+    }
+    s->tails_ride = long_ones || sum <= ride_rows;
 }
 
 /* Who gives way to q: the newest that is no part of a chunk, which would be lost for all of it;
@@ -516,6 +532,7 @@ void sched_next(struct sched *s, uint64_t now_ns, struct sched_work *w) {
     *w = (struct sched_work){.kind = SCHED_IDLE};
     admit_waiting(s, now_ns);
     /* a chunk is formed only to be handed out at once: who is in it has begun */
+    judge_tails(s);
     bool step = any_in_step(s);
     bool chunk = s->n_chunk > 0 || ((s->chunk_next || !step) && form_chunk(s));
     if (!chunk && !step) step = any_in_step(s); /* by what others computed in between */
