@@ -62,7 +62,7 @@ static enum st open_kv(struct instance *in, const struct instance_options *o, st
         return err_set(err, ST_INVALID,
                        "KV cache: %.1f MB hold %llu tokens, but one sequence may have %u; lower "
                        "max-model-len or raise kv-cache-memory",
-                       (double)(pages * page_bytes) / 1e6,
+                       (double)(o->kv_bytes ? o->kv_bytes : pages * page_bytes) / 1e6,
                        (unsigned long long)pages * KV_PAGE_TOKENS, in->max_model_len);
     return kv_init(&in->kv, &in->config, dtype, (uint32_t)pages, err);
 }
