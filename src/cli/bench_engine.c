@@ -16,6 +16,8 @@
 #include "cli/model_args.h"
 #include "engine/local.h"
 
+enum { WARM_TOKENS = 4 };
+
 struct args {
     struct model_args model;
     uint32_t concurrency, num_prompts, input_len, output_len, speculate;
@@ -49,7 +51,8 @@ static uint32_t below(struct load *l, uint32_t n) {
 }
 
 /* A prompt of random ids that shares nothing with others. */
-static enum st ask(struct load *l, struct client *c, uint32_t seed, struct err *err) {
+static enum st ask(struct load *l, struct client *c, uint32_t seed, uint32_t output_len,
+                   struct err *err) {
     static const struct engine_sink sink = {on_token, on_done};
     struct request *r = &c->r;
     c->done = false;
@@ -58,7 +61,7 @@ static enum st ask(struct load *l, struct client *c, uint32_t seed, struct err *
                           .id = "bench",
                           .n_prompt = l->a->input_len,
                           .seed = seed,
-                          .max_tokens = l->a->output_len,
+                          .max_tokens = output_len,
                           .logprobs = -1,
                           .prompt_logprobs = -1,
                           .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
@@ -73,11 +76,12 @@ static enum st ask(struct load *l, struct client *c, uint32_t seed, struct err *
     return st ? st : engine_add(l->local.engine, r, &sink, c, clock_now_ns(), err);
 }
 
-static enum st run_load(struct load *l, uint32_t num_prompts, struct err *err) {
+static enum st run_load(struct load *l, uint32_t num_prompts, uint32_t output_len,
+                        struct err *err) {
     uint32_t asked = 0, under_way = 0, n = l->a->concurrency;
     enum st st = ST_OK;
     for (; asked < n && asked < num_prompts && !st; asked++, under_way++)
-        st = ask(l, &l->clients[asked], asked, err);
+        st = ask(l, &l->clients[asked], asked, output_len, err);
     while (!st && under_way > 0) {
         (void)engine_step(l->local.engine);
         for (uint32_t i = 0; i < n && !st; i++) {
@@ -87,7 +91,7 @@ static enum st run_load(struct load *l, uint32_t num_prompts, struct err *err) {
             l->tokens += c->r.choices[0].n_ids;
             under_way--;
             if (asked == num_prompts) continue;
-            st = ask(l, c, asked++, err);
+            st = ask(l, c, asked++, output_len, err);
             under_way++;
         }
     }
@@ -97,7 +101,8 @@ static enum st run_load(struct load *l, uint32_t num_prompts, struct err *err) {
 /* One wave that does not count: a mapped checkpoint is read page by page the first time. The engine
  * is made anew, so that its figures are of the load alone and nothing is cached. */
 static enum st warm_up(struct load *l, struct err *err) {
-    enum st st = run_load(l, l->a->concurrency, err);
+    enum st st = run_load(l, l->a->concurrency,
+                          WARM_TOKENS < l->a->output_len ? WARM_TOKENS : l->a->output_len, err);
     if (st) return st;
     engine_free(l->local.engine);
     l->local.engine = NULL;
@@ -147,7 +152,7 @@ static enum st run(struct args *a, const char *model, struct err *err) {
     if (!st) {
         st = warm_up(&l, err);
         uint64_t begun = clock_now_ns();
-        if (!st) st = run_load(&l, a->num_prompts, err);
+        if (!st) st = run_load(&l, a->num_prompts, a->output_len, err);
         double seconds = (double)(clock_now_ns() - begun) / 1e9;
         if (!st) report(&l, seconds);
         local_close(&l.local);
