@@ -10,7 +10,7 @@
 /* Rows that prompt tails may add to a step, the expansion of earlier keys counted in. */
 static const float ride_rows = 32;
 /* A piece's share of the step it delays, without targets; and the least, so that prompts move. */
-static const double piece_share = 0.7, piece_share_late = 1.5, piece_share_min = 0.25;
+static const double piece_share = 0.4, piece_share_late = 1.5, piece_share_min = 0.25;
 static const double average_weight = 0.2;
 static const uint64_t alone_ns = 20000000; /* a piece when no stream waits: cancels are seen soon */
 
