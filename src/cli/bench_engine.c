@@ -179,7 +179,7 @@ int cli_bench_engine(int argc, char **argv) {
         {"random-output-len", "N", FLAG_U32, &a.output_len, 1, 1 << 20,
          "tokens of an answer (default 64)", false},
         {"max-num-batched-tokens", "N", FLAG_U32, &a.engine.max_num_batched_tokens,
-         ENGINE_CHUNK_MIN, 65536, "tokens of a prompt chunk (default 1024, at least 512)", true},
+         EXECUTOR_CHUNK_MIN, 65536, "tokens of a prompt chunk (default 1024, at least 512)", true},
         {"json", NULL, FLAG_BOOL, &a.json, 0, 0, "the result as a JSON object", false},
         SPECULATE_FLAGS(a.speculate, a.engine.draft_tokens),
         MODEL_ARGS_FLAGS(a.model),

@@ -246,7 +246,7 @@ int cli_serve(int argc, char **argv) {
          "share (default 0: none)",
          true},
         {"max-num-batched-tokens", "N", FLAG_U32, &a.engine.max_num_batched_tokens,
-         ENGINE_CHUNK_MIN, 65536, "tokens of a prompt chunk (default 1024, at least 512)", true},
+         EXECUTOR_CHUNK_MIN, 65536, "tokens of a prompt chunk (default 1024, at least 512)", true},
         SPECULATE_FLAGS(a.speculate, a.engine.draft_tokens),
         {"allowed-origins", "ORIGIN", FLAG_LIST, &a.origins, 0, 0,
          "whose pages may ask (CORS), e.g. https://a.example, or *; may be repeated (default: "

@@ -14,14 +14,13 @@
 struct engine;
 
 struct engine_options {
-    uint32_t max_num_seqs;           /* sequences computed at once */
-    uint32_t max_num_batched_tokens; /* rows of a prompt chunk; ENGINE_CHUNK_MIN lets streams be */
-    uint32_t tpot_ms, ttft_ms;       /* targets; 0: none */
+    uint32_t max_num_seqs; /* sequences computed at once */
+    uint32_t
+        max_num_batched_tokens; /* rows of a prompt chunk; EXECUTOR_CHUNK_MIN lets streams be */
+    uint32_t tpot_ms, ttft_ms;  /* targets; 0: none */
     enum speculate speculate;
     uint32_t draft_tokens; /* k, 1 to EXECUTOR_DRAFTS_MAX */
 };
-
-enum { ENGINE_CHUNK_MIN = 512 };
 
 /* Pages without which one sequence could not run to its end. */
 static inline uint32_t engine_pages_min(uint32_t max_model_len) {

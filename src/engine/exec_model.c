@@ -10,8 +10,6 @@
 
 #include "base/clock.h"
 
-enum { RIDE_ROWS = 32 /* prompt tails in a step: sched.c */ };
-
 /* A step's memory and what it computes at present. */
 struct lane {
     struct step *step;
@@ -36,10 +34,6 @@ struct exec_model {
 
 /* --- rows ------------------------------------------------------------------------------------- */
 
-static uint32_t known(const struct exec_run *run) {
-    return run->from + run->n - run->n_drafts;
-}
-
 static float *hidden_of(const struct exec_model *m, uint32_t slot) {
     return m->hiddens ? m->hiddens + (size_t)slot * m->in->config.hidden : NULL;
 }
@@ -54,7 +48,7 @@ static const float *hidden_before(const struct exec_model *m, const struct exec_
 
 static void add_rows(struct lane *l, struct exec_run *run, uint32_t seq) {
     struct role_cursor roles = request_roles_at(run->r, run->from);
-    uint32_t end = known(run);
+    uint32_t end = exec_run_known(run);
     run->row = l->in.n_rows;
     for (uint32_t i = 0; i < run->n; i++) {
         uint32_t pos = run->from + i;
@@ -76,6 +70,11 @@ static void begin(struct exec_model *m, struct lane *l, struct exec_run *runs, u
         add_rows(l, &runs[i], i);
     }
     step_begin(l->step, &l->in);
+}
+
+/* The row whose logits draw the first token. */
+static uint32_t last_known_row(const struct exec_run *run) {
+    return run->row + run->n - run->n_drafts - 1;
 }
 
 /* --- tokens ----------------------------------------------------------------------------------- */
@@ -129,7 +128,7 @@ static void draw_run(const struct exec_model *m, const struct lane *l, struct ex
     bool own = output != run->r->choices[run->choice].ids;
     for (;;) {
         uint32_t i = run->n_drawn++;
-        const float *logits = step_logits(l->step, run->row + run->n - run->n_drafts - 1 + i);
+        const float *logits = step_logits(l->step, last_known_row(run) + i);
         struct exec_token *t = &run->drawn[i];
         *t = (struct exec_token){
             .id = sample(m, run->r, run->choice, logits, output, n_ids + i, work_of(m, thread))};
@@ -151,7 +150,7 @@ static void draw_tile(void *ctx, uint32_t tile, uint32_t thread) {
     struct exec_run *run = &j->runs[tile];
     draw_run(j->m, j->lane, run, thread);
     if (!j->m->hiddens) return;
-    uint32_t row = run->row + run->n - run->n_drafts - 1 + (run->n_drawn ? run->n_drawn - 1 : 0);
+    uint32_t row = last_known_row(run) + (run->n_drawn ? run->n_drawn - 1 : 0);
     memcpy(hidden_of(j->m, run->slot), step_hidden(j->lane->step, row),
            j->m->in->config.hidden * sizeof(float));
 }
@@ -165,7 +164,7 @@ static void draw_all(struct exec_model *m, const struct lane *l, struct exec_run
 
 static void draw(void *ctx, const struct exec_run *run, uint32_t choice, struct exec_token *out) {
     struct exec_model *m = ctx;
-    const float *logits = step_logits(m->last->step, run->row + run->n - run->n_drafts - 1);
+    const float *logits = step_logits(m->last->step, last_known_row(run));
     *out = (struct exec_token){.id = sample(m, run->r, choice, logits, NULL, 0, work_of(m, 0))};
     if (run->r->logprobs >= 0) say_logprobs(m, out, logits, run->r->logprobs, work_of(m, 0));
 }
@@ -254,7 +253,7 @@ static uint32_t guess(struct exec_model *m, struct exec_run *runs, uint32_t n_ru
                 k ? m->draft_hiddens + (size_t)i * m->in->config.hidden : hidden_of(m, run->slot)};
         l->rows[l->in.n_rows++] =
             (struct step_row){.token = k ? run->new_drafts[k - 1] : run->drawn[run->n_drawn - 1].id,
-                              .pos = known(run) + run->n_drawn - 1 + k,
+                              .pos = exec_run_known(run) + run->n_drawn - 1 + k,
                               .seq = l->in.n_seqs++,
                               .role = ROLE_GENERATED,
                               .draft = true};
@@ -315,7 +314,7 @@ static void copy_slot(void *ctx, uint32_t to, uint32_t from) {
 /* --- life ------------------------------------------------------------------------------------- */
 
 static struct step_limits step_limits_of(const struct exec_model_options *o) {
-    uint32_t rows = o->max_num_seqs * (1 + o->draft_tokens) + RIDE_ROWS;
+    uint32_t rows = o->max_num_seqs * (1 + o->draft_tokens) + EXECUTOR_RIDE_ROWS;
     return (struct step_limits){.rows_max = rows, .logits_max = rows};
 }
 

@@ -9,7 +9,11 @@
 #include "engine/token.h"
 #include "model/kv.h"
 
-enum { EXECUTOR_DRAFTS_MAX = STATS_DRAFTS_MAX };
+enum {
+    EXECUTOR_DRAFTS_MAX = STATS_DRAFTS_MAX,
+    EXECUTOR_CHUNK_MIN = 512, /* rows of a prompt chunk, or the rest of the prompt (contracts 2) */
+    EXECUTOR_RIDE_ROWS = 32,  /* of prompt tails in a step, beside the sequences' own */
+};
 
 /* A token and what is said of it. */
 struct exec_token {
@@ -39,6 +43,11 @@ struct exec_run {
     uint32_t new_drafts[EXECUTOR_DRAFTS_MAX];
     uint32_t row; /* the executor's own */
 };
+
+/* Where the run's drafts begin: the end of what is known. */
+static inline uint32_t exec_run_known(const struct exec_run *run) {
+    return run->from + run->n - run->n_drafts;
+}
 
 struct executor {
     void *ctx;

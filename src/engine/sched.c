@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows that prompt tails may add to a step, the expansion of earlier keys counted in. */
-static const float ride_rows = 32;
+/* What prompt tails may add to a step, the expansion of earlier keys counted in as rows. */
+static const float ride_rows = EXECUTOR_RIDE_ROWS;
 /* A piece's share of the step it delays, without targets; and the least, so that prompts move. */
 static const double piece_share = 0.4, piece_share_late = 1.5, piece_share_min = 0.25;
 static const double average_weight = 0.2;
@@ -109,13 +109,20 @@ static void seq_keys(struct seq *q) {
                        q->n_keys - 1);
 }
 
-/* The page where a block of the sequence can be found; PAGES_NONE. Prompt logprobs need the rows
- * computed. */
+/* Its prompt's logprobs are still to be given: its rows must be computed. */
+static bool wants_prompt_logprobs(const struct seq *q) {
+    return q->r->prompt_logprobs >= 0 && q->n_prompt_told + 1 < q->r->n_prompt;
+}
+
+/* Whether rows that somebody else computed will do for this block: not for the last, since somebody
+ * must make the logits. */
+static bool may_be_found(const struct seq *q, uint32_t block) {
+    return !wants_prompt_logprobs(q) && (block + 1) * KV_PAGE_TOKENS < seq_len(q);
+}
+
+/* The page where a block of the sequence is found; PAGES_NONE. */
 static uint32_t find_block(const struct sched *s, const struct seq *q, uint32_t block) {
-    if (q->r->prompt_logprobs >= 0 && q->n_prompt_told + 1 < q->r->n_prompt) return PAGES_NONE;
-    /* the last block is computed, since somebody must make the logits */
-    if ((block + 1) * KV_PAGE_TOKENS >= seq_len(q)) return PAGES_NONE;
-    return pages_find(&s->pages, &q->keys[block + 1]);
+    return may_be_found(q, block) ? pages_find(&s->pages, &q->keys[block + 1]) : PAGES_NONE;
 }
 
 static void give_back(struct sched *s, struct seq *q) {
@@ -156,17 +163,13 @@ bool sched_chunk_dropped(struct sched *s) {
     return dropped;
 }
 
-static void wait_again(struct sched *s, struct seq *q, uint64_t now_ns) {
-    q->state = SEQ_WAITING;
-    q->waits_since_ns = now_ns;
-    list_insert(&s->waiting, q);
-}
-
 static void preempt(struct sched *s, struct seq *q, uint64_t now_ns) {
     if (q->in_chunk) drop_chunk(s);
     list_remove(&s->running, q);
     give_back(s, q);
-    wait_again(s, q, now_ns);
+    q->state = SEQ_WAITING;
+    q->waits_since_ns = now_ns;
+    list_insert(&s->waiting, q);
     s->preemptions++;
 }
 
@@ -356,17 +359,23 @@ static struct seq *victim(const struct sched *s, const struct seq *q) {
     return s->running.v[s->running.len - 1];
 }
 
-/* Pages for slots below n; others give way for them, at last q itself. False: q did. */
-static bool want_pages(struct sched *s, struct seq *q, uint32_t n, uint64_t now_ns) {
-    while (q->n_pages < pages_for(n)) {
+/* A page for q; others give way for it, at last q itself. PAGES_NONE: q did. */
+static uint32_t take_page(struct sched *s, const struct seq *q, uint64_t now_ns) {
+    for (;;) {
         uint32_t page = pages_take(&s->pages);
-        if (page != PAGES_NONE) {
-            q->pages[q->n_pages++] = page;
-            continue;
-        }
+        if (page != PAGES_NONE) return page;
         struct seq *other = victim(s, q);
         preempt(s, other, now_ns);
-        if (other == q) return false;
+        if (other == q) return PAGES_NONE;
+    }
+}
+
+/* Pages for slots below n. False: q gave way. */
+static bool want_pages(struct sched *s, struct seq *q, uint32_t n, uint64_t now_ns) {
+    while (q->n_pages < pages_for(n)) {
+        uint32_t page = take_page(s, q, now_ns);
+        if (page == PAGES_NONE) return false;
+        q->pages[q->n_pages++] = page;
     }
     return true;
 }
@@ -374,18 +383,12 @@ static bool want_pages(struct sched *s, struct seq *q, uint32_t n, uint64_t now_
 /* A page that others hold too is copied before a row is written to it. False: q gave way. */
 static bool own_page(struct sched *s, struct seq *q, uint64_t now_ns) {
     uint32_t block = q->n_done / KV_PAGE_TOKENS;
-    while (pages_holders(&s->pages, q->pages[block]) > 1) {
-        uint32_t page = pages_take(&s->pages);
-        if (page != PAGES_NONE) {
-            s->copies[s->n_copies++] = (struct sched_copy){page, q->pages[block]};
-            pages_drop(&s->pages, q->pages[block]);
-            q->pages[block] = page;
-            break;
-        }
-        struct seq *other = victim(s, q);
-        preempt(s, other, now_ns);
-        if (other == q) return false;
-    }
+    if (pages_holders(&s->pages, q->pages[block]) == 1) return true;
+    uint32_t page = take_page(s, q, now_ns);
+    if (page == PAGES_NONE) return false;
+    s->copies[s->n_copies++] = (struct sched_copy){page, q->pages[block]};
+    pages_drop(&s->pages, q->pages[block]);
+    q->pages[block] = page;
     return true;
 }
 
@@ -473,8 +476,7 @@ static void find_more(struct sched *s, struct seq *q) {
 /* A sequence of this chunk computes q's next block: it will be found. */
 static bool comes_anyway(const struct sched *s, const struct seq *q, uint32_t n_chunk) {
     uint32_t block = q->n_done / KV_PAGE_TOKENS;
-    if (q->n_done % KV_PAGE_TOKENS || block + 1 >= q->n_keys) return false;
-    if (q->r->prompt_logprobs >= 0 || (block + 1) * KV_PAGE_TOKENS >= seq_len(q)) return false;
+    if (q->n_done % KV_PAGE_TOKENS || !may_be_found(q, block)) return false;
     for (uint32_t i = 0; i < n_chunk; i++) {
         const struct exec_run *run = &s->chunk_runs[i];
         const struct seq *other = s->chunk_seqs[i];
@@ -493,12 +495,11 @@ static bool form_chunk(struct sched *s) {
         find_more(s, q);
         if (in_step(s, q) || comes_anyway(s, q, n)) continue;
         uint32_t rest = seq_len(q) - q->n_done, take = rest < left ? rest : left;
-        if (n > 0 && take < rest && take < SCHED_CHUNK_MIN) break;
+        if (n > 0 && take < rest && take < EXECUTOR_CHUNK_MIN) break;
         assert(pages_holders(&s->pages, q->pages[q->n_done / KV_PAGE_TOKENS]) == 1);
         s->chunk_seqs[n] = q;
         s->chunk_runs[n] = run_of(q, take);
-        s->chunk_runs[n++].prompt_logprobs =
-            q->r->prompt_logprobs >= 0 && q->n_prompt_told + 1 < q->r->n_prompt;
+        s->chunk_runs[n++].prompt_logprobs = wants_prompt_logprobs(q);
         left -= take;
     }
     for (uint32_t i = 0; i < n; i++) s->chunk_seqs[i]->in_chunk = true;

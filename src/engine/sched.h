@@ -18,7 +18,7 @@
 #include "engine/pages.h"
 #include "engine/spec.h"
 
-enum { SCHED_CHUNK_MIN = 512, SCHED_STARVE_S = 30 };
+enum { SCHED_STARVE_S = 30 };
 
 enum seq_state {
     SEQ_WAITING,

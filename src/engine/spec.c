@@ -2,8 +2,8 @@
 /* Implements spec.h. The first trial waits until a batch size has run for a while (the first steps
  * of a process are slow, and would make drafting look good). A trial lasts PROBE_STEPS, or
  * PROBE_STEPS_MIN where it is plainly worse, and comes every period, which begins at PERIOD_MIN,
- * grows fourfold up to PERIOD_MAX while the same way wins, and begins anew when the other does: a wrong
- * choice is soon mended, and trials take under 1% of the time. */
+ * grows fourfold up to PERIOD_MAX while the same way wins, and begins anew when the other does: a
+ * wrong choice is soon mended, and trials take under 1% of the time. */
 #include "engine/spec.h"
 
 enum { PROBE_STEPS = 8, PROBE_STEPS_MIN = 2, WARM_STEPS = 64, PERIOD_MIN = 64, PERIOD_MAX = 4096 };

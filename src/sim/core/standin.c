@@ -43,10 +43,6 @@ static uint64_t *row_at(const struct standin *s, const struct exec_run *run, uin
     return &s->rows[(size_t)page * KV_PAGE_TOKENS + pos % KV_PAGE_TOKENS];
 }
 
-static uint32_t known(const struct exec_run *run) {
-    return run->from + run->n - run->n_drafts;
-}
-
 static enum token_role role_of(const struct request *r, uint32_t pos) {
     struct role_cursor c = request_roles_at(r, pos);
     return role_cursor_next(&c);
@@ -61,7 +57,7 @@ static void write_row(const struct standin *s, const struct exec_run *run, uint3
 }
 
 static void compute_row(const struct standin *s, const struct exec_run *run, uint32_t pos) {
-    uint32_t end = known(run);
+    uint32_t end = exec_run_known(run);
     write_row(s, run, pos,
               pos < end ? request_token(run->r, run->choice, pos) : run->drafts[pos - end]);
 }
@@ -76,7 +72,7 @@ static void draw_at(const struct standin *s, const struct exec_run *run, uint32_
 }
 
 static void draw_all(const struct standin *s, struct exec_run *run) {
-    uint32_t end = known(run);
+    uint32_t end = exec_run_known(run);
     run->n_drawn = 0;
     run->n_new_drafts = 0;
     if (run->sample) do
@@ -90,7 +86,7 @@ static void draw_all(const struct standin *s, struct exec_run *run) {
 /* Guesses, right as often as the options say: each is written as a row, as a model's MTP block
  * would, so that rows past the accepted ones are garbage. */
 static void guess(const struct standin *s, struct exec_run *run) {
-    uint32_t pos = known(run) + run->n_drawn - 1, token = run->drawn[run->n_drawn - 1].id;
+    uint32_t pos = exec_run_known(run) + run->n_drawn - 1, token = run->drawn[run->n_drawn - 1].id;
     for (uint32_t k = 0; k < run->want_drafts; k++) {
         struct exec_token next;
         write_row(s, run, pos + k, token);
@@ -148,7 +144,7 @@ static void chunk_drop(void *ctx) {
 }
 
 static void draw(void *ctx, const struct exec_run *run, uint32_t choice, struct exec_token *out) {
-    draw_at(ctx, run, choice, known(run), out);
+    draw_at(ctx, run, choice, exec_run_known(run), out);
 }
 
 static void prompt_logprob(void *ctx, const struct exec_run *run, uint32_t i,
