@@ -54,7 +54,7 @@ def gaps_between(all_times, base, begin, end):
 ttft(ids(64))  # the weights are read once
 prompt = ids(4096)
 first, again = ttft(prompt), ttft(prompt)
-threads, times, base = background(160)
+threads, times, base = background(600)
 while min(map(len, times)) < 10:
     time.sleep(0.01)
 begin = time.monotonic()
