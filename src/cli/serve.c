@@ -61,10 +61,11 @@ static void print_ready(const struct serving *s, const struct serve_args *a, con
            human_count(active, sizeof active, (double)stats.params_active), stats.dtype,
            human_bytes(bytes, sizeof bytes, (double)stats.bytes));
     const struct kv *kv = &s->local.in.kv;
+    uint32_t n_pages = exec_model_executor(s->local.exec)->n_pages;
     double page = (double)kv_page_bytes_all(&s->local.in.config, kv->dtype);
     printf(
         "memory     %s for KV: %.0f tokens at %.1f KB each; %u sequences, %u tokens the longest\n",
-        human_bytes(bytes, sizeof bytes, page * kv->n_pages), (double)kv->n_pages * KV_PAGE_TOKENS,
+        human_bytes(bytes, sizeof bytes, page * n_pages), (double)kv->n_pages * KV_PAGE_TOKENS,
         page / KV_PAGE_TOKENS / 1e3, a->engine.max_num_seqs, s->local.in.max_model_len);
     uint32_t threads = team_size(s->local.in.team);
     printf("kernels    %s  (%u thread%s, profile %s)\n", s->local.in.kernels->isa, threads,

@@ -45,8 +45,7 @@ void engine_free(struct engine *e); /* NULL is allowed; ends requests without ca
  * clock. ST_INVALID: wrong model, empty or too long prompt, ids outside the vocabulary. */
 enum st ST_CHECKED engine_add(struct engine *e, struct request *r, const struct engine_sink *sink,
                               void *ctx, uint64_t arrived_ns, struct err *err);
-/* Its pages are free when the call returns, or, where a prompt chunk is computing it with others,
- * when that chunk ends. sink->done is called (with NULL) before it returns. */
+/* Its pages are free, and sink->done was called (with NULL), when the call returns. */
 enum engine_cancel { ENGINE_CANCEL_LEFT /* nobody listens */, ENGINE_CANCEL_ENOUGH };
 void engine_cancel(struct engine *e, struct request *r, enum engine_cancel why);
 

@@ -376,7 +376,7 @@ enum st exec_model_new(struct exec_model **out, struct instance *in,
     m->in = in;
     m->x = (struct executor){.ctx = m,
                              .model_id = in->model_id,
-                             .n_pages = in->kv.n_pages,
+                             .n_pages = in->kv.n_pages - 1,
                              .n_slots = o->max_num_seqs,
                              .max_model_len = in->max_model_len,
                              .vocab = in->config.vocab,

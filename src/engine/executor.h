@@ -52,7 +52,7 @@ static inline uint32_t exec_run_known(const struct exec_run *run) {
 struct executor {
     void *ctx;
     const char *model_id;
-    uint32_t n_pages, n_slots, max_model_len, vocab;
+    uint32_t n_pages, n_slots, max_model_len, vocab; /* page n_pages is there too: nobody's */
     uint32_t rows_max; /* of a step; a chunk's are the engine's max_num_batched_tokens */
     bool drafts;       /* it can guess */
     float expand_cost; /* of an earlier key for a run of prompt rows, in rows (contracts 2) */

@@ -64,7 +64,8 @@ static enum st open_kv(struct instance *in, const struct instance_options *o, st
                        "max-model-len or raise kv-cache-memory",
                        (double)(o->kv_bytes ? o->kv_bytes : pages * page_bytes) / 1e6,
                        (unsigned long long)pages * KV_PAGE_TOKENS, in->max_model_len);
-    return kv_init(&in->kv, &in->config, dtype, (uint32_t)pages, err);
+    /* one more, for an executor to write what nobody reads */
+    return kv_init(&in->kv, &in->config, dtype, (uint32_t)pages + 1, err);
 }
 
 static enum st open_parts(struct instance *in, const struct instance_options *o, struct err *err) {

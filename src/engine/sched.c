@@ -217,16 +217,18 @@ void sched_end(struct sched *s, struct seq *q) {
         return;
     }
     q->state = SEQ_OVER;
-    uint32_t wanted = 0, rows = 0, ended = 0;
+    /* the chunk goes on for others: this one's rows fall into the page that is nobody's */
+    for (uint32_t i = q->n_pages; i-- > 0; q->pages[i] = s->pages.n)
+        pages_drop(&s->pages, q->pages[i]);
+    q->n_pages = 0;
+    uint32_t wanted = 0;
     for (uint32_t i = 0; i < s->n_chunk; i++) {
-        rows += s->chunk_runs[i].n;
-        if (s->chunk_seqs[i]->state == SEQ_OVER) ended += s->chunk_runs[i].n;
         wanted += s->chunk_seqs[i]->state != SEQ_OVER;
         if (s->chunk_seqs[i] != q) continue;
         s->chunk_runs[i].sample = false; /* its rows are computed on with the others' */
         s->chunk_runs[i].r = NULL;       /* the caller frees it */
     }
-    if (wanted == 0 || ended * 2 > rows) drop_chunk(s);
+    if (wanted == 0) drop_chunk(s);
 }
 
 void sched_computed(struct sched *s, struct seq *q, uint32_t n_done) {

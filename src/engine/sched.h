@@ -79,7 +79,7 @@ void sched_free(struct sched *s); /* every sequence was ended; NULL is allowed *
  * choice before it. NULL: out of memory. */
 struct seq *sched_add(struct sched *s, struct request *r, uint32_t choice, bool following,
                       void *owner, uint64_t now_ns);
-/* It needs no more; seq is gone, its pages free at once or with the chunk that computes it. */
+/* It needs no more: its pages are free, and seq is gone. */
 void sched_end(struct sched *s, struct seq *seq);
 
 /* True once after the chunk that was begun became needless: the executor must drop it. */

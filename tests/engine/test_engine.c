@@ -444,6 +444,30 @@ static void cancel_frees_pages_at_once(void **state) {
     stop(&w);
 }
 
+static void cancel_frees_pages_of_a_chunk_that_others_share(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(200, 8);
+    start(&w, &x, &plain);
+    struct asked *stays = ask(&w, 300, 20, 1), *leaves = ask(&w, 200, 20, 1), *next;
+    leaves->r.prompt[0] = 5; /* nothing in common */
+    add(&w, stays);
+    add(&w, leaves);
+    assert_true(engine_step(w.e)); /* 20 ms alone: both in one chunk of 500 rows, half of it */
+    w.x.o.row_ns = 1000000;
+    uint32_t used = engine_stats(w.e)->pages_used;
+    assert_int_equal(used, 3 + 2);
+    engine_cancel(w.e, &leaves->lent, ENGINE_CANCEL_LEFT);
+    assert_true(leaves->done);
+    assert_int_equal(engine_stats(w.e)->pages_used, 3);
+    next = ask(&w, 140, 20, 1); /* takes the pages while the chunk still computes */
+    next->r.prompt[0] = 6;
+    run(&w);
+    check_answer(stays, 0);
+    check_answer(next, 0);
+    stop(&w);
+}
+
 static void streams_keep_their_pace_while_a_prompt_is_computed(void **state) {
     (void)state;
     static struct world w;
@@ -615,6 +639,7 @@ int main(void) {
         cmocka_unit_test(tenant_salt_and_model_keep_blocks_apart),
         cmocka_unit_test(choices_share_the_prompts_pages),
         cmocka_unit_test(cancel_frees_pages_at_once),
+        cmocka_unit_test(cancel_frees_pages_of_a_chunk_that_others_share),
         cmocka_unit_test(streams_keep_their_pace_while_a_prompt_is_computed),
         cmocka_unit_test(batch_shrinks_until_the_target_holds),
         cmocka_unit_test(a_low_priority_does_not_starve),

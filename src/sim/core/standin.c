@@ -39,7 +39,7 @@ void standin_draw(struct exec_token *out, uint64_t fold, const struct request *r
 static uint64_t *row_at(const struct standin *s, const struct exec_run *run, uint32_t pos) {
     assert(pos / KV_PAGE_TOKENS < run->n_pages);
     uint32_t page = run->pages[pos / KV_PAGE_TOKENS];
-    assert(page < s->o.n_pages);
+    assert(page <= s->o.n_pages);
     return &s->rows[(size_t)page * KV_PAGE_TOKENS + pos % KV_PAGE_TOKENS];
 }
 
@@ -168,7 +168,7 @@ static void copy_slot(void *ctx, uint32_t to, uint32_t from) {
 
 enum st standin_init(struct standin *s, const struct standin_options *o, struct err *err) {
     *s = (struct standin){.o = *o, .faults = o->seed, .now_ns = 1};
-    s->rows = calloc((size_t)o->n_pages * KV_PAGE_TOKENS, sizeof *s->rows);
+    s->rows = calloc(((size_t)o->n_pages + 1) * KV_PAGE_TOKENS, sizeof *s->rows);
     s->slots = calloc(o->n_slots, sizeof *s->slots);
     if (!s->rows || !s->slots) {
         standin_release(s);

@@ -21,7 +21,7 @@ struct standin {
     struct executor x;
     struct standin_options o;
     uint64_t now_ns;
-    uint64_t *rows;  /* [n_pages][KV_PAGE_TOKENS] */
+    uint64_t *rows;  /* [n_pages + 1][KV_PAGE_TOKENS] */
     uint64_t *slots; /* [n_slots] the sequence's last row, as a model keeps its last hidden state */
     uint64_t faults;
     bool in_chunk;
