@@ -6,6 +6,7 @@
 #ifndef SUPERNODE_ENGINE_ENGINE_H
 #define SUPERNODE_ENGINE_ENGINE_H
 
+#include "engine/block_key.h"
 #include "engine/executor.h"
 #include "engine/spec.h"
 #include "engine/stats.h"
@@ -27,6 +28,12 @@ static inline uint32_t engine_pages_min(uint32_t max_model_len) {
     return (max_model_len + EXECUTOR_DRAFTS_MAX + KV_PAGE_TOKENS) / KV_PAGE_TOKENS;
 }
 
+/* Pages of a request whose rows are final, kept for who takes them over until engine_return. */
+struct engine_loan {
+    const uint32_t *pages; /* [n_pages] */
+    uint32_t n_pages, n_rows;
+};
+
 /* Called from engine_add, engine_step and engine_cancel, and must call none of them. */
 struct engine_sink {
     /* False: the front has all it needs of this choice (a stop string came). */
@@ -34,6 +41,31 @@ struct engine_sink {
     /* Once a request; err NULL: every choice ended by itself, or was not wanted any more. The
      * record is the caller's again. */
     void (*done)(void *ctx, const struct err *err);
+
+    /* The rest is for requests that are handed over, or whose blocks come from elsewhere; NULL
+     * otherwise. */
+
+    /* ENGINE_PREFILL: a chunk begins that computes rows [from, from + n); pages are the sequence's
+     * block table so far. Returns where to tell of finished rows (exec_run.rows_done), or NULL. */
+    _Atomic uint32_t *(*rows)(void *ctx, const uint32_t *pages, uint32_t n_pages, uint32_t from,
+                              uint32_t n);
+    /* ENGINE_PREFILL, just before done(NULL): every choice that goes on has one token more, rows of
+     * all tokens before it are final, and slot is the executor's state there. */
+    void (*lend)(void *ctx, struct engine_loan *loan, const void *slot);
+    /* The sequence was admitted and lacks blocks [first, first + n), which find said are to be had:
+     * they should come into pages[n]. Returns their gate, which lives until unfetch; NULL: no. */
+    const struct block_gate *(*fetch)(void *ctx, uint32_t first, uint32_t n, const uint32_t *pages);
+    /* The pages are wanted for other things: once this returns true nobody writes to them; false:
+     * ask again. */
+    bool (*unfetch)(void *ctx);
+    /* A full block has become final: its page may be kept with engine_keep. */
+    void (*block)(void *ctx, const struct block_key *key, uint32_t page);
+};
+
+/* How a request is begun. */
+struct engine_how {
+    bool prefill;       /* to its next token only; then the pages are lent */
+    uint32_t n_to_find; /* its first blocks, which sink->fetch can get */
 };
 
 /* executor is borrowed. */
@@ -48,6 +80,28 @@ enum st ST_CHECKED engine_add(struct engine *e, struct request *r, const struct 
 /* Its pages are free, and sink->done was called (with NULL), when the call returns. */
 enum engine_cancel { ENGINE_CANCEL_LEFT /* nobody listens */, ENGINE_CANCEL_ENOUGH };
 void engine_cancel(struct engine *e, struct request *r, enum engine_cancel why);
+
+/* The loan's pages are not needed any more. */
+void engine_return(struct engine *e, struct engine_loan *loan);
+/* One holder more, or less, of a page that a block lies in. */
+void engine_keep(struct engine *e, uint32_t page);
+void engine_unkeep(struct engine *e, uint32_t page);
+
+/* Room for a request that was begun elsewhere: pages for the rows below the last known token of its
+ * first choice that goes on (all others have the same rows), blocks found here included. Taken at
+ * once or not at all (ST_FULL: later, or elsewhere); otherwise as engine_add. engine_cancel gives it
+ * back. */
+struct engine_seat {
+    const uint32_t *pages;     /* [n_pages]; valid until engine_adopt */
+    uint32_t n_pages, n_there; /* n_there: blocks whose rows are here already */
+    uint32_t n_rows;
+};
+enum st ST_CHECKED engine_reserve(struct engine *e, struct request *r,
+                                  const struct engine_sink *sink, void *ctx, uint64_t arrived_ns,
+                                  struct engine_seat *seat, struct err *err);
+/* The rows are there, every choice that goes on has its next token in the record, and slot is the
+ * executor's state before it: it runs. */
+void engine_adopt(struct engine *e, struct request *r, const void *slot);
 
 /* One piece of work: a decode step, or a piece of a prompt chunk. False: there is none. */
 bool engine_step(struct engine *e);

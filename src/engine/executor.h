@@ -8,6 +8,7 @@
 #include "engine/stats.h"
 #include "engine/token.h"
 #include "model/kv.h"
+#include "pool/block.h"
 
 enum {
     EXECUTOR_DRAFTS_MAX = STATS_DRAFTS_MAX,
@@ -35,6 +36,13 @@ struct exec_run {
     uint32_t n_drafts;
     bool sample;          /* from + n - n_drafts is the end of what is known: draw what follows */
     bool prompt_logprobs; /* keep the logits of all rows; only in chunks */
+    /* Chunks only, NULL: rows below from are there. Otherwise those of some pages still come: a part
+     * is read only once it is there, and chunk returns false until then. When the gate turns bad the
+     * chunk is dropped. */
+    const struct block_gate *gate;
+    /* NULL, or [block_parts]: where the executor tells that rows below from + n of a part are final
+     * (release store), as it gets there. */
+    _Atomic uint32_t *rows_done;
     uint32_t want_drafts; /* guess so many tokens after the last drawn one */
     /* Written by the executor where sample is set: drawn[i] follows the i-th draft, which was drawn
      * too; new_drafts follow the last of them. */
@@ -55,7 +63,13 @@ struct executor {
     uint32_t n_pages, n_slots, max_model_len, vocab; /* page n_pages is there too: nobody's */
     uint32_t rows_max; /* of a step; a chunk's are the engine's max_num_batched_tokens */
     bool drafts;       /* it can guess */
-    float expand_cost; /* of an earlier key for a run of prompt rows, in rows (contracts 2) */
+    /* KV as others see it: paged memory (pool/block.h) of n_pages + 1 pages. generations [n_pages]
+     * lie in it where it is shared with peers, else NULL: raised before a page is used anew. */
+    struct block_shape shape;
+    uint8_t *memory;
+    _Atomic uint64_t *generations;
+    uint32_t slot_bytes; /* what slot() points to: a sequence's state beside its pages */
+    float expand_cost;   /* of an earlier key for a run of prompt rows, in rows (contracts 2) */
     uint64_t (*now)(void *ctx); /* ns, never going back */
     /* Runs of different choices, all at once. */
     void (*step)(void *ctx, struct exec_run *runs, uint32_t n_runs);
@@ -71,6 +85,7 @@ struct executor {
                            struct exec_token *out);
     void (*copy_page)(void *ctx, uint32_t to, uint32_t from);
     void (*copy_slot)(void *ctx, uint32_t to, uint32_t from);
+    void *(*slot)(void *ctx, uint32_t slot); /* [slot_bytes] */
 };
 
 #endif

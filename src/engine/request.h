@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "model/step.h"
 #include "ops/sample.h"
@@ -81,6 +82,13 @@ bool request_draw_seed(struct request *r);
 
 /* Makes n choices with room for max_tokens each. ST_NO_MEMORY. */
 enum st ST_CHECKED request_make_choices(struct request *r, uint32_t n, struct err *err);
+
+/* The record as bytes, and back: what a peer, which may be a stranger, sends. Reading checks every
+ * length; ids are checked by who knows the vocabulary (engine_add). Choices have room for max_tokens
+ * ids. ST_CORRUPT, ST_NO_MEMORY; nothing is held on failure. */
+enum { REQUEST_BYTES_MAX = 48 << 20 };
+enum st ST_CHECKED request_write(struct buf *out, const struct request *r);
+enum st ST_CHECKED request_read(struct request *r, const void *data, size_t len, struct err *err);
 
 /* Frees what the record owns. */
 void request_release(struct request *r);
