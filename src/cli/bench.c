@@ -218,7 +218,7 @@ static enum st make(struct bench *b, struct err *err) {
     st = model_new(&b->m, &b->c, &source, k, err);
     if (!st)
         st = kv_init(&b->kv, &b->c, a->kv == KV_CHOICE_F32 ? OPS_F32 : OPS_BF16, pages * a->batch,
-                     err);
+                     NULL, err);
     struct step_limits limits = {.rows_max = rows_max, .logits_max = a->batch};
     if (!st) st = step_new(&b->step, b->m, &b->kv, b->team, limits, err);
     struct cost_visit v = {.c = &b->c, .t = &b->weights.table};

@@ -16,6 +16,7 @@ struct entry {
     struct request *r;
     struct engine_sink sink;
     void *ctx;
+    bool prefill;                               /* to its next token, then lent */
     uint64_t arrived_ns, first_ns, deadline_ns; /* deadline 0: none */
     uint32_t n_left;                            /* choices that go on */
     uint32_t n_drawn;                           /* tokens, of all choices */
@@ -34,6 +35,22 @@ struct engine {
     struct engine_stats stats;
 };
 
+static const struct block_gate *fetch(void *owner, uint32_t first, uint32_t n,
+                                      const uint32_t *pages) {
+    struct entry *e = owner;
+    return e->sink.fetch(e->ctx, first, n, pages);
+}
+
+static bool fetched(void *owner) {
+    struct entry *e = owner;
+    return e->sink.fetched(e->ctx);
+}
+
+static void block(void *owner, const struct block_key *key, uint32_t page) {
+    struct entry *e = owner;
+    if (e->sink.block) e->sink.block(e->ctx, key, page);
+}
+
 enum st engine_new(struct engine **out, const struct executor *x, const struct engine_options *o,
                    struct err *err) {
     struct sched_config c = {
@@ -43,7 +60,8 @@ enum st engine_new(struct engine **out, const struct executor *x, const struct e
         .tpot_ns = o->tpot_ms * UINT64_C(1000000),
         .ttft_ns = o->ttft_ms * UINT64_C(1000000),
         .speculate = o->speculate,
-        .draft_tokens = x->drafts && o->speculate != SPECULATE_OFF ? o->draft_tokens : 0};
+        .draft_tokens = x->drafts && o->speculate != SPECULATE_OFF ? o->draft_tokens : 0,
+        .hooks = {fetch, fetched, block}};
     assert(c.draft_tokens <= EXECUTOR_DRAFTS_MAX);
     assert(x->n_pages >= engine_pages_min(x->max_model_len));
     struct engine *e = calloc(1, sizeof *e);
@@ -102,6 +120,14 @@ static void finish(struct engine *e, struct entry *n, uint32_t how, const struct
     unlink_entry(e, n);
     n->sink.done(n->ctx, err);
     free(n);
+}
+
+static void finish_if_over(struct engine *e, struct entry *n) {
+    if (n->n_left > 0) return;
+    uint32_t how = STATS_FINISH_LENGTH;
+    for (uint32_t i = 0; i < n->r->n_choices; i++)
+        if (n->r->choices[i].finish != FINISH_LENGTH) how = STATS_FINISH_STOP;
+    finish(e, n, how, NULL);
 }
 
 /* --- requests in ------------------------------------------------------------------------------ */
@@ -173,8 +199,10 @@ static bool add_choices(struct engine *e, struct entry *n) {
     return true;
 }
 
-enum st engine_add(struct engine *e, struct request *r, const struct engine_sink *sink, void *ctx,
-                   uint64_t arrived_ns, struct err *err) {
+/* An entry with a sequence for each choice that goes on. */
+static enum st make_entry(struct entry **out, struct engine *e, struct request *r,
+                          const struct engine_sink *sink, void *ctx, uint64_t arrived_ns,
+                          struct err *err) {
     enum st st = check(e, r, err);
     if (st) return st;
     struct entry *n = calloc(1, sizeof *n + r->n_choices * sizeof *n->choices);
@@ -189,20 +217,131 @@ enum st engine_add(struct engine *e, struct request *r, const struct engine_sink
         free(n);
         return err_set(err, ST_NO_MEMORY, "engine: out of memory");
     }
+    *out = n;
+    return ST_OK;
+}
+
+static void link_entry(struct engine *e, struct entry *n) {
     n->prev = e->last;
     *(e->last ? &e->last->next : &e->first) = n;
     e->last = n;
     if (n->deadline_ns && n->deadline_ns < e->next_deadline_ns)
         e->next_deadline_ns = n->deadline_ns;
-    e->stats.prompt_tokens += r->n_prompt;
+    e->stats.prompt_tokens += n->r->n_prompt;
+}
+
+/* The first choice that goes on, or n_choices. */
+static uint32_t leader_of(const struct entry *n) {
+    uint32_t i = 0;
+    while (i < n->r->n_choices && !n->choices[i].seq) i++;
+    return i;
+}
+
+/* All that go on have the same rows: none has a token yet, or there is only one. */
+static bool shares_rows(const struct request *r) {
+    uint32_t n = 0, with_ids = 0;
+    for (uint32_t i = 0; i < r->n_choices; i++) {
+        if (r->choices[i].finish) continue;
+        n++;
+        with_ids += r->choices[i].n_ids > 0;
+    }
+    return n == 1 || with_ids == 0;
+}
+
+enum st engine_add_how(struct engine *e, struct request *r, const struct engine_how *how,
+                       const struct engine_sink *sink, void *ctx, uint64_t arrived_ns,
+                       struct err *err) {
+    struct entry *n;
+    if (how->prefill && !shares_rows(r))
+        return err_set(err, ST_INVALID, "request: choices with different tokens cannot be moved "
+                                        "together");
+    enum st st = make_entry(&n, e, r, sink, ctx, arrived_ns, err);
+    if (st) return st;
+    n->prefill = how->prefill;
+    uint32_t leader = leader_of(n);
+    if (leader < r->n_choices) n->choices[leader].seq->n_to_find = how->n_to_find;
+    link_entry(e, n);
     if (n->n_left == 0) finish(e, n, STATS_FINISH_LENGTH, NULL);
     return ST_OK;
 }
 
-void engine_cancel(struct engine *e, struct request *r, enum engine_cancel why) {
+enum st engine_add(struct engine *e, struct request *r, const struct engine_sink *sink, void *ctx,
+                   uint64_t arrived_ns, struct err *err) {
+    return engine_add_how(e, r, &(struct engine_how){.prefill = false}, sink, ctx, arrived_ns, err);
+}
+
+/* --- requests that were begun elsewhere ------------------------------------------------------- */
+
+enum st engine_reserve(struct engine *e, struct request *r, const struct engine_sink *sink,
+                       void *ctx, uint64_t arrived_ns, struct engine_seat *seat, struct err *err) {
+    struct entry *n;
+    if (!shares_rows(r))
+        return err_set(err, ST_INVALID, "request: choices with different tokens cannot be moved "
+                                        "together");
+    enum st st = make_entry(&n, e, r, sink, ctx, arrived_ns, err);
+    if (st) return st;
+    uint32_t leader = leader_of(n), n_there = 0;
+    struct seq *q = leader < r->n_choices ? n->choices[leader].seq : NULL;
+    if (!q || !sched_reserve(e->sched, q, &n_there)) {
+        for (uint32_t i = 0; i < r->n_choices; i++) end_choice(e, n, i);
+        free(n);
+        return q ? err_set(err, ST_FULL, "no room for %u tokens at present", request_len(r, leader))
+                 : err_set(err, ST_INVALID, "request: no choice goes on");
+    }
+    *seat = (struct engine_seat){.pages = q->pages,
+                                 .n_pages = q->n_pages,
+                                 .n_there = n_there,
+                                 .n_rows = request_len(r, leader)};
+    link_entry(e, n);
+    return ST_OK;
+}
+
+static struct entry *entry_of(const struct engine *e, const struct request *r) {
     struct entry *n = e->first;
-    assert(!e->working);
     while (n && n->r != r) n = n->next;
+    return n;
+}
+
+void engine_adopt(struct engine *e, struct request *r, const void *slot) {
+    struct entry *n = entry_of(e, r);
+    uint32_t leader = leader_of(n);
+    uint64_t now = e->x->now(e->x->ctx);
+    struct seq *q = n->choices[leader].seq;
+    assert(q->state == SEQ_RESERVED);
+    sched_adopt(e->sched, q, now);
+    if (e->x->slot_bytes) memcpy(e->x->slot(e->x->ctx, q->slot), slot, e->x->slot_bytes);
+    n->first_ns = now;
+    n->choices[leader].last_ns = now;
+    for (uint32_t i = leader + 1; i < r->n_choices; i++) {
+        struct seq *other = n->choices[i].seq;
+        n->choices[i].last_ns = now;
+        if (!other) continue;
+        if (r->choices[i].finish)
+            end_choice(e, n, i);
+        else if (sched_fork(e->sched, other, q, now))
+            e->x->copy_slot(e->x->ctx, other->slot, q->slot);
+    }
+    if (r->choices[leader].finish) end_choice(e, n, leader);
+    finish_if_over(e, n);
+}
+
+void engine_return(struct engine *e, struct engine_loan *loan) {
+    for (uint32_t i = loan->n_pages; i-- > 0;) sched_drop_page(e->sched, loan->pages[i]);
+    free((void *)(uintptr_t)loan->pages);
+    free(loan);
+}
+
+void engine_keep(struct engine *e, uint32_t page) {
+    sched_hold_page(e->sched, page);
+}
+
+void engine_unkeep(struct engine *e, uint32_t page) {
+    sched_drop_page(e->sched, page);
+}
+
+void engine_cancel(struct engine *e, struct request *r, enum engine_cancel why) {
+    struct entry *n = entry_of(e, r);
+    assert(!e->working);
     if (n) finish(e, n, why == ENGINE_CANCEL_ENOUGH ? STATS_FINISH_STOP : STATS_FINISH_ABORT, NULL);
 }
 
@@ -297,19 +436,38 @@ static void fork_choices(struct engine *e, struct entry *n, const struct seq *le
         if (!q || q->state != SEQ_FOLLOWING) continue;
         struct exec_token t;
         e->x->draw(e->x->ctx, run, i, &t);
-        if (!take_token(e, n, i, &t, leader->n_cached, now_ns))
+        /* where the request is handed over, the others go on there */
+        if (!take_token(e, n, i, &t, leader->n_cached, now_ns) || n->prefill)
             end_choice(e, n, i);
         else if (sched_fork(e->sched, q, leader, now_ns))
             e->x->copy_slot(e->x->ctx, q->slot, leader->slot);
     }
 }
 
-static void finish_if_over(struct engine *e, struct entry *n) {
-    if (n->n_left > 0) return;
-    uint32_t how = STATS_FINISH_LENGTH;
-    for (uint32_t i = 0; i < n->r->n_choices; i++)
-        if (n->r->choices[i].finish != FINISH_LENGTH) how = STATS_FINISH_STOP;
-    finish(e, n, how, NULL);
+/* The request has its next tokens: what is computed of it is kept for who goes on with it. */
+static void lend(struct engine *e, struct entry *n, struct seq *q) {
+    bool on = false;
+    struct err err;
+    for (uint32_t i = 0; i < n->r->n_choices; i++) on = on || !n->r->choices[i].finish;
+    struct engine_loan *loan = on ? malloc(sizeof *loan) : NULL;
+    if (on && !loan) {
+        (void)err_set(&err, ST_NO_MEMORY, "engine: out of memory");
+        finish(e, n, STATS_FINISH_ERROR, &err);
+        return;
+    }
+    if (on) {
+        const void *slot = e->x->slot_bytes ? e->x->slot(e->x->ctx, q->slot) : NULL;
+        *loan = (struct engine_loan){.n_rows = q->n_done};
+        n->choices[q->choice].seq = NULL;
+        n->n_left--;
+        /* slots are the executor's: what one points to stays until the next step */
+        loan->pages = sched_end_lend(e->sched, q, &loan->n_pages);
+        n->sink.lend(n->ctx, loan, slot);
+    } else {
+        end_choice(e, n, q->choice);
+    }
+    assert(n->n_left == 0);
+    finish(e, n, on ? STATS_FINISH_LENGTH : STATS_FINISH_STOP, NULL);
 }
 
 /* What a run brought: rows, and, where it reached the end, tokens. */
@@ -326,7 +484,9 @@ static void take_run(struct engine *e, struct seq *q, const struct exec_run *run
         on = take_token(e, n, q->choice, &run->drawn[took++], q->n_cached, now_ns);
     sched_computed(e->sched, q, known + took - 1);
     if (n->n_left > 1) fork_choices(e, n, q, run, now_ns);
-    if (on) {
+    if (n->prefill) {
+        lend(e, n, q);
+    } else if (on) {
         q->n_drafts = run->n_new_drafts;
         memcpy(q->drafts, run->new_drafts, q->n_drafts * sizeof *q->drafts);
     } else {
@@ -366,7 +526,18 @@ static void do_step(struct engine *e, const struct sched_work *w, uint64_t begun
     histogram_add(&e->stats.iteration_tokens, rows);
 }
 
+/* Asks where to tell how far requests are that will be handed over. */
+static void ask_rows(const struct sched_work *w) {
+    for (uint32_t i = 0; i < w->n_runs; i++) {
+        struct exec_run *run = &w->runs[i];
+        const struct entry *n = w->seqs[i]->owner;
+        if (n->prefill && n->sink.rows)
+            run->rows_done = n->sink.rows(n->ctx, run->pages, run->n_pages, run->from, run->n);
+    }
+}
+
 static void do_piece(struct engine *e, const struct sched_work *w) {
+    if (w->begins) ask_rows(w);
     bool over = e->x->chunk(e->x->ctx, w->runs, w->n_runs, w->until_ns);
     uint64_t now = e->x->now(e->x->ctx);
     uint32_t rows = 0;

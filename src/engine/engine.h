@@ -53,11 +53,11 @@ struct engine_sink {
      * all tokens before it are final, and slot is the executor's state there. */
     void (*lend)(void *ctx, struct engine_loan *loan, const void *slot);
     /* The sequence was admitted and lacks blocks [first, first + n), which find said are to be had:
-     * they should come into pages[n]. Returns their gate, which lives until unfetch; NULL: no. */
+     * they should come into pages[n]. Returns their gate, which lives until fetched; NULL: no. */
     const struct block_gate *(*fetch)(void *ctx, uint32_t first, uint32_t n, const uint32_t *pages);
-    /* The pages are wanted for other things: once this returns true nobody writes to them; false:
-     * ask again. */
-    bool (*unfetch)(void *ctx);
+    /* True: that is over, well or not, and nobody writes to the pages any more. Before it is, the
+     * request must not be cancelled. */
+    bool (*fetched)(void *ctx);
     /* A full block has become final: its page may be kept with engine_keep. */
     void (*block)(void *ctx, const struct block_key *key, uint32_t page);
 };
@@ -77,6 +77,10 @@ void engine_free(struct engine *e); /* NULL is allowed; ends requests without ca
  * clock. ST_INVALID: wrong model, empty or too long prompt, ids outside the vocabulary. */
 enum st ST_CHECKED engine_add(struct engine *e, struct request *r, const struct engine_sink *sink,
                               void *ctx, uint64_t arrived_ns, struct err *err);
+/* The same in parts of a cluster. */
+enum st ST_CHECKED engine_add_how(struct engine *e, struct request *r, const struct engine_how *how,
+                                  const struct engine_sink *sink, void *ctx, uint64_t arrived_ns,
+                                  struct err *err);
 /* Its pages are free, and sink->done was called (with NULL), when the call returns. */
 enum engine_cancel { ENGINE_CANCEL_LEFT /* nobody listens */, ENGINE_CANCEL_ENOUGH };
 void engine_cancel(struct engine *e, struct request *r, enum engine_cancel why);

@@ -10,6 +10,8 @@
 
 #include "base/clock.h"
 
+enum { GATE_WAIT_NS = 50000 };
+
 /* A step's memory and what it computes at present. */
 struct lane {
     struct step *step;
@@ -23,6 +25,7 @@ struct exec_model {
     struct instance *in;
     struct lane steps, chunk;
     bool in_chunk, stepped;  /* stepped: its rows are computed, logprobs may be missing */
+    uint32_t n_told;         /* parts of the chunk's pages that were told of */
     uint32_t n_said;         /* rows of the chunk whose prompt logprobs are there */
     struct exec_token *said; /* [rows_max of a chunk] */
     const struct lane *last; /* whose logits draw and prompt_logprob read */
@@ -282,14 +285,47 @@ static void step(void *ctx, struct exec_run *runs, uint32_t n_runs) {
     while (guess(m, runs, n_runs, which) > 0) continue;
 }
 
+/* So many parts of every page that the runs read are there. */
+static uint32_t parts_there(const struct exec_run *runs, uint32_t n_runs) {
+    uint32_t parts = STEP_ALL_PARTS;
+    for (uint32_t i = 0; i < n_runs; i++) {
+        if (!runs[i].gate || !runs[i].r) continue;
+        uint32_t n = atomic_load_explicit(&runs[i].gate->parts, memory_order_acquire);
+        if (n < parts) parts = n;
+    }
+    return parts;
+}
+
+/* Whoever copies the rows of these runs may have the parts that got done. */
+static void tell_rows(struct exec_model *m, const struct exec_run *runs, uint32_t n_runs) {
+    uint32_t done = step_parts_done(m->chunk.step);
+    for (; m->n_told < done; m->n_told++)
+        for (uint32_t i = 0; i < n_runs; i++)
+            if (runs[i].rows_done && runs[i].r)
+                atomic_store_explicit(&runs[i].rows_done[m->n_told], runs[i].from + runs[i].n,
+                                      memory_order_release);
+}
+
+/* The chunk's rows, as far as time and earlier rows allow. Where the latter are late, the thread
+ * leaves the core to who brings them. */
+static bool advance_chunk(struct exec_model *m, const struct exec_run *runs, uint32_t n_runs,
+                          uint64_t until_ns) {
+    uint32_t before = step_parts_done(m->chunk.step);
+    bool done = step_advance(m->chunk.step, until_ns, parts_there(runs, n_runs));
+    tell_rows(m, runs, n_runs);
+    if (!done && step_parts_done(m->chunk.step) == before && clock_now_ns() < until_ns)
+        nanosleep(&(struct timespec){.tv_nsec = GATE_WAIT_NS}, NULL);
+    return done;
+}
+
 static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t until_ns) {
     struct exec_model *m = ctx;
     if (!m->in_chunk) {
         begin(m, &m->chunk, runs, n_runs);
         m->stepped = false;
-        m->n_said = 0;
+        m->n_said = m->n_told = 0;
     }
-    m->stepped = m->stepped || step_advance(m->chunk.step, until_ns);
+    m->stepped = m->stepped || advance_chunk(m, runs, n_runs, until_ns);
     m->in_chunk = !m->stepped || !say_all(m, runs, n_runs, until_ns);
     if (!m->in_chunk) draw_all(m, &m->chunk, runs, n_runs);
     return !m->in_chunk;
@@ -309,6 +345,10 @@ static void copy_slot(void *ctx, uint32_t to, uint32_t from) {
     const struct exec_model *m = ctx;
     if (m->hiddens)
         memcpy(hidden_of(m, to), hidden_of(m, from), m->in->config.hidden * sizeof(float));
+}
+
+static void *slot(void *ctx, uint32_t i) {
+    return hidden_of(ctx, i);
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
@@ -390,7 +430,12 @@ enum st exec_model_new(struct exec_model **out, struct instance *in,
                              .draw = draw,
                              .prompt_logprob = prompt_logprob,
                              .copy_page = copy_page,
-                             .copy_slot = copy_slot};
+                             .copy_slot = copy_slot,
+                             .slot = slot,
+                             .shape = instance_block_shape(in),
+                             .memory = in->kv.rows,
+                             .generations = in->generations,
+                             .slot_bytes = in->config.n_mtp ? in->config.hidden * 4 : 0};
     enum st st = init(m, in, o, err);
     if (st)
         exec_model_free(m);

@@ -42,6 +42,31 @@ static uint64_t automatic_pages(const struct instance *in, const struct instance
     return left / page_bytes;
 }
 
+static struct block_shape shape_of(const struct model_config *c, enum ops_dtype dtype) {
+    struct block_shape s = {.n_layers = config_layers_all(c),
+                            .tail_bytes = c->n_mtp ? c->hidden * (uint32_t)sizeof(float) : 0};
+    s.layer_bytes = (uint32_t)((kv_page_bytes_all(c, dtype) - s.tail_bytes) / s.n_layers);
+    return s;
+}
+
+struct block_shape instance_block_shape(const struct instance *in) {
+    return shape_of(&in->config, in->kv.dtype);
+}
+
+static enum st make_kv(struct instance *in, const struct instance_options *o, enum ops_dtype dtype,
+                       uint32_t n_pages, struct err *err) {
+    if (!o->bus) return kv_init(&in->kv, &in->config, dtype, n_pages, NULL, err);
+    struct block_shape shape = shape_of(&in->config, dtype);
+    void *memory;
+    enum st st = bus_segment_new(o->bus, paged_bytes(&shape, n_pages), BUS_PEERS_READ, &in->segment,
+                                 &memory, err);
+    if (st) return st;
+    in->bus = o->bus;
+    in->generations =
+        (_Atomic uint64_t *)(void *)((uint8_t *)memory + paged_generation_at(&shape, n_pages, 0));
+    return kv_init(&in->kv, &in->config, dtype, n_pages, memory, err);
+}
+
 static enum st open_kv(struct instance *in, const struct instance_options *o, struct err *err) {
     enum ops_dtype dtype = instance_kv_dtype(o->kv, in->ckpt);
     uint64_t page_bytes = kv_page_bytes_all(&in->config, dtype), seqs = o->kv_seqs ? o->kv_seqs : 1;
@@ -65,7 +90,7 @@ static enum st open_kv(struct instance *in, const struct instance_options *o, st
                        (double)(o->kv_bytes ? o->kv_bytes : pages * page_bytes) / 1e6,
                        (unsigned long long)pages * KV_PAGE_TOKENS, in->max_model_len);
     /* one more, for an executor to write what nobody reads */
-    return kv_init(&in->kv, &in->config, dtype, (uint32_t)pages + 1, err);
+    return make_kv(in, o, dtype, (uint32_t)pages + 1, err);
 }
 
 static enum st open_parts(struct instance *in, const struct instance_options *o, struct err *err) {
@@ -98,6 +123,7 @@ enum st instance_open(struct instance *in, const struct instance_options *o, str
 void instance_close(struct instance *in) {
     step_free(in->step);
     kv_release(&in->kv);
+    if (in->bus) bus_segment_free(in->bus, in->segment);
     model_free(in->model);
     team_free(in->team);
     ckpt_close(in->ckpt);

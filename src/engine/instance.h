@@ -5,10 +5,12 @@
 #define SUPERNODE_ENGINE_INSTANCE_H
 
 #include "base/team.h"
+#include "bus/bus.h"
 #include "model/ckpt.h"
 #include "model/kv.h"
 #include "model/model.h"
 #include "model/step.h"
+#include "pool/block.h"
 
 enum kv_choice {
     KV_CHOICE_AUTO /* F32 for F32 checkpoints, else BF16 */,
@@ -31,6 +33,7 @@ struct instance_options {
     struct step_limits workspaces[2]; /* automatic: leave room for these; rows_max 0: none */
     uint32_t chunk_rows;              /* most rows of the instance's own step; 0: none is made */
     uint32_t logits_rows;             /* most rows with logits in one step */
+    struct bus *bus;                  /* KV pages in a segment of it, for peers to read; NULL: no */
 };
 
 struct instance {
@@ -44,6 +47,10 @@ struct instance {
     uint32_t max_model_len;
     char weights_id[CKPT_ID_BYTES], model_id[CKPT_ID_BYTES];
     const char *weights_id_how;
+    /* Where pages are shared: their segment, and a generation for each (pool/block.h). */
+    struct bus *bus;
+    bus_id segment;
+    _Atomic uint64_t *generations;
 };
 
 /* What every command that shows or needs an identity shares with the instance. */
@@ -55,6 +62,9 @@ enum st ST_CHECKED instance_model_id(char id[CKPT_ID_BYTES], const char *weights
 enum st ST_CHECKED instance_open(struct instance *in, const struct instance_options *o,
                                  struct err *err);
 void instance_close(struct instance *in);
+
+/* A page of this instance as bus and pool see it. */
+struct block_shape instance_block_shape(const struct instance *in);
 
 /* EOS ids inside the vocabulary: those of generation_config.json, else of config.json. Returns how
  * many. */

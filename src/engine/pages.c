@@ -4,6 +4,7 @@
 #include "engine/pages.h"
 
 #include <assert.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,9 +16,13 @@ struct page {
     uint32_t prev, next; /* in the list of free pages */
 };
 
-enum st pages_init(struct pages *p, uint32_t n, struct err *err) {
+enum st pages_init(struct pages *p, uint32_t n, _Atomic uint64_t *generations, struct err *err) {
     assert(n > 0 && n < UINT32_MAX / 2);
-    *p = (struct pages){.n = n, .n_buckets = 1, .first = PAGES_NONE, .last = PAGES_NONE};
+    *p = (struct pages){.n = n,
+                        .n_buckets = 1,
+                        .first = PAGES_NONE,
+                        .last = PAGES_NONE,
+                        .generations = generations};
     while (p->n_buckets < n) p->n_buckets *= 2;
     p->v = calloc(n, sizeof *p->v);
     p->buckets = malloc(p->n_buckets * sizeof *p->buckets);
@@ -99,6 +104,11 @@ uint32_t pages_take(struct pages *p) {
     unlink_free(p, page);
     if (p->v[page].keyed) forget(p, page);
     p->v[page].holders = 1;
+    if (p->generations) {
+        atomic_fetch_add_explicit(&p->generations[page], 1, memory_order_relaxed);
+        /* whoever sees a row of the new use sees the new generation */
+        atomic_thread_fence(memory_order_release);
+    }
     return page;
 }
 

@@ -19,9 +19,13 @@ struct pages {
     uint32_t *buckets;    /* [n_buckets] first page of a chain, PAGES_NONE: empty */
     uint32_t n_buckets;   /* a power of two */
     uint32_t first, last; /* free pages, the next to be taken first */
+    _Atomic uint64_t *generations; /* [n], where others read the pages; NULL */
 };
 
-enum st ST_CHECKED pages_init(struct pages *p, uint32_t n, struct err *err);
+/* generations: of pages that others may be reading, raised before a page is used anew; borrowed, or
+ * NULL. */
+enum st ST_CHECKED pages_init(struct pages *p, uint32_t n, _Atomic uint64_t *generations,
+                              struct err *err);
 void pages_release(struct pages *p);
 
 /* A page for new rows, held once; PAGES_NONE: all are held. What it held is forgotten. */

@@ -26,8 +26,9 @@ struct sched {
     struct pages pages;
     struct spec spec;
     float expand_cost;
+    uint32_t n_parts; /* of a page that comes from elsewhere */
     struct seq_list waiting, running;
-    uint32_t n_following;
+    uint32_t n_following, n_reserved;
     uint64_t n_arrived;
     uint32_t *slots, n_slots; /* free ones */
     struct exec_run *step_runs, *chunk_runs;
@@ -96,6 +97,11 @@ static uint32_t seq_len(const struct seq *q) {
     return request_len(q->r, q->choice);
 }
 
+/* Sequences that have a slot. */
+static uint32_t seated(const struct sched *s) {
+    return s->running.len + s->n_reserved;
+}
+
 static bool decodes(const struct seq *q) {
     return q->n_done + 1 == seq_len(q) && q->n_done >= q->r->n_prompt;
 }
@@ -126,7 +132,8 @@ static uint32_t find_block(const struct sched *s, const struct seq *q, uint32_t 
 }
 
 static void give_back(struct sched *s, struct seq *q) {
-    if (q->state == SEQ_RUNNING || q->state == SEQ_OVER) s->slots[s->n_slots++] = q->slot;
+    if (q->state == SEQ_RUNNING || q->state == SEQ_OVER || q->state == SEQ_RESERVED)
+        s->slots[s->n_slots++] = q->slot;
     /* the end first, so that the beginning of a chain is the last to be forgotten */
     for (uint32_t i = q->n_pages; i-- > 0;) pages_drop(&s->pages, q->pages[i]);
     q->n_pages = q->n_done = q->n_published = q->n_drafts = 0;
@@ -190,9 +197,10 @@ struct seq *sched_add(struct sched *s, struct request *r, uint32_t choice, bool 
                       .pages = malloc(blocks * sizeof *q->pages),
                       .keys = malloc((blocks + 1) * sizeof *q->keys)};
     /* every list has room for all, so that moving between them cannot fail */
-    s->waiting.len += s->running.len + s->n_following;
+    uint32_t others = seated(s) + s->n_following;
+    s->waiting.len += others;
     bool room = list_reserve(&s->waiting);
-    s->waiting.len -= s->running.len + s->n_following;
+    s->waiting.len -= others;
     if (!room || !q->pages || !q->keys) {
         seq_free(q);
         return NULL;
@@ -209,8 +217,10 @@ void sched_end(struct sched *s, struct seq *q) {
     case SEQ_WAITING: list_remove(&s->waiting, q); break;
     case SEQ_FOLLOWING: s->n_following--; break;
     case SEQ_RUNNING: list_remove(&s->running, q); break;
+    case SEQ_RESERVED: s->n_reserved--; break;
     case SEQ_OVER: assert(false); break;
     }
+    q->gate = NULL; /* who cancels has seen to it that nobody writes any more */
     if (!q->in_chunk) {
         give_back(s, q);
         seq_free(q);
@@ -231,13 +241,37 @@ void sched_end(struct sched *s, struct seq *q) {
     if (wanted == 0) drop_chunk(s);
 }
 
+uint32_t *sched_end_lend(struct sched *s, struct seq *q, uint32_t *n_pages) {
+    assert(q->state == SEQ_RUNNING && !q->in_chunk);
+    uint32_t *pages = q->pages;
+    *n_pages = pages_for(q->n_done);
+    /* a page that was taken ahead is not part of it */
+    while (q->n_pages > *n_pages) pages_drop(&s->pages, q->pages[--q->n_pages]);
+    q->n_pages = 0;
+    q->pages = NULL;
+    sched_end(s, q);
+    return pages;
+}
+
+void sched_hold_page(struct sched *s, uint32_t page) {
+    pages_hold(&s->pages, page);
+}
+
+void sched_drop_page(struct sched *s, uint32_t page) {
+    pages_drop(&s->pages, page);
+}
+
 void sched_computed(struct sched *s, struct seq *q, uint32_t n_done) {
     assert(n_done >= q->n_done && n_done <= seq_len(q));
     q->n_done = n_done;
+    q->gate = NULL; /* or it would not be computed */
     if (n_done / KV_PAGE_TOKENS == q->n_published) return;
     seq_keys(q);
-    for (; q->n_published < n_done / KV_PAGE_TOKENS; q->n_published++)
-        pages_publish(&s->pages, q->pages[q->n_published], &q->keys[q->n_published + 1]);
+    for (uint32_t b; (b = q->n_published) < n_done / KV_PAGE_TOKENS; q->n_published++) {
+        pages_publish(&s->pages, q->pages[b], &q->keys[b + 1]);
+        if (s->c.hooks.block && b >= q->fetch_end)
+            s->c.hooks.block(q->owner, &q->keys[b + 1], q->pages[b]);
+    }
 }
 
 static void unfollow(struct sched *s, struct seq *q) {
@@ -259,7 +293,7 @@ static void run(struct sched *s, struct seq *q, uint64_t now_ns) {
 
 bool sched_fork(struct sched *s, struct seq *q, const struct seq *leader, uint64_t now_ns) {
     assert(q->state == SEQ_FOLLOWING && leader->state == SEQ_RUNNING);
-    if (s->running.len >= s->seqs_now || s->n_slots == 0) {
+    if (seated(s) >= s->seqs_now || s->n_slots == 0) {
         unfollow(s, q);
         return false;
     }
@@ -273,6 +307,83 @@ bool sched_fork(struct sched *s, struct seq *q, const struct seq *leader, uint64
     q->n_cached = leader->n_cached;
     run(s, q, now_ns);
     return true;
+}
+
+/* Asks for the blocks behind those that were found here, as far as they can be had elsewhere. */
+static void begin_fetch(struct sched *s, struct seq *q) {
+    uint32_t from = q->n_done / KV_PAGE_TOKENS, end = from;
+    while (end < q->n_to_find && may_be_found(q, end)) end++;
+    if (end == from) return;
+    q->gate = s->c.hooks.fetch(q->owner, from, end - from, q->pages + from);
+    q->n_to_find = 0; /* only once: what does not come is computed */
+    if (!q->gate) return;
+    q->fetch_from = from;
+    q->fetch_end = end;
+    q->n_done = end * KV_PAGE_TOKENS;
+}
+
+/* What was fetched is there, or some of it will not come and is computed instead. */
+static void settle_fetch(struct sched *s, struct seq *q) {
+    uint32_t bad = atomic_load_explicit(&q->gate->bad, memory_order_acquire);
+    if (bad == BLOCK_GATE_GOOD) {
+        bool all = atomic_load_explicit(&q->gate->parts, memory_order_acquire) == s->n_parts;
+        if (all && !q->in_chunk) q->gate = NULL;
+        return;
+    }
+    if (q->in_chunk) drop_chunk(s);
+    if (!s->c.hooks.fetched(q->owner)) return;
+    q->gate = NULL;
+    q->fetch_end = q->fetch_from + bad;
+    q->n_done = q->fetch_end * KV_PAGE_TOKENS;
+    if (q->n_cached > q->n_done) q->n_cached = q->n_done;
+}
+
+static void settle_fetches(struct sched *s) {
+    for (uint32_t i = 0; i < s->running.len; i++)
+        if (s->running.v[i]->gate) settle_fetch(s, s->running.v[i]);
+}
+
+static bool fetch_failed(const struct seq *q) {
+    return q->gate && atomic_load_explicit(&q->gate->bad, memory_order_acquire) != BLOCK_GATE_GOOD;
+}
+
+bool sched_reserve(struct sched *s, struct seq *q, uint32_t *n_there) {
+    uint32_t len = seq_len(q), need = pages_for(len), hits = 0, from_free = 0, page;
+    uint32_t headroom = seated(s) ? seated(s) / 4 + 1 : 0;
+    assert(q->state == SEQ_WAITING);
+    /* nobody overtakes who waits here */
+    if (s->waiting.len > 1 || seated(s) >= s->seqs_now || s->n_slots == 0) return false;
+    seq_keys(q);
+    while ((hits + 1) * KV_PAGE_TOKENS <= len &&
+           (page = pages_find(&s->pages, &q->keys[hits + 1])) != PAGES_NONE) {
+        from_free += pages_holders(&s->pages, page) == 0;
+        hits++;
+    }
+    if (s->pages.n_free < from_free + need - hits + headroom) return false;
+    list_remove(&s->waiting, q);
+    for (uint32_t b = 0; b < hits; b++) {
+        q->pages[q->n_pages++] = pages_find(&s->pages, &q->keys[b + 1]);
+        pages_hold(&s->pages, q->pages[b]);
+    }
+    while (q->n_pages < need) q->pages[q->n_pages++] = pages_take(&s->pages);
+    q->state = SEQ_RESERVED;
+    q->slot = s->slots[--s->n_slots];
+    q->n_published = hits;
+    s->n_reserved++;
+    *n_there = hits;
+    return true;
+}
+
+void sched_adopt(struct sched *s, struct seq *q, uint64_t now_ns) {
+    assert(q->state == SEQ_RESERVED);
+    s->n_reserved--;
+    q->state = SEQ_RUNNING;
+    q->admitted_once = true;
+    q->admitted_ns = now_ns;
+    list_insert(&s->running, q);
+    /* who computed its blocks has offered them already */
+    q->fetch_end = (seq_len(q) - 1) / KV_PAGE_TOKENS;
+    sched_computed(s, q, seq_len(q) - 1);
 }
 
 /* Takes the blocks that are found and pages for the rest of what is known. False: they are not
@@ -292,6 +403,7 @@ static bool admit(struct sched *s, struct seq *q, uint64_t now_ns) {
     while (q->n_pages < need) q->pages[q->n_pages++] = pages_take(&s->pages);
     q->n_done = hits * KV_PAGE_TOKENS;
     q->n_published = hits;
+    begin_fetch(s, q);
     if (!q->admitted_once) {
         q->n_cached = q->n_done < q->r->n_prompt ? q->n_done : q->r->n_prompt;
         if (q->choice == 0 && q->r->prompt_logprobs < 0) s->prefix_queries += q->r->n_prompt;
@@ -317,7 +429,7 @@ static void raise_starving(struct seq_list *l, uint64_t now_ns) {
 static void admit_waiting(struct sched *s, uint64_t now_ns) {
     raise_starving(&s->waiting, now_ns);
     raise_starving(&s->running, now_ns);
-    while (s->waiting.len > 0 && s->running.len < s->seqs_now && s->n_slots > 0) {
+    while (s->waiting.len > 0 && seated(s) < s->seqs_now && s->n_slots > 0) {
         struct seq *q = s->waiting.v[0];
         /* running lists are as long as there are slots */
         if (!admit(s, q, now_ns)) return;
@@ -335,7 +447,7 @@ static float ride_cost(const struct sched *s, const struct seq *q) {
 }
 
 static bool in_step(const struct sched *s, const struct seq *q) {
-    return !q->in_chunk && (decodes(q) || (s->tails_ride && ride_cost(s, q) <= ride_rows));
+    return !q->in_chunk && !q->gate && (decodes(q) || (s->tails_ride && ride_cost(s, q) <= ride_rows));
 }
 
 /* Short prompts ride along, unless so many came at once that a chunk of them all is sooner done;
@@ -355,14 +467,18 @@ static void judge_tails(struct sched *s) {
 
 /* Who gives way to q: the newest that is no part of a chunk, which would be lost for all of it;
  * then the newest, which may be q itself. */
-static struct seq *victim(const struct sched *s, const struct seq *q) {
-    for (uint32_t i = s->running.len; s->running.v[--i] != q;)
-        if (!s->running.v[i]->in_chunk) return s->running.v[i];
-    return s->running.v[s->running.len - 1];
+static struct seq *victim(const struct sched *s, struct seq *q) {
+    struct seq *last = NULL; /* never one whose pages others still write to */
+    for (uint32_t i = s->running.len; s->running.v[--i] != q;) {
+        struct seq *other = s->running.v[i];
+        if (!other->in_chunk && !other->gate) return other;
+        if (!last && !other->gate) last = other;
+    }
+    return last ? last : q;
 }
 
 /* A page for q; others give way for it, at last q itself. PAGES_NONE: q did. */
-static uint32_t take_page(struct sched *s, const struct seq *q, uint64_t now_ns) {
+static uint32_t take_page(struct sched *s, struct seq *q, uint64_t now_ns) {
     for (;;) {
         uint32_t page = pages_take(&s->pages);
         if (page != PAGES_NONE) return page;
@@ -446,7 +562,7 @@ static void fill_step(struct sched *s, struct sched_work *w, uint64_t now_ns) {
         bool decode = decodes(q);
         float cost = decode ? 0 : ride_cost(s, q);
         uint32_t n = seq_len(q) - q->n_done;
-        if (q->in_chunk || cost > ride || rows + n > s->c.step_rows) continue;
+        if (q->in_chunk || q->gate || cost > ride || rows + n > s->c.step_rows) continue;
         if (!want_pages(s, q, seq_len(q), now_ns) || !own_page(s, q, now_ns)) break;
         ride -= cost;
         add_to_step(s, w, q, decode);
@@ -459,6 +575,7 @@ static void fill_step(struct sched *s, struct sched_work *w, uint64_t now_ns) {
 
 /* Blocks that others computed since q was admitted. */
 static void find_more(struct sched *s, struct seq *q) {
+    if (q->gate) return;
     seq_keys(q);
     while (q->n_done % KV_PAGE_TOKENS == 0) {
         uint32_t block = q->n_done / KV_PAGE_TOKENS, page = find_block(s, q, block);
@@ -493,7 +610,7 @@ static bool form_chunk(struct sched *s) {
     uint32_t left = s->c.chunk_rows, n = 0;
     for (uint32_t i = 0; i < s->running.len && left > 0; i++) {
         struct seq *q = s->running.v[i];
-        if (in_step(s, q)) continue;
+        if (in_step(s, q) || fetch_failed(q)) continue;
         find_more(s, q);
         if (in_step(s, q) || comes_anyway(s, q, n)) continue;
         uint32_t rest = seq_len(q) - q->n_done, take = rest < left ? rest : left;
@@ -501,6 +618,7 @@ static bool form_chunk(struct sched *s) {
         assert(pages_holders(&s->pages, q->pages[q->n_done / KV_PAGE_TOKENS]) == 1);
         s->chunk_seqs[n] = q;
         s->chunk_runs[n] = run_of(q, take);
+        s->chunk_runs[n].gate = q->gate;
         s->chunk_runs[n++].prompt_logprobs = wants_prompt_logprobs(q);
         left -= take;
     }
@@ -533,11 +651,13 @@ static bool any_in_step(const struct sched *s) {
 
 void sched_next(struct sched *s, uint64_t now_ns, struct sched_work *w) {
     *w = (struct sched_work){.kind = SCHED_IDLE};
+    settle_fetches(s);
     admit_waiting(s, now_ns);
     /* a chunk is formed only to be handed out at once: who is in it has begun */
     judge_tails(s);
     bool step = any_in_step(s);
-    bool chunk = s->n_chunk > 0 || ((s->chunk_next || !step) && form_chunk(s));
+    bool begins = s->n_chunk == 0;
+    bool chunk = !begins || ((s->chunk_next || !step) && form_chunk(s));
     if (!chunk && !step) step = any_in_step(s); /* by what others computed in between */
     if (step && !(chunk && s->chunk_next)) {
         fill_step(s, w, now_ns);
@@ -551,6 +671,7 @@ void sched_next(struct sched *s, uint64_t now_ns, struct sched_work *w) {
                              .runs = s->chunk_runs,
                              .seqs = s->chunk_seqs,
                              .n_runs = s->n_chunk,
+                             .begins = begins,
                              .until_ns = now_ns + (step ? piece_ns(s, now_ns) : alone_ns)};
 }
 
@@ -605,6 +726,7 @@ void sched_step_over(struct sched *s, const struct sched_work *w, uint64_t now_n
 
 void sched_stats(const struct sched *s, struct engine_stats *out) {
     out->running = s->running.len;
+    out->reserved = s->n_reserved;
     out->waiting = s->waiting.len + s->n_following;
     out->pages = s->pages.n;
     out->pages_used = s->pages.n - s->pages.n_free;
@@ -624,6 +746,7 @@ enum st sched_new(struct sched **out, const struct executor *x, const struct sch
     if (!s) return err_set(err, ST_NO_MEMORY, "scheduler: out of memory");
     s->c = *c;
     s->expand_cost = x->expand_cost;
+    s->n_parts = block_parts(&x->shape);
     s->seqs_now = c->tpot_ns && c->seqs_max > 4 ? 4 : c->seqs_max;
     spec_init(&s->spec, c->speculate);
     uint32_t n = c->seqs_max;
@@ -638,7 +761,7 @@ enum st sched_new(struct sched **out, const struct executor *x, const struct sch
     if (!s->slots || !s->step_runs || !s->step_seqs || !s->chunk_runs || !s->chunk_seqs ||
         !s->copies || !s->running.v)
         st = err_set(err, ST_NO_MEMORY, "scheduler: out of memory for %u sequences", n);
-    if (!st) st = pages_init(&s->pages, x->n_pages, err);
+    if (!st) st = pages_init(&s->pages, x->n_pages, x->generations, err);
     if (st) {
         sched_free(s);
         return st;
@@ -650,7 +773,7 @@ enum st sched_new(struct sched **out, const struct executor *x, const struct sch
 
 void sched_free(struct sched *s) {
     if (!s) return;
-    assert(s->waiting.len + s->running.len + s->n_following == 0);
+    assert(s->waiting.len + seated(s) + s->n_following == 0);
     free(s->waiting.v);
     free(s->running.v);
     free(s->slots);

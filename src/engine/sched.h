@@ -24,6 +24,7 @@ enum seq_state {
     SEQ_WAITING,
     SEQ_FOLLOWING, /* waits for the first choice to compute their prompt */
     SEQ_RUNNING,
+    SEQ_RESERVED, /* has pages and a slot; its rows come from elsewhere */
     SEQ_OVER /* ended while a chunk computes it: freed with the chunk */
 };
 
@@ -45,6 +46,17 @@ struct seq {
     uint32_t n_cached;      /* prompt tokens found at the first admission */
     uint32_t n_prompt_told; /* prompt positions whose logprobs were given */
     uint64_t waits_since_ns, admitted_ns;
+    /* Blocks that come from elsewhere: the first so many can be had; those that come, [from, end). */
+    uint32_t n_to_find, fetch_from, fetch_end;
+    const struct block_gate *gate; /* NULL: all that was fetched is there */
+};
+
+/* What the scheduler asks of who owns a sequence (seq.owner). */
+struct sched_hooks {
+    const struct block_gate *(*fetch)(void *owner, uint32_t first, uint32_t n,
+                                      const uint32_t *pages);
+    bool (*fetched)(void *owner);
+    void (*block)(void *owner, const struct block_key *key, uint32_t page);
 };
 
 struct sched_config {
@@ -52,6 +64,7 @@ struct sched_config {
     uint64_t tpot_ns, ttft_ns; /* 0: no target */
     enum speculate speculate;
     uint32_t draft_tokens; /* 0: the executor cannot */
+    struct sched_hooks hooks;
 };
 
 enum sched_kind { SCHED_IDLE, SCHED_STEP, SCHED_CHUNK };
@@ -62,6 +75,7 @@ struct sched_work {
     struct exec_run *runs;
     struct seq **seqs; /* whose run it is */
     uint32_t n_runs;
+    bool begins;       /* a chunk: its first piece */
     uint64_t until_ns; /* chunks: pause then */
     struct sched_copy {
         uint32_t to, from;
@@ -81,6 +95,15 @@ struct seq *sched_add(struct sched *s, struct request *r, uint32_t choice, bool 
                       void *owner, uint64_t now_ns);
 /* It needs no more: its pages are free, and seq is gone. */
 void sched_end(struct sched *s, struct seq *seq);
+/* The same, but the pages stay held by who gets the table [n_pages], to be freed. */
+uint32_t *sched_end_lend(struct sched *s, struct seq *seq, uint32_t *n_pages);
+void sched_hold_page(struct sched *s, uint32_t page);
+void sched_drop_page(struct sched *s, uint32_t page);
+
+/* A WAITING sequence, just added, gets pages for all it knows and a slot, or nothing (false): blocks
+ * that are here count in *n_there. sched_adopt: the rows are there too, and it runs. */
+bool sched_reserve(struct sched *s, struct seq *seq, uint32_t *n_there);
+void sched_adopt(struct sched *s, struct seq *seq, uint64_t now_ns);
 
 /* True once after the chunk that was begun became needless: the executor must drop it. */
 bool sched_chunk_dropped(struct sched *s);

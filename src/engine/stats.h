@@ -31,6 +31,7 @@ enum {
 struct engine_stats {
     /* now */
     uint32_t running, waiting;  /* sequences (choices) */
+    uint32_t reserved;          /* of them neither: their rows come from elsewhere */
     uint32_t pages, pages_used; /* used: held by sequences; the rest is free or cached */
     uint32_t pages_cached;      /* free, but with blocks that may be found again */
     uint32_t seqs_max;          /* the batch limit that SLO control has set at present */

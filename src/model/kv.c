@@ -20,7 +20,7 @@ uint64_t kv_page_bytes_all(const struct model_config *c, enum ops_dtype dtype) {
 }
 
 enum st kv_init(struct kv *kv, const struct model_config *c, enum ops_dtype dtype, uint32_t n_pages,
-                struct err *err) {
+                void *memory, struct err *err) {
     assert(dtype == OPS_F32 || dtype == OPS_BF16);
     *kv = (struct kv){.dtype = dtype,
                       .n_pages = n_pages,
@@ -33,20 +33,21 @@ enum st kv_init(struct kv *kv, const struct model_config *c, enum ops_dtype dtyp
     if (!u64_mul(&bytes, kv_page_bytes_all(c, dtype), n_pages) || bytes > SIZE_MAX / 2 ||
         n_pages == 0)
         return err_set(err, ST_INVALID, "KV cache: %u pages are too many or none", n_pages);
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
+    void *p = memory ? memory
+                     : mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return err_set(err, ST_NO_MEMORY, "KV cache: cannot map %llu bytes: %s",
                        (unsigned long long)bytes, strerror(errno));
     madvise(p, bytes, MADV_HUGEPAGE);
     kv->rows = p;
-    kv->map_bytes = bytes;
+    kv->map_bytes = memory ? 0 : bytes;
     kv->hiddens = (float *)(void *)(kv->rows + (size_t)kv->n_layers * n_pages * kv->page_bytes);
     return ST_OK;
 }
 
 void kv_release(struct kv *kv) {
-    if (kv->rows) munmap(kv->rows, kv->map_bytes);
+    if (kv->map_bytes) munmap(kv->rows, kv->map_bytes);
     *kv = (struct kv){0};
 }
 

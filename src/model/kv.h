@@ -22,15 +22,16 @@ struct kv {
     uint32_t hidden;              /* floats kept a page; 0 without MTP */
     uint8_t *rows;                /* [n_layers][n_pages][page_bytes] */
     float *hiddens;               /* [n_pages][hidden] */
-    size_t map_bytes;
+    size_t map_bytes; /* 0: borrowed memory */
 };
 
 /* Bytes all layers take for one page, hidden state included. */
 uint64_t kv_page_bytes_all(const struct model_config *c, enum ops_dtype dtype);
 
-/* Reserves address space for n_pages; memory comes with the first write to a page. */
+/* memory NULL: reserves address space for n_pages, and memory comes with the first write to a page.
+ * Otherwise pages lie in memory [kv_page_bytes_all * n_pages], borrowed and zeroed. */
 enum st ST_CHECKED kv_init(struct kv *kv, const struct model_config *c, enum ops_dtype dtype,
-                           uint32_t n_pages, struct err *err);
+                           uint32_t n_pages, void *memory, struct err *err);
 void kv_release(struct kv *kv);
 
 static inline uint8_t *kv_page(const struct kv *kv, uint32_t layer, uint32_t page) {

@@ -277,11 +277,30 @@ static void run_phase(struct step *s) {
         step_mtp(s);
 }
 
-bool step_advance(struct step *s, uint64_t until_ns) {
-    uint32_t n_phases = s->m->config.n_layers + 3;
+/* Of a page: layers, and with MTP the hidden state. */
+static uint32_t all_parts(const struct model_config *c) {
+    return config_layers_all(c) + (c->n_mtp ? 1 : 0);
+}
+
+/* How many stages n_parts allow: layer i reads part i, what follows the head reads the rest. */
+static uint32_t phases_allowed(const struct step *s, uint32_t n_parts) {
+    uint32_t n_layers = s->m->config.n_layers;
+    if (n_parts >= all_parts(&s->m->config)) return n_layers + 3;
+    return n_parts >= n_layers ? n_layers + 2 : n_parts + 1;
+}
+
+uint32_t step_parts_done(const struct step *s) {
+    uint32_t n_layers = s->m->config.n_layers;
+    if (s->phase == n_layers + 3) return all_parts(&s->m->config);
+    uint32_t layers = s->phase > 1 ? s->phase - 1 : 0;
+    return layers < n_layers ? layers : n_layers;
+}
+
+bool step_advance(struct step *s, uint64_t until_ns, uint32_t n_parts) {
+    uint32_t n_phases = s->m->config.n_layers + 3, allowed = phases_allowed(s, n_parts);
     s->until_ns = until_ns;
     s->paused = false;
-    while (s->phase < n_phases) {
+    while (s->phase < allowed) {
         s->run = 0;
         run_phase(s);
         if (s->paused) break;

@@ -64,8 +64,13 @@ void model_step(struct step *const *steps, uint32_t n_steps);
 
 /* One begun step, as far as it comes: pauses after the tile that runs at until_ns (clock.h), at the
  * earliest after one. True: it is done. Other steps may run meanwhile, even with the same team; the
- * bits are those of a step that never paused. To give it up, begin another. */
-bool step_advance(struct step *s, uint64_t until_ns);
+ * bits are those of a step that never paused. To give it up, begin another.
+ * Of the pages' parts (their layers, then MTP's, then the hidden state) it reads and writes only the
+ * first n_parts: earlier rows of the others may still be on their way. */
+enum { STEP_ALL_PARTS = UINT32_MAX };
+bool step_advance(struct step *s, uint64_t until_ns, uint32_t n_parts);
+/* So many parts have this step's rows by now. */
+uint32_t step_parts_done(const struct step *s);
 
 /* --- stages, in order ------------------------------------------------------------------------- */
 

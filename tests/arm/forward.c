@@ -62,7 +62,7 @@ static void machine_open(struct machine *x, struct flat *f, const struct ops_ker
     *x = (struct machine){.f = f, .n_pages = f->ids.cols / KV_PAGE_TOKENS + 1};
     must(model_new(&x->m, &f->config, &source, k, &err), &err);
     must(team_new(&x->team, threads, &err), &err);
-    must(kv_init(&x->kv, &f->config, kv, x->n_pages * SEQS, &err), &err);
+    must(kv_init(&x->kv, &f->config, kv, x->n_pages * SEQS, NULL, &err), &err);
     must(step_new(&x->step, x->m, &x->kv, x->team, limits, &err), &err);
     for (uint32_t s = 0; s < SEQS; s++) {
         x->pages[s] = need(malloc(x->n_pages * sizeof(uint32_t)));

@@ -49,7 +49,7 @@ static void open_model(struct fixture *f, uint32_t threads, uint32_t n_pages) {
     struct weight_source source = weight_table_source(&f->weights.table);
     assert_int_equal(model_new(&in->model, &in->config, &source, in->kernels, &err), ST_OK);
     assert_int_equal(team_new(&in->team, threads, &err), ST_OK);
-    assert_int_equal(kv_init(&in->kv, &in->config, OPS_BF16, n_pages + 1, &err), ST_OK);
+    assert_int_equal(kv_init(&in->kv, &in->config, OPS_BF16, n_pages + 1, NULL, &err), ST_OK);
     memset(in->kv.rows, 0xff, in->kv.map_bytes); /* NaN: who reads what nobody wrote is noticed */
 }
 

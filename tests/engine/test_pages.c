@@ -32,7 +32,7 @@ static void pages_without_a_key_go_first_then_the_least_recently_used(void **sta
     (void)state;
     struct pages p;
     struct err err;
-    assert_int_equal(pages_init(&p, 4, &err), ST_OK);
+    assert_int_equal(pages_init(&p, 4, NULL, &err), ST_OK);
     uint32_t a = publish(&p, 1), b = publish(&p, 2), plain = pages_take(&p);
     pages_drop(&p, a);
     pages_drop(&p, b);
@@ -55,7 +55,7 @@ static void a_held_page_is_found_and_not_taken(void **state) {
     (void)state;
     struct pages p;
     struct err err;
-    assert_int_equal(pages_init(&p, 2, &err), ST_OK);
+    assert_int_equal(pages_init(&p, 2, NULL, &err), ST_OK);
     uint32_t a = publish(&p, 1);
     assert_int_equal(find(&p, 1), a);
     pages_hold(&p, a);
@@ -70,7 +70,7 @@ static void the_first_of_two_equal_blocks_is_the_one_that_is_found(void **state)
     (void)state;
     struct pages p;
     struct err err;
-    assert_int_equal(pages_init(&p, 3, &err), ST_OK);
+    assert_int_equal(pages_init(&p, 3, NULL, &err), ST_OK);
     uint32_t a = publish(&p, 1), twin = publish(&p, 1);
     assert_int_equal(find(&p, 1), a);
     pages_drop(&p, twin); /* it has no key: free, and taken first */

@@ -58,7 +58,7 @@ static void fixture_open(struct fixture *f, const struct model_config *c, enum o
     struct weight_source source = weight_table_source(&f->weights.table);
     assert_int_equal(model_new(&f->m, &f->c, &source, k, &err), ST_OK);
     assert_int_equal(team_new(&f->team, threads, &err), ST_OK);
-    assert_int_equal(kv_init(&f->kv, &f->c, kv, SEQS * PAGES_A_SEQ, &err), ST_OK);
+    assert_int_equal(kv_init(&f->kv, &f->c, kv, SEQS * PAGES_A_SEQ, NULL, &err), ST_OK);
     /* Pages that were not written are garbage on purpose: NaN in either type. */
     memset(f->kv.rows, 0xff, f->kv.map_bytes);
     struct step_limits limits = {.rows_max = ROWS_MAX, .logits_max = ROWS_MAX};
@@ -126,7 +126,7 @@ static void run(struct fixture *f, const uint32_t take[SEQS], enum check check) 
     if (!f->pauses)
         model_step(&f->step, 1);
     else
-        while (!step_advance(f->step, 0)) f->pauses++;
+        while (!step_advance(f->step, 0, STEP_ALL_PARTS)) f->pauses++;
     size_t vocab = f->c.vocab, hidden = f->c.hidden;
     for (uint32_t r = 0; r < n; r++) {
         struct seq *q = &f->seqs[rows[r].seq];

@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* splitmix64's finaliser */
 static uint64_t mix(uint64_t x) {
@@ -36,11 +37,40 @@ void standin_draw(struct exec_token *out, uint64_t fold, const struct request *r
         out->top[i] = (struct token_logprob){.id = (out->id + i) % vocab, .logprob = -(float)i};
 }
 
-static uint64_t *row_at(const struct standin *s, const struct exec_run *run, uint32_t pos) {
+enum { LAYERS = 2, ROW_BYTES = sizeof(uint64_t) };
+static const uint64_t layer_mask[LAYERS] = {0, 0x5bf03635u};
+static const uint64_t gate_wait_ns = 20000;
+
+static struct block_shape shape(void) {
+    return (struct block_shape){.n_layers = LAYERS, .layer_bytes = KV_PAGE_TOKENS * ROW_BYTES};
+}
+
+uint64_t standin_bytes(uint32_t n_pages) {
+    struct block_shape s = shape();
+    return paged_bytes(&s, n_pages + 1);
+}
+
+static uint64_t *row_in(const struct standin *s, uint32_t layer, uint32_t page, uint32_t slot) {
+    return &s->rows[((size_t)layer * (s->o.n_pages + 1) + page) * KV_PAGE_TOKENS + slot];
+}
+
+static uint64_t *row_of(const struct standin *s, const struct exec_run *run, uint32_t layer,
+                        uint32_t pos) {
     assert(pos / KV_PAGE_TOKENS < run->n_pages);
     uint32_t page = run->pages[pos / KV_PAGE_TOKENS];
     assert(page <= s->o.n_pages);
-    return &s->rows[(size_t)page * KV_PAGE_TOKENS + pos % KV_PAGE_TOKENS];
+    return row_in(s, layer, page, pos % KV_PAGE_TOKENS);
+}
+
+/* As attention reads it: what only one layer has is nothing. */
+static uint64_t row_at(const struct standin *s, const struct exec_run *run, uint32_t pos) {
+    uint64_t a = *row_of(s, run, 0, pos) ^ layer_mask[0], b = *row_of(s, run, 1, pos) ^ layer_mask[1];
+    return a == b ? a : mix(a + b * 3);
+}
+
+static void row_put(const struct standin *s, const struct exec_run *run, uint32_t pos,
+                    uint64_t row) {
+    for (uint32_t l = 0; l < LAYERS; l++) *row_of(s, run, l, pos) = row ^ layer_mask[l];
 }
 
 static enum token_role role_of(const struct request *r, uint32_t pos) {
@@ -51,9 +81,9 @@ static enum token_role role_of(const struct request *r, uint32_t pos) {
 /* The row before a run's first comes from the slot, unless a page has ended there. */
 static void write_row(const struct standin *s, const struct exec_run *run, uint32_t pos,
                       uint32_t token) {
-    uint64_t before = pos ? *row_at(s, run, pos - 1) : 0;
+    uint64_t before = pos ? row_at(s, run, pos - 1) : 0;
     if (pos == run->from && pos % KV_PAGE_TOKENS) before = s->slots[run->slot];
-    *row_at(s, run, pos) = standin_row(before, token, role_of(run->r, pos), pos);
+    row_put(s, run, pos, standin_row(before, token, role_of(run->r, pos), pos));
 }
 
 static void compute_row(const struct standin *s, const struct exec_run *run, uint32_t pos) {
@@ -66,7 +96,7 @@ static void compute_row(const struct standin *s, const struct exec_run *run, uin
 static void draw_at(const struct standin *s, const struct exec_run *run, uint32_t choice,
                     uint32_t pos, struct exec_token *out) {
     uint64_t fold = 0;
-    for (uint32_t i = 0; i < pos; i++) fold = standin_fold(fold, *row_at(s, run, i));
+    for (uint32_t i = 0; i < pos; i++) fold = standin_fold(fold, row_at(s, run, i));
     uint32_t n_top = run->r->logprobs > 0 ? (uint32_t)run->r->logprobs : 0;
     standin_draw(out, fold, run->r, choice, n_top, s->o.vocab);
 }
@@ -80,7 +110,7 @@ static void draw_all(const struct standin *s, struct exec_run *run) {
         while (run->n_drawn++ < run->n_drafts &&
                run->drafts[run->n_drawn - 1] == run->drawn[run->n_drawn - 1].id);
     uint32_t accepted = run->n_drawn ? run->n_drawn - 1 : 0;
-    s->slots[run->slot] = *row_at(s, run, end + accepted - 1);
+    s->slots[run->slot] = row_at(s, run, end + accepted - 1);
 }
 
 /* Guesses, right as often as the options say: each is written as a row, as a model's MTP block
@@ -128,10 +158,16 @@ static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t un
     if (!s->in_chunk) s->chunk_run = s->chunk_row = 0;
     s->in_chunk = true;
     do {
-        const struct exec_run *run = &runs[s->chunk_run];
+        struct exec_run *run = &runs[s->chunk_run];
+        if (run->gate && atomic_load_explicit(&run->gate->parts, memory_order_acquire) < LAYERS) {
+            spend(s, gate_wait_ns);
+            return false;
+        }
         if (run->r) compute_row(s, run, run->from + s->chunk_row);
         spend(s, s->o.row_ns);
         if (++s->chunk_row < run->n) continue;
+        for (uint32_t l = 0; l < LAYERS && run->rows_done; l++)
+            atomic_store_explicit(&run->rows_done[l], run->from + run->n, memory_order_release);
         s->chunk_row = 0;
         if (++s->chunk_run == n_runs) s->in_chunk = false;
     } while (s->in_chunk && s->now_ns < until_ns);
@@ -151,13 +187,13 @@ static void prompt_logprob(void *ctx, const struct exec_run *run, uint32_t i,
                            struct exec_token *out) {
     uint32_t pos = run->from + i + 1;
     *out = (struct exec_token){.id = run->r->prompt[pos],
-                               .logprob = standin_prompt_logprob(*row_at(ctx, run, pos - 1))};
+                               .logprob = standin_prompt_logprob(row_at(ctx, run, pos - 1))};
 }
 
 static void copy_page(void *ctx, uint32_t to, uint32_t from) {
     struct standin *s = ctx;
-    for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++)
-        s->rows[(size_t)to * KV_PAGE_TOKENS + i] = s->rows[(size_t)from * KV_PAGE_TOKENS + i];
+    for (uint32_t l = 0; l < LAYERS; l++)
+        memcpy(row_in(s, l, to, 0), row_in(s, l, from, 0), KV_PAGE_TOKENS * ROW_BYTES);
 }
 
 static void copy_slot(void *ctx, uint32_t to, uint32_t from) {
@@ -166,9 +202,15 @@ static void copy_slot(void *ctx, uint32_t to, uint32_t from) {
     s->slots[to] = s->slots[from];
 }
 
+static void *slot(void *ctx, uint32_t i) {
+    return &((struct standin *)ctx)->slots[i];
+}
+
 enum st standin_init(struct standin *s, const struct standin_options *o, struct err *err) {
     *s = (struct standin){.o = *o, .faults = o->seed, .now_ns = 1};
-    s->rows = calloc(((size_t)o->n_pages + 1) * KV_PAGE_TOKENS, sizeof *s->rows);
+    struct block_shape of = shape();
+    if (!o->memory) s->owned = calloc(1, standin_bytes(o->n_pages));
+    s->rows = o->memory ? o->memory : s->owned;
     s->slots = calloc(o->n_slots, sizeof *s->slots);
     if (!s->rows || !s->slots) {
         standin_release(s);
@@ -183,6 +225,9 @@ enum st standin_init(struct standin *s, const struct standin_options *o, struct 
                              .rows_max = o->rows_max,
                              .drafts = true,
                              .expand_cost = 0.03f,
+                             .shape = of,
+                             .memory = (uint8_t *)s->rows,
+                             .slot_bytes = sizeof *s->slots,
                              .now = now,
                              .step = step,
                              .chunk = chunk,
@@ -190,12 +235,16 @@ enum st standin_init(struct standin *s, const struct standin_options *o, struct 
                              .draw = draw,
                              .prompt_logprob = prompt_logprob,
                              .copy_page = copy_page,
-                             .copy_slot = copy_slot};
+                             .copy_slot = copy_slot,
+                             .slot = slot};
+    if (o->memory)
+        s->x.generations = (_Atomic uint64_t *)(void *)(s->x.memory +
+                                                        paged_generation_at(&of, o->n_pages + 1, 0));
     return ST_OK;
 }
 
 void standin_release(struct standin *s) {
-    free(s->rows);
+    free(s->owned);
     free(s->slots);
     *s = (struct standin){0};
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An executor without a model, for tests and simulation (contracts 3): a KV row is a hash of (the
  * row before it, token, role, position), and what is drawn is a hash over every row up to there,
- * read through the block table. A stale, foreign or missing page changes the tokens, so whoever
+ * read through the block table. A row lies in two layers, each under a mask of its own, so that
+ * half a page is no page. A stale, foreign or missing page changes the tokens, so whoever
  * compares them notices. Time is virtual: a step costs what the options say, and nothing else
  * moves the clock. */
 #ifndef SUPERNODE_SIM_CORE_STANDIN_H
@@ -15,19 +16,23 @@ struct standin_options {
     uint32_t draft_right_percent;
     uint32_t slow_percent; /* of steps take ten times as long */
     uint64_t seed;         /* of the faults; answers do not depend on it */
+    /* [standin_bytes(n_pages)] where pages lie that others read, zeroed and borrowed; NULL: its own */
+    void *memory;
 };
 
 struct standin {
     struct executor x;
     struct standin_options o;
     uint64_t now_ns;
-    uint64_t *rows;  /* [n_pages + 1][KV_PAGE_TOKENS] */
+    uint64_t *rows;  /* [2 layers][n_pages + 1][KV_PAGE_TOKENS] */
+    void *owned;     /* rows, where they are its own */
     uint64_t *slots; /* [n_slots] the sequence's last row, as a model keeps its last hidden state */
     uint64_t faults;
     bool in_chunk;
     uint32_t chunk_run, chunk_row; /* the next to be computed */
 };
 
+uint64_t standin_bytes(uint32_t n_pages);
 enum st ST_CHECKED standin_init(struct standin *s, const struct standin_options *o,
                                 struct err *err);
 void standin_release(struct standin *s);
