@@ -53,7 +53,7 @@ static uint32_t below(struct load *l, uint32_t n) {
 /* A prompt of random ids that shares nothing with others. */
 static enum st ask(struct load *l, struct client *c, uint32_t seed, uint32_t output_len,
                    struct err *err) {
-    static const struct engine_sink sink = {on_token, on_done};
+    static const struct engine_sink sink = {.token = on_token, .done = on_done};
     struct request *r = &c->r;
     c->done = false;
     request_release(r);

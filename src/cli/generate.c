@@ -204,7 +204,7 @@ static enum st answer(const struct generate_args *a, struct local *l, struct tok
     for (uint32_t i = 0; i < a->stop.len; i++) w.output.stops[w.output.n_stops++] = a->stop.v[i];
     enum st st = fill_request(&r, a, &l->in, tok, err);
     if (!st && r.logprobs >= 0) w.logprobs = json_array();
-    struct engine_sink sink = {take_token, take_done};
+    struct engine_sink sink = {.token = take_token, .done = take_done};
     if (!st) st = engine_add(l->engine, &r, &sink, &w, clock_now_ns(), err);
     while (!st && !w.done) (void)engine_step(l->engine);
     if (!st && w.st) st = err_set(err, w.st, "generate: the text grew past its limit");

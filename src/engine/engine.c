@@ -253,8 +253,9 @@ enum st engine_add_how(struct engine *e, struct request *r, const struct engine_
                        struct err *err) {
     struct entry *n;
     if (how->prefill && !shares_rows(r))
-        return err_set(err, ST_INVALID, "request: choices with different tokens cannot be moved "
-                                        "together");
+        return err_set(err, ST_INVALID,
+                       "request: choices with different tokens cannot be moved "
+                       "together");
     enum st st = make_entry(&n, e, r, sink, ctx, arrived_ns, err);
     if (st) return st;
     n->prefill = how->prefill;
@@ -276,8 +277,9 @@ enum st engine_reserve(struct engine *e, struct request *r, const struct engine_
                        void *ctx, uint64_t arrived_ns, struct engine_seat *seat, struct err *err) {
     struct entry *n;
     if (!shares_rows(r))
-        return err_set(err, ST_INVALID, "request: choices with different tokens cannot be moved "
-                                        "together");
+        return err_set(err, ST_INVALID,
+                       "request: choices with different tokens cannot be moved "
+                       "together");
     enum st st = make_entry(&n, e, r, sink, ctx, arrived_ns, err);
     if (st) return st;
     uint32_t leader = leader_of(n), n_there = 0;

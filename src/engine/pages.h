@@ -15,10 +15,10 @@ struct page; /* one page's state */
 struct pages {
     uint32_t n, n_free; /* free: held by nobody; n_cached of them have a key */
     uint32_t n_cached;
-    struct page *v;       /* [n] */
-    uint32_t *buckets;    /* [n_buckets] first page of a chain, PAGES_NONE: empty */
-    uint32_t n_buckets;   /* a power of two */
-    uint32_t first, last; /* free pages, the next to be taken first */
+    struct page *v;                /* [n] */
+    uint32_t *buckets;             /* [n_buckets] first page of a chain, PAGES_NONE: empty */
+    uint32_t n_buckets;            /* a power of two */
+    uint32_t first, last;          /* free pages, the next to be taken first */
     _Atomic uint64_t *generations; /* [n], where others read the pages; NULL */
 };
 

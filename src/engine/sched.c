@@ -447,7 +447,8 @@ static float ride_cost(const struct sched *s, const struct seq *q) {
 }
 
 static bool in_step(const struct sched *s, const struct seq *q) {
-    return !q->in_chunk && !q->gate && (decodes(q) || (s->tails_ride && ride_cost(s, q) <= ride_rows));
+    return !q->in_chunk && !q->gate &&
+           (decodes(q) || (s->tails_ride && ride_cost(s, q) <= ride_rows));
 }
 
 /* Short prompts ride along, unless so many came at once that a chunk of them all is sooner done;

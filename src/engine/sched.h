@@ -25,7 +25,7 @@ enum seq_state {
     SEQ_FOLLOWING, /* waits for the first choice to compute their prompt */
     SEQ_RUNNING,
     SEQ_RESERVED, /* has pages and a slot; its rows come from elsewhere */
-    SEQ_OVER /* ended while a chunk computes it: freed with the chunk */
+    SEQ_OVER      /* ended while a chunk computes it: freed with the chunk */
 };
 
 struct seq {

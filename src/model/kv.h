@@ -22,7 +22,7 @@ struct kv {
     uint32_t hidden;              /* floats kept a page; 0 without MTP */
     uint8_t *rows;                /* [n_layers][n_pages][page_bytes] */
     float *hiddens;               /* [n_pages][hidden] */
-    size_t map_bytes; /* 0: borrowed memory */
+    size_t map_bytes;             /* 0: borrowed memory */
 };
 
 /* Bytes all layers take for one page, hidden state included. */

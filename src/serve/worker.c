@@ -164,7 +164,7 @@ static void end_records(struct task *k) {
 }
 
 static struct task *task_begin(struct worker *w, struct job *j) {
-    static const struct engine_sink sink = {give_token, on_done};
+    static const struct engine_sink sink = {.token = give_token, .done = on_done};
     struct err err;
     struct task *k = calloc(1, sizeof *k + j->n_records * sizeof *k->records);
     if (!k) return NULL;

@@ -84,7 +84,7 @@ static void on_done(void *ctx, const struct err *err) {
     a->ended = err ? err->code : ST_OK;
 }
 
-static const struct engine_sink sink = {on_token, on_done};
+static const struct engine_sink sink = {.token = on_token, .done = on_done};
 
 /* --- requests --------------------------------------------------------------------------------- */
 

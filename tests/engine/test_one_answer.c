@@ -133,7 +133,7 @@ static void on_done(void *ctx, const struct err *err) {
     ((struct asked *)ctx)->done = true;
 }
 
-static const struct engine_sink sink = {on_token, on_done};
+static const struct engine_sink sink = {.token = on_token, .done = on_done};
 
 /* --- alone and mixed -------------------------------------------------------------------------- */
 

@@ -64,7 +64,8 @@ static uint64_t *row_of(const struct standin *s, const struct exec_run *run, uin
 
 /* As attention reads it: what only one layer has is nothing. */
 static uint64_t row_at(const struct standin *s, const struct exec_run *run, uint32_t pos) {
-    uint64_t a = *row_of(s, run, 0, pos) ^ layer_mask[0], b = *row_of(s, run, 1, pos) ^ layer_mask[1];
+    uint64_t a = *row_of(s, run, 0, pos) ^ layer_mask[0],
+             b = *row_of(s, run, 1, pos) ^ layer_mask[1];
     return a == b ? a : mix(a + b * 3);
 }
 
@@ -238,8 +239,8 @@ enum st standin_init(struct standin *s, const struct standin_options *o, struct 
                              .copy_slot = copy_slot,
                              .slot = slot};
     if (o->memory)
-        s->x.generations = (_Atomic uint64_t *)(void *)(s->x.memory +
-                                                        paged_generation_at(&of, o->n_pages + 1, 0));
+        s->x.generations =
+            (_Atomic uint64_t *)(void *)(s->x.memory + paged_generation_at(&of, o->n_pages + 1, 0));
     return ST_OK;
 }
 
