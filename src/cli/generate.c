@@ -182,7 +182,7 @@ static enum st fill_request(struct request *r, const struct generate_args *a,
     r->seed = a->seed.v;
     if (!a->seed.given && !request_draw_seed(r))
         return err_set(err, ST_IO, "cannot draw a seed; give one with --seed");
-    if (!a->ignore_eos) r->n_stop_ids = instance_eos_ids(r->stop_ids, in);
+    if (!a->ignore_eos) r->n_stop_ids = instance_eos_ids(r->stop_ids, in->ckpt);
     memcpy(r->model_id, in->model_id, sizeof r->model_id);
     r->roles = malloc(sizeof *r->roles);
     st = request_make_choices(r, 1, err);

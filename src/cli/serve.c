@@ -14,6 +14,7 @@
 #include "cli/human.h"
 #include "cli/model_args.h"
 #include "engine/local.h"
+#include "serve/compute.h"
 #include "serve/front.h"
 #include "serve/server.h"
 
@@ -39,6 +40,8 @@ struct serve_args {
 struct serving {
     struct server *server;
     struct local local;
+    struct compute_engine compute;
+    bool computes; /* compute is there */
     struct front front;
 };
 
@@ -172,11 +175,20 @@ static enum st open_all(struct serving *s, struct serve_args *a, const char *mod
     a->engine.speculate = (enum speculate)a->speculate;
     o.max_model_len = a->max_model_len;
     st = local_open(&s->local, &o, &a->engine, err);
-    enum prompt_trust trust = a->trust_message_tokens ? PROMPT_TRUST_MESSAGES : PROMPT_TRUST_NONE;
-    if (!st) st = front_open(&s->front, &s->local.in, a->served_name, trust, err);
-    s->front.time_left_ms = a->request_timeout_s * 1000;
-    if (!st) st = server_start(s->server, &s->front, s->local.engine, err);
-    return st;
+    if (st) return st;
+    struct front_options f = {.ckpt = s->local.in.ckpt,
+                              .model_id = s->local.in.model_id,
+                              .served_name = a->served_name,
+                              .max_model_len = s->local.in.max_model_len,
+                              .time_left_ms = a->request_timeout_s * 1000,
+                              .trust = a->trust_message_tokens ? PROMPT_TRUST_MESSAGES
+                                                               : PROMPT_TRUST_NONE};
+    st = front_open(&s->front, &f, err);
+    if (st) return st;
+    compute_engine_init(&s->compute, s->local.engine);
+    s->computes = true;
+    struct compute compute = compute_engine(&s->compute);
+    return server_start(s->server, &s->front, &compute, err);
 }
 
 static int run(struct serve_args *a, const char *model, struct err *err) {
@@ -190,6 +202,7 @@ static int run(struct serve_args *a, const char *model, struct err *err) {
         st = server_run(s.server, err);
     }
     server_free(s.server);
+    if (s.computes) compute_engine_release(&s.compute);
     front_close(&s.front);
     local_close(&s.local);
     auth_release(&a->auth);

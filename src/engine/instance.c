@@ -130,12 +130,12 @@ void instance_close(struct instance *in) {
     *in = (struct instance){0};
 }
 
-uint32_t instance_eos_ids(uint32_t ids[CONFIG_EOS_MAX], const struct instance *in) {
-    const struct generation_config *g = ckpt_generation(in->ckpt);
-    const struct config_facts *f = ckpt_facts(in->ckpt);
+uint32_t instance_eos_ids(uint32_t ids[CONFIG_EOS_MAX], const struct ckpt *c) {
+    const struct generation_config *g = ckpt_generation(c);
+    const struct config_facts *f = ckpt_facts(c);
     const int64_t *from = g->n_eos ? g->eos : f->eos;
     uint32_t n_from = g->n_eos ? g->n_eos : f->n_eos, n = 0;
     for (uint32_t i = 0; i < n_from; i++)
-        if (from[i] < in->config.vocab) ids[n++] = (uint32_t)from[i];
+        if (from[i] < ckpt_config(c)->vocab) ids[n++] = (uint32_t)from[i];
     return n;
 }

@@ -68,6 +68,6 @@ struct block_shape instance_block_shape(const struct instance *in);
 
 /* EOS ids inside the vocabulary: those of generation_config.json, else of config.json. Returns how
  * many. */
-uint32_t instance_eos_ids(uint32_t ids[CONFIG_EOS_MAX], const struct instance *in);
+uint32_t instance_eos_ids(uint32_t ids[CONFIG_EOS_MAX], const struct ckpt *c);
 
 #endif

@@ -46,19 +46,19 @@ static enum st measure_tokens(struct front *f, struct err *err) {
     return st ? err_set(err, st, "serve: a token of the tokenizer is too long") : ST_OK;
 }
 
-enum st front_open(struct front *f, const struct instance *in, const char *served_name,
-                   enum prompt_trust trust, struct err *err) {
-    *f = (struct front){.model = served_name,
-                        .trust = trust,
-                        .defaults = *ckpt_generation(in->ckpt),
-                        .vocab = in->config.vocab,
-                        .max_model_len = in->max_model_len};
-    f->n_stop_ids = instance_eos_ids(f->stop_ids, in);
-    snprintf(f->model_id, sizeof f->model_id, "%s", in->model_id);
-    snprintf(f->fingerprint, sizeof f->fingerprint, "fp_%.12s", in->model_id);
-    enum st st = tok_open(&f->tok, ckpt_dir(in->ckpt), err);
+enum st front_open(struct front *f, const struct front_options *o, struct err *err) {
+    *f = (struct front){.model = o->served_name,
+                        .trust = o->trust,
+                        .defaults = *ckpt_generation(o->ckpt),
+                        .vocab = ckpt_config(o->ckpt)->vocab,
+                        .max_model_len = o->max_model_len,
+                        .time_left_ms = o->time_left_ms};
+    f->n_stop_ids = instance_eos_ids(f->stop_ids, o->ckpt);
+    snprintf(f->model_id, sizeof f->model_id, "%s", o->model_id);
+    snprintf(f->fingerprint, sizeof f->fingerprint, "fp_%.12s", o->model_id);
+    enum st st = tok_open(&f->tok, ckpt_dir(o->ckpt), err);
     if (!st) st = measure_tokens(f, err);
-    if (!st) st = chat_model_open(&f->chat, ckpt_dir(in->ckpt), err);
+    if (!st) st = chat_model_open(&f->chat, ckpt_dir(o->ckpt), err);
     if (st == ST_NOT_FOUND && f->token_bytes_max) st = ST_OK; /* a base model: completions only */
     if (st) front_close(f);
     return st;

@@ -21,15 +21,21 @@ struct front {
     uint32_t stop_ids[CONFIG_EOS_MAX]; /* EOS */
     uint32_t n_stop_ids;
     uint32_t vocab, max_model_len;
-    uint32_t time_left_ms;    /* of a request in the engine; 0: no limit. Set after front_open */
+    uint32_t time_left_ms;    /* of a request in the engine; 0: no limit */
     uint32_t token_bytes_max; /* the longest token's */
     char model_id[CKPT_ID_BYTES];
     char fingerprint[20]; /* "fp_" and the first digits of model_id */
 };
 
-/* Opens tokenizer and template of the instance's checkpoint. On failure nothing is held. */
-enum st ST_CHECKED front_open(struct front *f, const struct instance *in, const char *served_name,
-                              enum prompt_trust trust, struct err *err);
+struct front_options { /* whoever computes has the weights: the front only needs their names */
+    const struct ckpt *ckpt;
+    const char *model_id, *served_name; /* served_name: borrowed until front_close */
+    uint32_t max_model_len, time_left_ms;
+    enum prompt_trust trust;
+};
+
+/* Opens tokenizer and template of the checkpoint. On failure nothing is held. */
+enum st ST_CHECKED front_open(struct front *f, const struct front_options *o, struct err *err);
 void front_close(struct front *f);
 
 /* The body becomes j->api, j->id and j->records, or for /tokenize and /detokenize j->whole; the

@@ -27,7 +27,7 @@ enum {
 };
 
 static void cancel(struct reply *r) {
-    atomic_store_explicit(&r->job->cancel, true, memory_order_relaxed);
+    worker_cancel(r->server->worker, r->job);
 }
 
 /* Its job and its client are both through: it is freed from outside of evhttp, whose callback this

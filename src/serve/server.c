@@ -231,14 +231,14 @@ enum st server_new(struct server **out, const struct server_options *o, struct e
     return ST_OK;
 }
 
-enum st server_start(struct server *s, const struct front *front, struct engine *engine,
+enum st server_start(struct server *s, const struct front *front, const struct compute *compute,
                      struct err *err) {
     struct timeval second = {1, 0};
     s->front = front;
     s->started_s = (int64_t)time(NULL);
     signal(SIGPIPE, SIG_IGN);
     raise_files(s);
-    enum st st = worker_start(&s->worker, front, engine, &s->mailbox, err);
+    enum st st = worker_start(&s->worker, front, compute, &s->mailbox, err);
     if (st) return st;
     if (listen(s->fd, BACKLOG) != 0)
         return err_set(err, ST_IO, "serve: cannot listen on port %u: %s", s->port, strerror(errno));

@@ -21,7 +21,7 @@ enum {
 };
 
 struct server;
-struct engine;
+struct compute;
 
 struct server_options { /* what they point to is borrowed until server_free */
     const char *host;
@@ -42,9 +42,9 @@ struct server_options { /* what they point to is borrowed until server_free */
 /* Binds the address, so that a port in use is known before a model is read, and listens from
  * server_start on; until then clients are refused. */
 enum st ST_CHECKED server_new(struct server **out, const struct server_options *o, struct err *err);
-/* Begins to accept. Both are borrowed until server_free. SIGPIPE is ignored from here on. */
-enum st ST_CHECKED server_start(struct server *s, const struct front *front, struct engine *engine,
-                                struct err *err);
+/* Begins to accept. All are borrowed until server_free. SIGPIPE is ignored from here on. */
+enum st ST_CHECKED server_start(struct server *s, const struct front *front,
+                                const struct compute *compute, struct err *err);
 uint16_t server_port(const struct server *s); /* the bound one, also where 0 was asked for */
 /* Serves until SIGINT or SIGTERM came and what ran is finished or given up; a second signal ends
  * the process at once. */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements worker.h. The text thread works through its queue; the engine thread takes what its
- * queue holds between two pieces of the engine's work, looks who left, and sleeps when there is
- * neither. */
+/* Implements worker.h. The text thread works through its queue; the computing thread takes what its
+ * queue holds between two pieces of work, looks who left, and sleeps when there is neither. */
 #include "serve/worker.h"
 
 #include <assert.h>
@@ -22,14 +21,14 @@ struct job_queue {
 
 struct worker {
     const struct front *front;
-    struct engine *engine;
+    struct compute compute;
     struct mailbox *mailbox;
-    struct job_queue text_queue, engine_queue;
-    pthread_t text_thread, engine_thread;
+    struct job_queue text_queue, compute_queue;
+    pthread_t text_thread, compute_thread;
     pthread_mutex_t stats_lock;
-    struct engine_stats stats; /* as the engine's thread last wrote them */
+    struct engine_stats stats; /* as the computing thread last wrote them */
     /* Since when the last piece of work is under way, of each thread; 0: none is. */
-    atomic_uint_least64_t text_since_ns, engine_since_ns;
+    atomic_uint_least64_t text_since_ns, compute_since_ns;
 };
 
 static void queue_init(struct job_queue *q) {
@@ -56,7 +55,7 @@ static void queue_push(struct job_queue *q, struct job *j) {
 }
 
 /* The next job; *why has a status if it must not begin any more. Waits for one if told to; NULL:
- * there is none, and with wait: closed and empty. */
+ * there is none, and with QUEUE_WAIT: closed and empty. */
 enum queue_wait { QUEUE_LOOK, QUEUE_WAIT };
 static struct job *queue_pop(struct job_queue *q, enum queue_wait wait, struct api_error *why) {
     pthread_mutex_lock(&q->lock);
@@ -79,6 +78,13 @@ static void queue_close(struct job_queue *q) {
     q->closed = true;
     pthread_cond_signal(&q->more);
     pthread_mutex_unlock(&q->lock);
+}
+
+static bool queue_over(struct job_queue *q) {
+    pthread_mutex_lock(&q->lock);
+    bool over = q->closed && !q->first;
+    pthread_mutex_unlock(&q->lock);
+    return over;
 }
 
 static bool cancelled(const struct job *j) {
@@ -105,15 +111,17 @@ static void *text_main(void *arg) {
             mailbox_done(w->mailbox, j, &why);
         else if (j->n_records == 0)
             mailbox_done(w->mailbox, j, NULL); /* its answer is there */
-        else
-            queue_push(&w->engine_queue, j);
+        else {
+            queue_push(&w->compute_queue, j);
+            w->compute.wake(w->compute.ctx);
+        }
     }
     return NULL;
 }
 
-/* --- the engine's thread ---------------------------------------------------------------------- */
+/* --- the computing thread --------------------------------------------------------------------- */
 
-/* A job that the engine has records of. */
+/* A job that is being computed. */
 struct task {
     struct task *prev, *next;
     struct worker *w;
@@ -140,7 +148,7 @@ static bool give_token(void *ctx, const struct token_out *t) {
 }
 
 static int status_of(enum st st) {
-    return st == ST_INVALID ? 400 : st == ST_TIMEOUT ? 504 : 500;
+    return st == ST_INVALID ? 400 : st == ST_TIMEOUT ? 504 : st == ST_GONE ? 503 : 500;
 }
 
 static void record_done(struct record *r, const struct err *err) {
@@ -148,7 +156,8 @@ static void record_done(struct record *r, const struct err *err) {
     r->done = true;
     k->n_left--;
     if (err && !k->why.status)
-        (void)api_fail(&k->why, status_of(err->code), NULL, NULL, "%s", err->text);
+        (void)api_fail(&k->why, status_of(err->code), NULL,
+                       err->code == ST_GONE ? "no_worker" : NULL, "%s", err->text);
 }
 
 static void on_done(void *ctx, const struct err *err) {
@@ -160,7 +169,7 @@ static void end_records(struct task *k) {
     enum engine_cancel why = left ? ENGINE_CANCEL_LEFT : ENGINE_CANCEL_ENOUGH;
     k->ending = true;
     for (uint32_t i = 0; i < k->job->n_records; i++)
-        if (!k->records[i].done) engine_cancel(k->w->engine, &k->job->records[i], why);
+        if (!k->records[i].done) k->w->compute.cancel(k->w->compute.ctx, &k->job->records[i], why);
 }
 
 static struct task *task_begin(struct worker *w, struct job *j) {
@@ -172,7 +181,7 @@ static struct task *task_begin(struct worker *w, struct job *j) {
     for (uint32_t i = 0; i < j->n_records; i++) {
         struct record *r = &k->records[i];
         *r = (struct record){.task = k, .index = i};
-        if (engine_add(w->engine, &j->records[i], &sink, r, j->arrived_ns, &err))
+        if (w->compute.add(w->compute.ctx, &j->records[i], &sink, r, j->arrived_ns, &err))
             record_done(r, &err);
     }
     return k;
@@ -185,11 +194,10 @@ static void task_end(struct task **first, struct task *k) {
     free(k);
 }
 
-/* Takes the jobs that came; waits for one while there is nothing else. False: no more will come. */
-static bool take_jobs(struct worker *w, struct task **first) {
+static void take_jobs(struct worker *w, struct task **first) {
     struct api_error why;
     struct job *j;
-    while ((j = queue_pop(&w->engine_queue, *first ? QUEUE_LOOK : QUEUE_WAIT, &why))) {
+    while ((j = queue_pop(&w->compute_queue, QUEUE_LOOK, &why))) {
         if (over(w, j, &why)) continue;
         struct task *k = task_begin(w, j);
         if (!k) {
@@ -201,7 +209,6 @@ static bool take_jobs(struct worker *w, struct task **first) {
         if (*first) (*first)->prev = k;
         *first = k;
     }
-    return *first != NULL;
 }
 
 /* Ends the tasks whose client left or that cannot go on, and gives back those that are done: true
@@ -219,41 +226,49 @@ static bool sweep(struct task **first) {
 }
 
 static void publish_stats(struct worker *w) {
+    const struct engine_stats *now = w->compute.stats(w->compute.ctx);
     pthread_mutex_lock(&w->stats_lock);
-    w->stats = *engine_stats(w->engine);
+    w->stats = *now;
     pthread_mutex_unlock(&w->stats_lock);
 }
 
-static void *engine_main(void *arg) {
+static void set_since(struct worker *w, uint64_t ns) {
+    atomic_store_explicit(&w->compute_since_ns, ns, memory_order_relaxed);
+}
+
+static void *compute_main(void *arg) {
     struct worker *w = arg;
     struct task *first = NULL;
-    bool finished = true;
-    while (take_jobs(w, &first)) {
+    bool progress = true;
+    while (!queue_over(&w->compute_queue) || first) {
+        take_jobs(w, &first);
         /* only what was finished counts as progress */
-        if (finished)
-            atomic_store_explicit(&w->engine_since_ns, clock_now_ns(), memory_order_relaxed);
-        finished = engine_step(w->engine);
-        finished = sweep(&first) || finished;
+        if (progress && first) set_since(w, clock_now_ns());
+        uint64_t until_ns = w->compute.step(w->compute.ctx, &progress);
+        progress = sweep(&first) || progress;
         publish_stats(w);
-        if (!first) atomic_store_explicit(&w->engine_since_ns, 0, memory_order_relaxed);
+        if (until_ns <= clock_now_ns() && first) continue;
+        set_since(w, 0);
+        progress = true;
+        w->compute.wait(w->compute.ctx, until_ns);
     }
     return NULL;
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-enum st worker_start(struct worker **out, const struct front *front, struct engine *engine,
+enum st worker_start(struct worker **out, const struct front *front, const struct compute *compute,
                      struct mailbox *mailbox, struct err *err) {
     struct worker *w = calloc(1, sizeof *w);
     if (!w) return err_set(err, ST_NO_MEMORY, "serve: out of memory");
-    *w = (struct worker){.front = front, .engine = engine, .mailbox = mailbox};
+    *w = (struct worker){.front = front, .compute = *compute, .mailbox = mailbox};
     pthread_mutex_init(&w->stats_lock, NULL);
     engine_stats_init(&w->stats);
     queue_init(&w->text_queue);
-    queue_init(&w->engine_queue);
+    queue_init(&w->compute_queue);
     int bad = pthread_create(&w->text_thread, NULL, text_main, w);
     if (!bad) {
-        bad = pthread_create(&w->engine_thread, NULL, engine_main, w);
+        bad = pthread_create(&w->compute_thread, NULL, compute_main, w);
         if (bad) {
             queue_close(&w->text_queue);
             pthread_join(w->text_thread, NULL);
@@ -261,7 +276,7 @@ enum st worker_start(struct worker **out, const struct front *front, struct engi
     }
     if (bad) {
         queue_release(&w->text_queue);
-        queue_release(&w->engine_queue);
+        queue_release(&w->compute_queue);
         pthread_mutex_destroy(&w->stats_lock);
         free(w);
         return err_set(err, ST_IO, "serve: cannot start a thread: %s", strerror(bad));
@@ -275,9 +290,14 @@ void worker_submit(struct worker *w, struct job *j) {
     queue_push(&w->text_queue, j);
 }
 
+void worker_cancel(struct worker *w, struct job *j) {
+    if (atomic_exchange_explicit(&j->cancel, true, memory_order_relaxed)) return;
+    w->compute.wake(w->compute.ctx);
+}
+
 void worker_refuse_waiting(struct worker *w, const struct api_error *why) {
     queue_refuse(&w->text_queue, why);
-    queue_refuse(&w->engine_queue, why);
+    queue_refuse(&w->compute_queue, why);
 }
 
 void worker_stats(struct worker *w, struct engine_stats *out) {
@@ -288,19 +308,20 @@ void worker_stats(struct worker *w, struct engine_stats *out) {
 
 uint64_t worker_stuck_ns(struct worker *w) {
     uint64_t text = atomic_load_explicit(&w->text_since_ns, memory_order_relaxed),
-             engine = atomic_load_explicit(&w->engine_since_ns, memory_order_relaxed),
-             since = text && (!engine || text < engine) ? text : engine, now = clock_now_ns();
+             compute = atomic_load_explicit(&w->compute_since_ns, memory_order_relaxed),
+             since = text && (!compute || text < compute) ? text : compute, now = clock_now_ns();
     return since && now > since ? now - since : 0;
 }
 
 void worker_stop(struct worker *w) {
     if (!w) return;
     queue_close(&w->text_queue);
-    pthread_join(w->text_thread, NULL); /* pushes nothing more to the engine's queue */
-    queue_close(&w->engine_queue);
-    pthread_join(w->engine_thread, NULL);
+    pthread_join(w->text_thread, NULL); /* pushes nothing more to the other queue */
+    queue_close(&w->compute_queue);
+    w->compute.wake(w->compute.ctx);
+    pthread_join(w->compute_thread, NULL);
     queue_release(&w->text_queue);
-    queue_release(&w->engine_queue);
+    queue_release(&w->compute_queue);
     pthread_mutex_destroy(&w->stats_lock);
     free(w);
 }
