@@ -56,7 +56,8 @@ struct cluster_view {
     uint64_t joins, deaths, drains,
         stale; /* stale: messages of older attempts or epochs, refused */
     double request_rate;
-    uint32_t n_events; /* the last ones, newest first */
+    uint64_t events_total; /* since the start, so that a reader knows which are new to it */
+    uint32_t n_events;     /* the last ones, newest first */
     struct cluster_event {
         uint64_t at_s; /* since 1970; filled by the runtime */
         char text[CLUSTER_EVENT_BYTES];
