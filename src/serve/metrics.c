@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements metrics.h. The text format: for every family # HELP, # TYPE, then its samples.
- * Histogram buckets are cumulative and end with +Inf. */
+/* Implements metrics.h. */
 #include "serve/metrics.h"
 
 #include <assert.h>
 #include <dirent.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
-#define P "supernode_"
+#include "serve/metrics_text.h"
+
+#define P METRICS_PREFIX
 
 const char *metrics_abort_name(enum metrics_abort why) {
     static const char *const names[METRICS_ABORTS] = {[ABORT_LEFT_WAITING] = "left_waiting",
@@ -24,7 +24,7 @@ const char *metrics_abort_name(enum metrics_abort why) {
     return names[why];
 }
 
-void metrics_http(struct metrics *m, const char *path, int status) {
+void metrics_count(struct metrics *m, const char *path, int status) {
     uint32_t i = 0;
     while (i < m->n_http && (m->http[i].path != path || m->http[i].status != status)) i++;
     if (i == METRICS_HTTP_MAX) return;
@@ -34,72 +34,6 @@ void metrics_http(struct metrics *m, const char *path, int status) {
         m->n_http++;
     }
     m->http[i].n++;
-}
-
-/* --- the format ------------------------------------------------------------------------------- */
-
-static void family(struct json_out *o, const char *name, const char *type, const char *help) {
-    json_out_raw(o, "# HELP ");
-    json_out_raw(o, name);
-    json_out_raw(o, " ");
-    json_out_raw(o, help);
-    json_out_raw(o, "\n# TYPE ");
-    json_out_raw(o, name);
-    json_out_raw(o, " ");
-    json_out_raw(o, type);
-    json_out_raw(o, "\n");
-}
-
-/* As Prometheus escapes it: backslash, quote, newline. */
-static void label(struct json_out *o, const char *name, const char *value) {
-    json_out_raw(o, name);
-    json_out_raw(o, "=\"");
-    for (const char *c = value; *c; c++) {
-        if (*c == '\n')
-            json_out_raw(o, "\\n");
-        else if (*c == '\\' || *c == '"')
-            json_out_bytes(o, (char[]){'\\', *c}, 2);
-        else
-            json_out_bytes(o, c, 1);
-    }
-    json_out_raw(o, "\"");
-}
-
-static void value(struct json_out *o, double v) {
-    char text[40];
-    if (v == rint(v) && fabs(v) < 9e15)
-        snprintf(text, sizeof text, " %lld\n", (long long)v);
-    else
-        snprintf(text, sizeof text, " %.9g\n", v);
-    json_out_raw(o, text);
-}
-
-/* One sample with up to two labels; name NULL: there is none. */
-static void sample(struct json_out *o, const char *metric, const char *suffix, const char *model,
-                   const char *name, const char *text, double v) {
-    json_out_raw(o, metric);
-    json_out_raw(o, suffix);
-    if (model || name) json_out_raw(o, "{");
-    if (model) label(o, "model_name", model);
-    if (model && name) json_out_raw(o, ",");
-    if (name) label(o, name, text);
-    if (model || name) json_out_raw(o, "}");
-    value(o, v);
-}
-
-static void histogram(struct json_out *o, const char *name, const char *model,
-                      const struct histogram *h, const char *help) {
-    uint64_t below = 0;
-    char bound[32];
-    family(o, name, "histogram", help);
-    for (uint32_t i = 0; i < h->n; i++) {
-        below += h->counts[i];
-        snprintf(bound, sizeof bound, "%.9g", h->bounds[i]);
-        sample(o, name, "_bucket", model, "le", bound, (double)below);
-    }
-    sample(o, name, "_bucket", model, "le", "+Inf", (double)h->count);
-    sample(o, name, "_sum", model, NULL, NULL, h->sum);
-    sample(o, name, "_count", model, NULL, NULL, (double)h->count);
 }
 
 /* --- engine ----------------------------------------------------------------------------------- */
@@ -122,8 +56,8 @@ static void engine_gauges(struct json_out *o, const char *model, const struct en
          s->step_s},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        family(o, rows[i].name, "gauge", rows[i].help);
-        sample(o, rows[i].name, "", model, NULL, NULL, rows[i].v);
+        metrics_family(o, rows[i].name, "gauge", rows[i].help);
+        metrics_sample(o, rows[i].name, "", model, NULL, NULL, rows[i].v);
     }
 }
 
@@ -149,46 +83,49 @@ static void engine_counters(struct json_out *o, const char *model, const struct 
         {P "spec_decode_num_accepted_tokens_total", "Draft tokens accepted.", s->spec_accepted},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        family(o, rows[i].name, "counter", rows[i].help);
-        sample(o, rows[i].name, "", model, NULL, NULL, (double)rows[i].v);
+        metrics_family(o, rows[i].name, "counter", rows[i].help);
+        metrics_sample(o, rows[i].name, "", model, NULL, NULL, (double)rows[i].v);
     }
     static const char by_position[] = P "spec_decode_num_accepted_tokens_per_pos_total";
-    family(o, by_position, "counter", "Draft tokens accepted, by their place in the draft.");
+    metrics_family(o, by_position, "counter",
+                   "Draft tokens accepted, by their place in the draft.");
     for (int i = 0; i < STATS_DRAFTS_MAX; i++) {
         char place[8];
         snprintf(place, sizeof place, "%d", i);
-        sample(o, by_position, "", model, "position", place, (double)s->spec_accepted_at[i]);
+        metrics_sample(o, by_position, "", model, "position", place,
+                       (double)s->spec_accepted_at[i]);
     }
     static const char *const reasons[STATS_FINISHES] = {[STATS_FINISH_STOP] = "stop",
                                                         [STATS_FINISH_LENGTH] = "length",
                                                         [STATS_FINISH_ABORT] = "abort",
                                                         [STATS_FINISH_ERROR] = "error"};
-    family(o, P "request_success_total", "counter", "Requests that ended, by why.");
+    metrics_family(o, P "request_success_total", "counter", "Requests that ended, by why.");
     for (int i = 0; i < STATS_FINISHES; i++)
-        sample(o, P "request_success_total", "", model, "finished_reason", reasons[i],
-               (double)s->finished[i]);
+        metrics_sample(o, P "request_success_total", "", model, "finished_reason", reasons[i],
+                       (double)s->finished[i]);
 }
 
 static void engine_histograms(struct json_out *o, const char *model, const struct engine_stats *s) {
-    histogram(o, P "time_to_first_token_seconds", model, &s->ttft,
-              "From a request's arrival to its first token.");
-    histogram(o, P "inter_token_latency_seconds", model, &s->itl,
-              "Between two tokens of a sequence.");
-    histogram(o, P "request_time_per_output_token_seconds", model, &s->tpot,
-              "A request's time between tokens, averaged over its answer.");
-    histogram(o, P "e2e_request_latency_seconds", model, &s->e2e,
-              "From a request's arrival to its last token.");
-    histogram(o, P "request_queue_time_seconds", model, &s->queue,
-              "From a request's arrival until it was first computed.");
-    histogram(o, P "request_prefill_time_seconds", model, &s->prefill,
-              "From when a request was first computed to its first token.");
-    histogram(o, P "request_decode_time_seconds", model, &s->decode,
-              "From a request's first token to its last.");
-    histogram(o, P "request_prompt_tokens", model, &s->prompt_len, "Prompt tokens of a request.");
-    histogram(o, P "request_generation_tokens", model, &s->generation_len,
-              "Tokens generated for a request.");
-    histogram(o, P "iteration_tokens", model, &s->iteration_tokens,
-              "Rows of a step: tokens computed at once.");
+    metrics_histogram(o, P "time_to_first_token_seconds", model, &s->ttft,
+                      "From a request's arrival to its first token.");
+    metrics_histogram(o, P "inter_token_latency_seconds", model, &s->itl,
+                      "Between two tokens of a sequence.");
+    metrics_histogram(o, P "request_time_per_output_token_seconds", model, &s->tpot,
+                      "A request's time between tokens, averaged over its answer.");
+    metrics_histogram(o, P "e2e_request_latency_seconds", model, &s->e2e,
+                      "From a request's arrival to its last token.");
+    metrics_histogram(o, P "request_queue_time_seconds", model, &s->queue,
+                      "From a request's arrival until it was first computed.");
+    metrics_histogram(o, P "request_prefill_time_seconds", model, &s->prefill,
+                      "From when a request was first computed to its first token.");
+    metrics_histogram(o, P "request_decode_time_seconds", model, &s->decode,
+                      "From a request's first token to its last.");
+    metrics_histogram(o, P "request_prompt_tokens", model, &s->prompt_len,
+                      "Prompt tokens of a request.");
+    metrics_histogram(o, P "request_generation_tokens", model, &s->generation_len,
+                      "Tokens generated for a request.");
+    metrics_histogram(o, P "iteration_tokens", model, &s->iteration_tokens,
+                      "Rows of a step: tokens computed at once.");
 }
 
 /* --- HTTP and the process --------------------------------------------------------------------- */
@@ -199,26 +136,28 @@ static void http_counters(struct json_out *o, const struct metrics *m) {
         [REJECT_KEY_REQUESTS] = "key_requests", [REJECT_KEY_RATE] = "key_rate",
         [REJECT_UNAUTHORIZED] = "unauthorized", [REJECT_STOPPING] = "stopping",
         [REJECT_CONNECTIONS] = "connections"};
-    family(o, P "http_requests_total", "counter", "HTTP answers begun, by path and status.");
+    metrics_family(o, P "http_requests_total", "counter",
+                   "HTTP answers begun, by path and status.");
     for (uint32_t i = 0; i < m->n_http; i++) {
         char status[8];
         snprintf(status, sizeof status, "%d", m->http[i].status);
         json_out_raw(o, P "http_requests_total{");
-        label(o, "path", m->http[i].path);
+        metrics_label(o, "path", m->http[i].path);
         json_out_raw(o, ",");
-        label(o, "status", status);
+        metrics_label(o, "status", status);
         json_out_raw(o, "}");
-        value(o, (double)m->http[i].n);
+        metrics_value(o, (double)m->http[i].n);
     }
-    family(o, P "requests_rejected_total", "counter", "Requests refused before any work, by why.");
+    metrics_family(o, P "requests_rejected_total", "counter",
+                   "Requests refused before any work, by why.");
     for (int i = 0; i < METRICS_REJECTS; i++)
-        sample(o, P "requests_rejected_total", "", NULL, "reason", rejects[i],
-               (double)m->rejected[i]);
-    family(o, P "requests_aborted_total", "counter",
-           "Requests whose answer did not reach the client whole, by why.");
+        metrics_sample(o, P "requests_rejected_total", "", NULL, "reason", rejects[i],
+                       (double)m->rejected[i]);
+    metrics_family(o, P "requests_aborted_total", "counter",
+                   "Requests whose answer did not reach the client whole, by why.");
     for (int i = 0; i < METRICS_ABORTS; i++)
-        sample(o, P "requests_aborted_total", "", NULL, "reason", metrics_abort_name(i),
-               (double)m->aborted[i]);
+        metrics_sample(o, P "requests_aborted_total", "", NULL, "reason", metrics_abort_name(i),
+                       (double)m->aborted[i]);
 }
 
 static double cpu_seconds(clockid_t clock) {
@@ -248,11 +187,7 @@ static double open_fds(void) {
     return n;
 }
 
-static void process(struct json_out *o, const struct metrics_now *now) {
-    struct rlimit files = {0};
-    double virtual, resident;
-    memory_bytes(&virtual, &resident);
-    (void)getrlimit(RLIMIT_NOFILE, &files);
+static void rows_of_front(struct json_out *o, const struct metrics_now *now) {
     const struct {
         const char *name, *type, *help;
         double v;
@@ -264,6 +199,22 @@ static void process(struct json_out *o, const struct metrics_now *now) {
          cpu_seconds(CLOCK_THREAD_CPUTIME_ID)},
         {P "engine_stuck_seconds", "gauge",
          "For how long no piece of work was finished although some waits.", now->stuck_s},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        metrics_family(o, rows[i].name, rows[i].type, rows[i].help);
+        metrics_sample(o, rows[i].name, "", NULL, NULL, NULL, rows[i].v);
+    }
+}
+
+void metrics_process(struct json_out *o, int64_t started_s) {
+    struct rlimit files = {0};
+    double virtual, resident;
+    memory_bytes(&virtual, &resident);
+    (void)getrlimit(RLIMIT_NOFILE, &files);
+    const struct {
+        const char *name, *type, *help;
+        double v;
+    } rows[] = {
         {"process_cpu_seconds_total", "counter", "CPU time of the process, user and system.",
          cpu_seconds(CLOCK_PROCESS_CPUTIME_ID)},
         {"process_resident_memory_bytes", "gauge", "Memory in use, mapped weights included.",
@@ -272,20 +223,25 @@ static void process(struct json_out *o, const struct metrics_now *now) {
         {"process_open_fds", "gauge", "Open file descriptors.", open_fds()},
         {"process_max_fds", "gauge", "The most there may be.", (double)files.rlim_cur},
         {"process_start_time_seconds", "gauge", "Start of serving, seconds since 1970.",
-         (double)now->started_s},
+         (double)started_s},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        family(o, rows[i].name, rows[i].type, rows[i].help);
-        sample(o, rows[i].name, "", NULL, NULL, NULL, rows[i].v);
+        metrics_family(o, rows[i].name, rows[i].type, rows[i].help);
+        metrics_sample(o, rows[i].name, "", NULL, NULL, NULL, rows[i].v);
     }
-    family(o, P "build_info", "gauge", "Always 1; the label says the version.");
-    sample(o, P "build_info", "", NULL, "version", SUPERNODE_VERSION, 1);
+    metrics_family(o, P "build_info", "gauge", "Always 1; the label says the version.");
+    metrics_sample(o, P "build_info", "", NULL, "version", SUPERNODE_VERSION, 1);
+}
+
+void metrics_engine(struct json_out *o, const char *model, const struct engine_stats *s) {
+    engine_gauges(o, model, s);
+    engine_counters(o, model, s);
+    engine_histograms(o, model, s);
 }
 
 void metrics_write(struct json_out *o, const struct metrics_now *now) {
-    engine_gauges(o, now->model, now->engine);
-    engine_counters(o, now->model, now->engine);
-    engine_histograms(o, now->model, now->engine);
+    metrics_engine(o, now->model, now->engine);
     http_counters(o, now->http);
-    process(o, now);
+    rows_of_front(o, now);
+    metrics_process(o, now->started_s);
 }

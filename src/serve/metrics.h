@@ -41,7 +41,7 @@ struct metrics {
 
 const char *metrics_abort_name(enum metrics_abort why);
 /* path: a constant, one of few. */
-void metrics_http(struct metrics *m, const char *path, int status);
+void metrics_count(struct metrics *m, const char *path, int status);
 
 struct metrics_now { /* what is true as /metrics is asked for */
     const char *model;
@@ -54,5 +54,9 @@ struct metrics_now { /* what is true as /metrics is asked for */
 
 /* Calls on the HTTP thread: the CPU time it reports is the calling thread's. */
 void metrics_write(struct json_out *o, const struct metrics_now *now);
+
+/* Parts of it that other roles have too. */
+void metrics_engine(struct json_out *o, const char *model, const struct engine_stats *s);
+void metrics_process(struct json_out *o, int64_t started_s);
 
 #endif

@@ -12,7 +12,9 @@
 #include <event2/keyvalq_struct.h>
 
 #include "base/clock.h"
+#include "serve/cluster_json.h"
 #include "serve/json_out.h"
+#include "serve/metrics_cluster.h"
 #include "serve/page.h"
 #include "serve/server_impl.h"
 
@@ -23,7 +25,7 @@ enum { SMALL_BODY_MAX = 65536, METRICS_BYTES_MAX = 4 << 20, ASKED_HEADERS_MAX = 
 static const char *route_label(const struct evhttp_request *req);
 
 void server_count(struct server *s, struct evhttp_request *req, int status) {
-    metrics_http(&s->metrics, route_label(req), status);
+    metrics_count(&s->metrics, route_label(req), status);
 }
 
 static void send_typed(struct server *s, struct evhttp_request *req, int status, const char *type,
@@ -120,12 +122,16 @@ static void get_live(struct server *s, struct evhttp_request *req, struct auth_k
 static void get_health(struct server *s, struct evhttp_request *req, struct auth_key *key) {
     struct api_error e;
     uint64_t stuck_s = worker_stuck_ns(s->worker) / 1000000000;
+    enum member_role lacking;
     if (s->stopping)
         (void)api_fail(&e, 503, NULL, "shutting_down", "the server is shutting down");
     else if (stuck_s >= s->o.stuck_s)
         (void)api_fail(&e, 503, NULL, "stuck",
                        "no piece of work was finished for %llu s while some waits",
                        (unsigned long long)stuck_s);
+    else if (s->cluster && !cluster_watch_ready(s->cluster, &lacking))
+        (void)api_fail(&e, 503, NULL, "no_worker", "no %s worker is ready",
+                       member_role_name(lacking));
     else {
         get_live(s, req, key);
         return;
@@ -138,6 +144,32 @@ static void get_version(struct server *s, struct evhttp_request *req, struct aut
     struct json_out o = {&body, ST_OK};
     (void)key;
     json_out_raw(&o, "{\"version\":\"" SUPERNODE_VERSION "\"}");
+    send_json(s, req, &o);
+}
+
+/* To be freed; views are too large for the stack. NULL: o has failed. */
+static struct cluster_view *view_of(struct server *s, struct json_out *o) {
+    struct cluster_view *view = malloc(sizeof *view);
+    if (view)
+        cluster_watch_view(s->cluster, view);
+    else
+        o->st = ST_NO_MEMORY;
+    return view;
+}
+
+static void get_cluster(struct server *s, struct evhttp_request *req, struct auth_key *key) {
+    struct buf body = {.max = METRICS_BYTES_MAX};
+    struct json_out o = {&body, ST_OK};
+    struct api_error e;
+    (void)key;
+    if (!s->cluster) {
+        (void)api_fail(&e, 404, NULL, NULL, "/cluster: this server is no cluster's router");
+        server_send_error(s, req, &e);
+        return;
+    }
+    struct cluster_view *view = view_of(s, &o);
+    if (view) cluster_json_write(&o, view);
+    free(view);
     send_json(s, req, &o);
 }
 
@@ -156,6 +188,9 @@ static void get_metrics(struct server *s, struct evhttp_request *req, struct aut
                               .stuck_s = (double)worker_stuck_ns(s->worker) / 1e9,
                               .started_s = s->started_s};
     metrics_write(&o, &now);
+    struct cluster_view *view = s->cluster ? view_of(s, &o) : NULL;
+    if (view) metrics_cluster(&o, view);
+    free(view);
     send_built(s, req, "text/plain; version=0.0.4; charset=utf-8", &o);
 }
 
@@ -199,6 +234,7 @@ static const struct route routes[] = {
     {"/live", EVHTTP_REQ_GET, OPEN, get_live},
     {"/health", EVHTTP_REQ_GET, OPEN, get_health},
     {"/metrics", EVHTTP_REQ_GET, OPEN, get_metrics},
+    {"/cluster", EVHTTP_REQ_GET, OPEN, get_cluster},
     {"/version", EVHTTP_REQ_GET, OPEN, get_version},
 };
 static const char keyed_prefix[] = "/v1/", model_prefix[] = "/v1/models/";

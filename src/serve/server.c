@@ -166,7 +166,7 @@ static enum st bind_address(struct server *s, struct err *err) {
 
 static void on_refused(void *arg, int status) {
     struct server *s = arg;
-    metrics_http(&s->metrics, "malformed", status);
+    metrics_count(&s->metrics, "malformed", status);
     if (status == 503) s->metrics.rejected[REJECT_BODIES]++;
 }
 
@@ -232,9 +232,10 @@ enum st server_new(struct server **out, const struct server_options *o, struct e
 }
 
 enum st server_start(struct server *s, const struct front *front, const struct compute *compute,
-                     struct err *err) {
+                     struct cluster_watch *cluster, struct err *err) {
     struct timeval second = {1, 0};
     s->front = front;
+    s->cluster = cluster;
     s->started_s = (int64_t)time(NULL);
     signal(SIGPIPE, SIG_IGN);
     raise_files(s);

@@ -22,6 +22,7 @@ enum {
 
 struct server;
 struct compute;
+struct cluster_watch;
 
 struct server_options { /* what they point to is borrowed until server_free */
     const char *host;
@@ -42,9 +43,11 @@ struct server_options { /* what they point to is borrowed until server_free */
 /* Binds the address, so that a port in use is known before a model is read, and listens from
  * server_start on; until then clients are refused. */
 enum st ST_CHECKED server_new(struct server **out, const struct server_options *o, struct err *err);
-/* Begins to accept. All are borrowed until server_free. SIGPIPE is ignored from here on. */
+/* Begins to accept. What they point to is borrowed until server_free; cluster: what /cluster,
+ * /metrics and /health look at, NULL where there is none. SIGPIPE is ignored from here on. */
 enum st ST_CHECKED server_start(struct server *s, const struct front *front,
-                                const struct compute *compute, struct err *err);
+                                const struct compute *compute, struct cluster_watch *cluster,
+                                struct err *err);
 uint16_t server_port(const struct server *s); /* the bound one, also where 0 was asked for */
 /* Serves until SIGINT or SIGTERM came and what ran is finished or given up; a second signal ends
  * the process at once. */

@@ -8,6 +8,7 @@
 #include <event2/http.h>
 
 #include "serve/answer.h"
+#include "serve/cluster_watch.h"
 #include "serve/http_conn.h"
 #include "serve/mailbox.h"
 #include "serve/metrics.h"
@@ -58,6 +59,7 @@ struct server {
     struct metrics metrics;
 
     const struct front *front;
+    struct cluster_watch *cluster; /* NULL: serve */
     struct mailbox mailbox;
     struct worker *worker;
     int64_t started_s;

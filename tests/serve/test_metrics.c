@@ -74,9 +74,9 @@ static void figures_stand_under_their_names(void **state) {
     s.generation_tokens = 1234567890123;
     s.finished[STATS_FINISH_LENGTH] = 4;
     s.spec_accepted_at[1] = 6;
-    metrics_http(&m, path, 200);
-    metrics_http(&m, path, 503);
-    metrics_http(&m, path, 200);
+    metrics_count(&m, path, 200);
+    metrics_count(&m, path, 503);
+    metrics_count(&m, path, 200);
     m.rejected[REJECT_KEY_RATE] = 7;
     m.aborted[ABORT_LEFT_READING] = 8;
     struct buf b = written(&s, &m, "m");
@@ -100,7 +100,7 @@ static void statuses_beyond_the_table_are_not_counted(void **state) {
     (void)state;
     struct metrics m = {0};
     static const char path[] = "/p";
-    for (int i = 0; i < 1000; i++) metrics_http(&m, path, i);
+    for (int i = 0; i < 1000; i++) metrics_count(&m, path, i);
     assert_int_equal(m.n_http, METRICS_HTTP_MAX);
 }
 
