@@ -15,6 +15,9 @@ struct local {
 /* On failure nothing is held. */
 enum st ST_CHECKED local_open(struct local *l, const struct instance_options *i,
                               const struct engine_options *o, struct err *err);
+/* Without an engine: for who has one of its own (a cluster's worker). */
+enum st ST_CHECKED local_open_model(struct local *l, const struct instance_options *i,
+                                    const struct engine_options *o, struct err *err);
 void local_close(struct local *l);
 
 #endif
