@@ -432,7 +432,7 @@ enum st exec_model_new(struct exec_model **out, struct instance *in,
                              .copy_page = copy_page,
                              .copy_slot = copy_slot,
                              .slot = slot,
-                             .shape = instance_block_shape(in),
+                             .shape = instance_shape(&in->config, in->kv.dtype),
                              .memory = in->kv.rows,
                              .generations = in->generations,
                              .slot_bytes = in->config.n_mtp ? in->config.hidden * 4 : 0};

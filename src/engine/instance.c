@@ -42,21 +42,17 @@ static uint64_t automatic_pages(const struct instance *in, const struct instance
     return left / page_bytes;
 }
 
-static struct block_shape shape_of(const struct model_config *c, enum ops_dtype dtype) {
+struct block_shape instance_shape(const struct model_config *c, enum ops_dtype dtype) {
     struct block_shape s = {.n_layers = config_layers_all(c),
                             .tail_bytes = c->n_mtp ? c->hidden * (uint32_t)sizeof(float) : 0};
     s.layer_bytes = (uint32_t)((kv_page_bytes_all(c, dtype) - s.tail_bytes) / s.n_layers);
     return s;
 }
 
-struct block_shape instance_block_shape(const struct instance *in) {
-    return shape_of(&in->config, in->kv.dtype);
-}
-
 static enum st make_kv(struct instance *in, const struct instance_options *o, enum ops_dtype dtype,
                        uint32_t n_pages, struct err *err) {
     if (!o->bus) return kv_init(&in->kv, &in->config, dtype, n_pages, NULL, err);
-    struct block_shape shape = shape_of(&in->config, dtype);
+    struct block_shape shape = instance_shape(&in->config, dtype);
     void *memory;
     enum st st = bus_segment_new(o->bus, paged_bytes(&shape, n_pages), BUS_PEERS_READ, &in->segment,
                                  &memory, err);

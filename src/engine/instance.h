@@ -63,8 +63,8 @@ enum st ST_CHECKED instance_open(struct instance *in, const struct instance_opti
                                  struct err *err);
 void instance_close(struct instance *in);
 
-/* A page of this instance as bus and pool see it. */
-struct block_shape instance_block_shape(const struct instance *in);
+/* A page of KV as bus and pool see it. */
+struct block_shape instance_shape(const struct model_config *c, enum ops_dtype dtype);
 
 /* EOS ids inside the vocabulary: those of generation_config.json, else of config.json. Returns how
  * many. */
