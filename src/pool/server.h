@@ -35,6 +35,7 @@ struct pool_server_stats {
     uint64_t stored, known, refused, bad_offers; /* bad: stale, changed while copied, owner gone */
     uint64_t evicted_to_ssd, evicted, promoted;  /* promoted: from SSD back to DRAM */
     uint64_t hits_logged, ssd_asked, ssd_found, ssd_bad; /* bad: damaged on SSD */
+    uint64_t dram_bad;                                   /* damaged in DRAM, as a client noticed */
 };
 
 enum st ST_CHECKED pool_server_new(struct pool_server **out, const struct pool_server_options *o,

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Room in DRAM and on SSD: who has to go (dir.h). Clocks give a second chance: a block that was hit
+ * since the hand last passed loses its mark and stays. */
+#include "pool/dir.h"
+
+#include <assert.h>
+
+/* Moves a hand until it finds a block that may go, of one namespace or (DIR_NONE) of any. */
+static uint32_t clock_victim(struct dir *d, uint32_t *hand, uint32_t ns) {
+    for (uint64_t i = 0; i < 2 * (uint64_t)d->n_slots; i++) {
+        uint32_t slot = *hand;
+        const struct dir_extent *x = &d->extents[slot / d->per_extent];
+        if (!x->memory || (ns != DIR_NONE && x->ns != ns)) { /* past the extent */
+            uint32_t next = (slot / d->per_extent + 1) * d->per_extent;
+            i += next - slot - 1;
+            *hand = next % d->n_slots;
+            continue;
+        }
+        *hand = (slot + 1) % d->n_slots;
+        struct dir_slot *s = &d->slots[slot];
+        if (s->block == DIR_NONE) continue;
+        if (!s->hit) return slot;
+        s->hit = false;
+    }
+    return DIR_NONE;
+}
+
+static bool lately_used(const struct dir *d, uint32_t extent) {
+    for (uint32_t i = 0; i < d->per_extent; i++)
+        if (d->slots[extent * d->per_extent + i].hit) return true;
+    return false;
+}
+
+static enum dir_need evict_own(struct dir *d, uint32_t ns, uint32_t *value) {
+    uint32_t slot = clock_victim(d, &d->ns[ns].hand, ns);
+    if (slot == DIR_NONE) return DIR_NO;
+    *value = d->slots[slot].block;
+    return DIR_EVICT;
+}
+
+static enum dir_need vacate(struct dir *d, uint32_t *value) {
+    for (uint32_t i = 0; i < d->per_extent; i++) {
+        const struct dir_slot *s = &d->slots[d->vacating * d->per_extent + i];
+        if (s->block == DIR_NONE) continue;
+        *value = s->block;
+        return DIR_EVICT;
+    }
+    *value = d->vacating;
+    return DIR_DROP;
+}
+
+static enum dir_need evict_any(struct dir *d, uint32_t ns, uint32_t *value) {
+    uint32_t slot = clock_victim(d, &d->hand, DIR_NONE);
+    if (slot == DIR_NONE) return DIR_NO;
+    uint32_t extent = slot / d->per_extent;
+    const struct dir_extent *x = &d->extents[extent];
+    if (x->ns == ns) {
+        *value = d->slots[slot].block;
+        return DIR_EVICT;
+    }
+    bool gives = d->ns[x->ns].n_extents > d->ns[ns].n_extents || !lately_used(d, extent);
+    if (!gives || x->n_filling > 0) return evict_own(d, ns, value);
+    d->vacating = extent;
+    return vacate(d, value);
+}
+
+static uint32_t take(struct dir *d, uint32_t ns) {
+    for (uint32_t e = 0; e < d->n_extents; e++) {
+        struct dir_extent *x = &d->extents[e];
+        if (!x->memory || x->ns != ns || x->free == DIR_NONE) continue;
+        uint32_t slot = x->free;
+        struct dir_slot *s = &d->slots[slot];
+        x->free = s->next_free;
+        s->taken = true;
+        s->generation++;
+        x->n_taken++;
+        x->n_filling++;
+        d->ns[ns].n_slots++;
+        d->used_slots++;
+        /* before any byte of it changes: who copies the old block looks at it after the copy */
+        __atomic_store_n(&dir_slot_header(d, slot)->generation, s->generation, __ATOMIC_RELAXED);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        return slot;
+    }
+    return DIR_NONE;
+}
+
+bool dir_has_room(const struct dir *d, uint32_t ns) {
+    if (d->vacating != DIR_NONE || d->ns[ns].n_slots >= d->ns[ns].n_slots_max) return false;
+    for (uint32_t e = 0; e < d->n_extents; e++) {
+        const struct dir_extent *x = &d->extents[e];
+        if (!x->memory || (x->ns == ns && x->free != DIR_NONE)) return true;
+    }
+    return false;
+}
+
+enum dir_need dir_need(struct dir *d, uint32_t ns, uint32_t *value) {
+    if (d->vacating != DIR_NONE) return vacate(d, value);
+    if (d->ns[ns].n_slots >= d->ns[ns].n_slots_max) return evict_own(d, ns, value);
+    *value = take(d, ns);
+    if (*value != DIR_NONE) return DIR_TOOK;
+    for (uint32_t e = 0; e < d->n_extents; e++)
+        if (!d->extents[e].memory) {
+            *value = e;
+            return DIR_MAKE;
+        }
+    return evict_any(d, ns, value);
+}
+
+void dir_extent_add(struct dir *d, uint32_t extent, uint32_t ns, void *memory) {
+    struct dir_extent *x = &d->extents[extent];
+    assert(!x->memory);
+    *x = (struct dir_extent){
+        .memory = memory, .segment = ++d->serial << 8 | extent, .ns = ns, .free = DIR_NONE};
+    for (uint32_t i = d->per_extent; i-- > 0;) {
+        uint32_t slot = extent * d->per_extent + i;
+        d->slots[slot] = (struct dir_slot){
+            .generation = d->slots[slot].generation, .block = DIR_NONE, .next_free = x->free};
+        x->free = slot;
+    }
+    d->ns[ns].n_extents++;
+}
+
+void dir_extent_remove(struct dir *d, uint32_t extent) {
+    struct dir_extent *x = &d->extents[extent];
+    assert(x->memory && x->n_taken == 0);
+    d->ns[x->ns].n_extents--;
+    *x = (struct dir_extent){0};
+    if (d->vacating == extent) d->vacating = DIR_NONE;
+}
+
+/* --- records of the SSD --------------------------------------------------------------------- */
+
+static uint32_t rec_victim(struct dir *d, uint32_t ns) {
+    for (uint64_t i = 0; i < 2 * (uint64_t)d->recs_begun; i++) {
+        uint32_t rec = d->rec_hand;
+        struct dir_rec *r = &d->recs[rec];
+        d->rec_hand = (rec + 1) % d->recs_begun;
+        if (r->busy) continue;
+        if (ns != DIR_NONE && (r->block == DIR_NONE || d->blocks[r->block].ns != ns)) continue;
+        if (!r->hit) return rec;
+        r->hit = false;
+    }
+    return DIR_NONE;
+}
+
+uint32_t dir_rec_need(struct dir *d, uint32_t ns) {
+    bool at_quota = d->ns[ns].n_recs >= d->ns[ns].n_recs_max;
+    if (!at_quota && d->recs_begun < d->n_recs) return d->recs_begun++;
+    uint32_t rec = rec_victim(d, at_quota ? ns : DIR_NONE);
+    if (rec != DIR_NONE) dir_rec_lost(d, rec);
+    return rec;
+}
