@@ -82,9 +82,9 @@ static void op_copy(const struct sim_op *o, bool upper) {
     uint8_t *shared = o->memory->data + o->offset;
     size_t from = upper ? o->split : 0, to = upper ? o->len : o->split;
     if (o->write)
-        memcpy(shared + from, o->local + from, to - from);
+        bus_copy(shared + from, o->local + from, to - from);
     else
-        memcpy(o->local + from, shared + from, to - from);
+        bus_copy(o->local + from, shared + from, to - from);
 }
 
 static void op_complete(struct sim_net *n, struct sim_op *o, enum bus_status status) {
