@@ -311,6 +311,87 @@ function showMetrics(sums) {
   show("tpot", tpot && now - tpot.at < 10000 ? `${figure(tpot.ms)} ms` : undefined);
 }
 
+// --- the cluster ---------------------------------------------------------------------------------
+
+function make(tag, className, ...parts) {
+  const e = document.createElement(tag);
+  if (className) e.className = className;
+  e.append(...parts);
+  return e;
+}
+function percent(part, of) {
+  return of > 0 ? 100 * part / of : 0;
+}
+function bytes(v) {
+  const units = ["B", "KB", "MB", "GB", "TB"];
+  let i = 0;
+  for (; v >= 1000 && i < units.length - 1; i++) v /= 1000;
+  return `${i ? figure(v) : v} ${units[i]}`;
+}
+function bar(part, of, what) {
+  const b = make("div", "bar", make("i"));
+  b.firstChild.style.width = `${Math.min(100, percent(part, of))}%`;
+  b.title = what;
+  return b;
+}
+
+// What stands under a member's name: what it does, and what it found or took over.
+function aboutMember(m) {
+  const l = m.load;
+  if (m.role === "pool") {
+    const ssd = l.bytes_ssd_max ? `, SSD ${bytes(l.bytes_ssd)} of ${bytes(l.bytes_ssd_max)}` : "";
+    return `${bytes(l.bytes_dram)} of ${bytes(l.bytes_dram_max)}${ssd}, ${l.pages_used} blocks`;
+  }
+  const work = `${l.running} running, ${l.waiting} waiting`;
+  if (m.role === "prefill") {
+    const hits = percent(l.prompt_cached, l.prompt_tokens), pool = percent(l.prompt_from_pool, l.prompt_tokens);
+    return `${work}, hits ${hits.toFixed(0)} % (pool ${pool.toFixed(0)} %), ${l.lent} lent`;
+  }
+  const tpot = l.tpot_us_p50 ? `, TPOT ${figure(l.tpot_us_p50 / 1000)} ms` : "";
+  return `${work}${tpot}, ${l.pulls} taken over`;
+}
+
+function memberItem(m) {
+  const l = m.load;
+  const used = m.role === "pool" ? bar(l.bytes_dram, l.bytes_dram_max, "DRAM in use") : bar(l.pages_used, l.pages, "KV pages in use");
+  const rate = m.role === "pool" ? "" : `${figure(m.role === "prefill" ? m.prompt_rate : m.token_rate)} tok/s`;
+  const item = make("li", m.state === "ready" ? "" : "off", make("span", "name", m.name), used, make("span", "rate", rate));
+  item.append(make("span", "more", `${m.state === "ready" ? "" : `${m.state}: `}${aboutMember(m)}`));
+  item.title = `${m.name}: ${m.role}, ${m.state}, epoch ${m.epoch}, pid ${m.pid}`;
+  return item;
+}
+
+function showCluster(c) {
+  el("members").replaceChildren(...["prefill", "decode", "pool"].map(role => {
+    const members = c.members.filter(m => m.role === role);
+    const ready = members.filter(m => m.state === "ready").length;
+    const head = make("h2", "", role, make("span", "", ` ${ready === members.length ? ready : `${ready} of ${members.length}`} ready`));
+    return make("section", "", head, make("ul", "", ...members.map(memberItem)));
+  }));
+  const facts = [["requests/s", figure(c.request_rate)], ["queued", c.queued], ["prefilling", c.prefilling], ["decoding", c.decoding],
+    ["hand-overs", c.handovers], ["moved", c.moved], ["failed", c.failed], ["epoch", c.epoch]];
+  el("cluster-facts").replaceChildren(...facts.map(([name, v]) => make("div", "", make("dt", "", name), make("dd", "", String(v)))));
+  el("cluster-events").replaceChildren(...c.events.slice(0, 8).map(e => {
+    const time = make("time", "", new Date(e.at_s * 1000).toLocaleTimeString([], {hour12: false}));
+    return make("li", "", time, e.text);
+  }));
+}
+
+// A router's metrics tell that there is a cluster to look at.
+async function lookAtCluster(there) {
+  el("cluster-toggle").hidden = !there;
+  if (!there) el("cluster").hidden = true;
+  if (el("cluster").hidden) return;
+  const response = await fetch("cluster", {headers: headers()});
+  if (response.ok) showCluster(await response.json());
+}
+
+el("cluster-toggle").addEventListener("click", () => {
+  const hidden = el("cluster").hidden = !el("cluster").hidden;
+  el("cluster-toggle").setAttribute("aria-expanded", String(!hidden));
+  lookAtCluster(true).catch(() => {}); // the strip says that the server is gone
+});
+
 function showHealth(text, bad) {
   el("health").textContent = text;
   el("health").className = bad ? "bad" : "";
@@ -321,7 +402,11 @@ let metrics = true;
 async function look() {
   try {
     const response = await fetch(metrics ? "metrics" : "health", {headers: headers()});
-    if (metrics && response.ok) showMetrics(parseMetrics(await response.text()));
+    if (metrics && response.ok) {
+      const sums = parseMetrics(await response.text());
+      showMetrics(sums);
+      await lookAtCluster(sums.has("cluster_epoch"));
+    }
     if (response.status === 404) metrics = false;
     if (metrics) showHealth(response.ok ? "" : `metrics: ${response.status}`, !response.ok);
     else if (response.status !== 404) showHealth(response.ok ? "ready" : "not ready", !response.ok);
