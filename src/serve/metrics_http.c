@@ -133,7 +133,7 @@ uint16_t metrics_http_port(const struct metrics_http *m) {
 
 void metrics_http_stop(struct metrics_http *m) {
     if (!m) return;
-    event_base_loopbreak(m->base);
+    event_base_loopexit(m->base, NULL); /* also where the loop has not begun */
     pthread_join(m->thread, NULL);
     release(m);
 }
