@@ -29,7 +29,8 @@ static inline void wire_put_f32(struct wire_out *w, float v) {
 }
 static inline void wire_put_text(struct wire_out *w,
                                  const char *text) { /* at most 255 bytes of it */
-    size_t len = strnlen(text, UINT8_MAX);
+    size_t len = strlen(text);
+    if (len > UINT8_MAX) len = UINT8_MAX;
     wire_put_u8(w, (uint8_t)len);
     wire_put(w, text, len);
 }

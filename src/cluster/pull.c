@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements pull.h. A pull goes through its parts in order, and in each part through the blocks
+ * whose rows the board calls final; when the table is complete it takes the rest, the state, and
+ * then looks at every generation and the epoch once more. */
+#include "cluster/pull.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cluster/proto.h"
+
+enum {
+    BLOCK_TOKENS = 128,
+    WINDOW = 8,       /* reads under way for one pull */
+    COMPLETIONS = 32, /* taken at a time */
+};
+
+enum stage {
+    PULL_ROWS,  /* pieces of blocks */
+    PULL_STATE, /* the executor's state, from the board */
+    PULL_CHECK, /* generations and epoch */
+    PULL_OVER
+};
+
+struct pull {
+    struct pull *next, *prev;
+    struct puller *p;
+    uint64_t id;
+    struct pull_source from;
+    const uint32_t *to;
+    uint32_t n_blocks, n_there, n_rows;
+    /* Inputs: written by the owner under the lock. */
+    struct pull_page *table; /* [n_blocks] */
+    uint32_t n_table;
+    bool complete;
+    atomic_bool cancelled; /* without the lock */
+    /* The copying thread's. */
+    struct pull_page *pages; /* [n_blocks] its copy of the table */
+    uint32_t n_pages;
+    bool all, failed;
+    enum stage stage;
+    uint32_t part;    /* where it stands */
+    uint32_t *copied; /* [parts] blocks of each that were asked for */
+    uint8_t *board;   /* what was read of the entry */
+    bool board_asked;
+    uint32_t in_flight, checked;
+    uint64_t *generations, epoch, flight; /* read back */
+    uint8_t *state;
+    atomic_bool over; /* release: everything above is final */
+};
+
+struct puller {
+    struct bus *bus;
+    struct bus_queue *queue; /* made by the copying thread */
+    struct block_shape shape;
+    uint8_t *memory;
+    uint32_t n_pages, slot_bytes, entry_bytes;
+    pthread_mutex_t lock; /* of the list and of inputs */
+    struct pull *first, *last;
+    uint64_t n_ids;
+    struct puller_stats stats; /* under the lock, but for waits */
+    atomic_uint_least64_t bytes;
+};
+
+enum st puller_new(struct puller **out, struct bus *bus, const struct block_shape *shape,
+                   uint8_t *memory, uint32_t n_pages, uint32_t slot_bytes, struct err *err) {
+    struct puller *p = calloc(1, sizeof *p);
+    if (!p) return err_set(err, ST_NO_MEMORY, "hand-over: out of memory");
+    *p = (struct puller){.bus = bus,
+                         .shape = *shape,
+                         .memory = memory,
+                         .n_pages = n_pages,
+                         .slot_bytes = slot_bytes,
+                         .entry_bytes = proto_entry_bytes(block_parts(shape), slot_bytes)};
+    pthread_mutex_init(&p->lock, NULL);
+    *out = p;
+    return ST_OK;
+}
+
+static void destroy(struct pull *u) {
+    free(u->table);
+    free(u->pages);
+    free(u->copied);
+    free(u->board);
+    free(u->generations);
+    free(u->state);
+    free(u);
+}
+
+void puller_free(struct puller *p) {
+    if (!p) return;
+    bus_queue_free(p->queue);
+    for (struct pull *u = p->first, *next; u; u = next) {
+        next = u->next;
+        destroy(u);
+    }
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+}
+
+/* --- the owner's side ------------------------------------------------------------------------- */
+
+/* The copying thread holds the lock for no copy; that it is met at all is counted. */
+static void owner_lock(struct puller *p) {
+    if (pthread_mutex_trylock(&p->lock) == 0) return;
+    pthread_mutex_lock(&p->lock);
+    p->stats.waits++;
+}
+
+static size_t at_least_one(uint32_t n) {
+    return n ? n : 1;
+}
+
+struct pull *pull_begin(struct puller *p, const struct pull_source *from, const uint32_t *pages,
+                        uint32_t n_pages, uint32_t n_there, uint32_t n_rows) {
+    uint32_t parts = block_parts(&p->shape), n = (n_rows + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+    assert(n <= n_pages && n_there <= n);
+    struct pull *u = calloc(1, sizeof *u);
+    if (!u) return NULL;
+    *u = (struct pull){
+        .p = p, .from = *from, .to = pages, .n_blocks = n, .n_there = n_there, .n_rows = n_rows};
+    u->table = calloc(at_least_one(n), sizeof *u->table);
+    u->pages = calloc(at_least_one(n), sizeof *u->pages);
+    u->copied = calloc(parts, sizeof *u->copied);
+    u->board = calloc(1, p->entry_bytes);
+    u->generations = calloc(at_least_one(n), sizeof *u->generations);
+    u->state = calloc(1, at_least_one(p->slot_bytes));
+    if (!u->table || !u->pages || !u->copied || !u->board || !u->generations || !u->state) {
+        destroy(u);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < parts; i++) u->copied[i] = n_there;
+    owner_lock(p);
+    u->id = ++p->n_ids;
+    u->prev = p->last;
+    *(p->last ? &p->last->next : &p->first) = u;
+    p->last = u;
+    p->stats.pulls++;
+    pthread_mutex_unlock(&p->lock);
+    return u;
+}
+
+enum st pull_table(struct pull *u, const struct pull_page *pages, uint32_t n, bool complete) {
+    if (n > u->n_blocks || (complete && n != u->n_blocks)) return ST_INVALID;
+    for (uint32_t i = 0; i < n; i++)
+        if (pages[i].page >= u->from.n_pages) return ST_INVALID;
+    owner_lock(u->p);
+    memcpy(u->table, pages, n * sizeof *pages);
+    u->n_table = n;
+    u->complete = complete;
+    pthread_mutex_unlock(&u->p->lock);
+    return ST_OK;
+}
+
+void pull_cancel(struct pull *u) {
+    atomic_store_explicit(&u->cancelled, true, memory_order_relaxed);
+}
+
+bool pull_over(struct pull *u, bool *ok, const void **state) {
+    if (!atomic_load_explicit(&u->over, memory_order_acquire)) return false;
+    *ok = !u->failed;
+    *state = u->state;
+    return true;
+}
+
+void pull_free(struct pull *u) {
+    struct puller *p = u->p;
+    assert(atomic_load_explicit(&u->over, memory_order_acquire));
+    owner_lock(p);
+    *(u->prev ? &u->prev->next : &p->first) = u->next;
+    *(u->next ? &u->next->prev : &p->last) = u->prev;
+    pthread_mutex_unlock(&p->lock);
+    destroy(u);
+}
+
+void puller_stats(struct puller *p, struct puller_stats *out) {
+    pthread_mutex_lock(&p->lock);
+    *out = p->stats;
+    pthread_mutex_unlock(&p->lock);
+    out->bytes = atomic_load_explicit(&p->bytes, memory_order_relaxed);
+}
+
+/* --- the copying side ------------------------------------------------------------------------- */
+
+/* Takes the inputs. A page of the table that changed is copied again, and what the board said before
+ * was said of the old one. */
+static bool same_page(const struct pull_page *a, const struct pull_page *b) {
+    return a->page == b->page && a->generation == b->generation;
+}
+
+static void take_inputs(struct pull *u) {
+    uint32_t parts = block_parts(&u->p->shape), same = 0;
+    pthread_mutex_lock(&u->p->lock);
+    while (same < u->n_pages && same < u->n_table && same_page(&u->pages[same], &u->table[same]))
+        same++;
+    if (same < u->n_pages) memset(u->board, 0, u->p->entry_bytes);
+    memcpy(u->pages + same, u->table + same, (u->n_table - same) * sizeof *u->table);
+    u->n_pages = u->n_table;
+    u->all = u->complete;
+    pthread_mutex_unlock(&u->p->lock);
+    for (uint32_t i = 0; i < parts; i++)
+        if (u->copied[i] > same && u->copied[i] > u->n_there)
+            u->copied[i] = same > u->n_there ? same : u->n_there;
+}
+
+static bool ask(struct pull *u, bus_id segment, uint64_t at, void *to, size_t len) {
+    enum st st = bus_read(u->p->queue, segment, at, to, len, u->id);
+    if (st == ST_FULL) return false;
+    if (st)
+        u->failed = true;
+    else
+        u->in_flight++;
+    return !st;
+}
+
+static bool ask_piece(struct pull *u, uint32_t part, uint32_t block) {
+    const struct puller *p = u->p;
+    uint32_t len = block_part_bytes(&p->shape, part);
+    uint64_t from = paged_at(&p->shape, u->from.n_pages, part, u->pages[block].page),
+             to = paged_at(&p->shape, p->n_pages, part, u->to[block]);
+    if (!ask(u, u->from.pages, from, p->memory + to, len)) return false;
+    atomic_fetch_add_explicit(&u->p->bytes, len, memory_order_relaxed);
+    return true;
+}
+
+/* Whole blocks of a part that may be copied now. */
+static uint32_t blocks_ready(const struct pull *u, uint32_t part) {
+    if (u->all) return u->n_blocks;
+    uint32_t rows;
+    memcpy(&rows, u->board + sizeof(uint64_t) + 4 * (size_t)part, sizeof rows);
+    uint32_t n = rows / BLOCK_TOKENS;
+    return n < u->n_pages ? n : u->n_pages;
+}
+
+/* The board's entry says how far it is, and whose it is. */
+static bool board_is_ours(const struct pull *u) {
+    return rd_u64le(u->board) == u->from.flight;
+}
+
+static bool ask_board(struct pull *u) {
+    size_t len = sizeof(uint64_t) + 4 * (size_t)block_parts(&u->p->shape);
+    return ask(u, u->from.board, proto_entry_at(u->from.entry, u->p->entry_bytes), u->board, len);
+}
+
+/* True: something was asked for. */
+static bool advance_rows(struct pull *u) {
+    uint32_t parts = block_parts(&u->p->shape);
+    bool any = false;
+    if (!u->all && u->in_flight == 0) {
+        /* what the board said last time is copied; look again */
+        if (!u->board_asked) {
+            u->board_asked = u->n_pages > u->n_there && ask_board(u);
+            return u->board_asked;
+        }
+        u->board_asked = false;
+        if (!board_is_ours(u)) memset(u->board, 0, u->p->entry_bytes);
+    }
+    if (!u->all && u->board_asked) return false;
+    for (uint32_t part = 0; part < parts; part++) {
+        uint32_t ready = blocks_ready(u, part);
+        while (u->copied[part] < ready) {
+            if (u->in_flight >= WINDOW || !ask_piece(u, part, u->copied[part])) return any;
+            u->copied[part]++;
+            any = true;
+        }
+    }
+    if (u->all && u->in_flight == 0) u->stage = PULL_STATE;
+    return any || u->stage == PULL_STATE;
+}
+
+static bool advance_state(struct pull *u) {
+    const struct puller *p = u->p;
+    if (u->in_flight > 0) return false;
+    if (!u->board_asked) {
+        u->board_asked = ask(u, u->from.board, proto_entry_at(u->from.entry, p->entry_bytes),
+                             u->board, p->entry_bytes);
+        return u->board_asked;
+    }
+    if (!board_is_ours(u)) u->failed = true;
+    memcpy(u->state, u->board + proto_entry_state_at(block_parts(&p->shape)), p->slot_bytes);
+    u->stage = PULL_CHECK;
+    return true;
+}
+
+/* The i-th thing to look at again: the pages, then the board's epoch, then the entry's flight. */
+static bool ask_check(struct pull *u, uint32_t i) {
+    const struct puller *p = u->p;
+    if (i < u->n_blocks)
+        return ask(u, u->from.pages,
+                   paged_generation_at(&p->shape, u->from.n_pages, u->pages[i].page),
+                   &u->generations[i], sizeof u->generations[i]);
+    if (i == u->n_blocks) return ask(u, u->from.board, 0, &u->epoch, sizeof u->epoch);
+    return ask(u, u->from.board, proto_entry_at(u->from.entry, p->entry_bytes), &u->flight,
+               sizeof u->flight);
+}
+
+/* Only now: a generation that still stands says that nothing was overwritten before. */
+static bool advance_check(struct pull *u) {
+    bool any = false;
+    for (; u->checked < u->n_blocks + 2; u->checked++, any = true) {
+        if (u->in_flight >= WINDOW || !ask_check(u, u->checked)) return any;
+    }
+    if (u->in_flight > 0) return any;
+    for (uint32_t b = u->n_there; b < u->n_blocks; b++)
+        if (u->generations[b] != u->pages[b].generation) u->failed = true;
+    if (u->epoch != u->from.epoch || u->flight != u->from.flight) u->failed = true;
+    u->stage = PULL_OVER;
+    return any;
+}
+
+static void finish(struct pull *u) {
+    pthread_mutex_lock(&u->p->lock);
+    u->p->stats.failed += u->failed;
+    pthread_mutex_unlock(&u->p->lock);
+    u->stage = PULL_OVER;
+    atomic_store_explicit(&u->over, true, memory_order_release);
+}
+
+static bool advance(struct pull *u) {
+    /* with reads under way for an older table, a later one must wait */
+    if (u->stage == PULL_ROWS && u->in_flight == 0) take_inputs(u);
+    if (atomic_load_explicit(&u->cancelled, memory_order_relaxed)) u->failed = true;
+    if (u->failed || u->stage == PULL_OVER) {
+        if (u->in_flight > 0) return false;
+        finish(u);
+        return true;
+    }
+    switch (u->stage) {
+    case PULL_ROWS: {
+        bool all = u->all, did = advance_rows(u);
+        if (all && u->stage == PULL_STATE) u->board_asked = false;
+        return did;
+    }
+    case PULL_STATE: return advance_state(u);
+    case PULL_CHECK: return advance_check(u) || u->stage == PULL_OVER; /* finished next time */
+    case PULL_OVER: return false;
+    }
+    return false;
+}
+
+static struct pull *find(struct puller *p, uint64_t id) {
+    struct pull *u = p->first;
+    while (u && u->id != id) u = u->next;
+    return u;
+}
+
+static bool take_completions(struct puller *p) {
+    struct bus_completion v[COMPLETIONS];
+    uint32_t n = bus_completions(p->queue, v, COMPLETIONS);
+    for (uint32_t i = 0; i < n; i++) {
+        pthread_mutex_lock(&p->lock);
+        struct pull *u = find(p, v[i].cookie); /* one with reads under way is not freed */
+        pthread_mutex_unlock(&p->lock);
+        assert(u && u->in_flight > 0);
+        u->in_flight--;
+        if (v[i].status != BUS_DONE) u->failed = true;
+    }
+    return n > 0;
+}
+
+/* One that is over may be freed at any time: the next is found by its number, which rise. */
+static struct pull *after(struct puller *p, uint64_t id) {
+    struct pull *u = p->first;
+    while (u && u->id <= id) u = u->next;
+    return u;
+}
+
+bool puller_copy(struct puller *p) {
+    struct err err;
+    if (!p->queue && bus_queue_new(p->bus, &p->queue, &err)) return false;
+    bool any = take_completions(p);
+    uint64_t id = 0;
+    pthread_mutex_lock(&p->lock);
+    for (struct pull *u = p->first; u; u = after(p, id)) {
+        id = u->id;
+        bool over = atomic_load_explicit(&u->over, memory_order_relaxed);
+        pthread_mutex_unlock(&p->lock);
+        if (!over) any = advance(u) || any;
+        pthread_mutex_lock(&p->lock);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return any;
+}
