@@ -126,6 +126,9 @@ $(B)/tests/%: $(B)/tests/%.o $(LIB)
 	$(call SAY,link,$@)
 	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(LIB) $(LDLIBS) $(if $(CROSS),,$$(pkg-config --libs cmocka)) -o $@
 
+# A cluster in virtual time, for the tests that need one.
+$(B)/tests/cluster/test_cluster_sim: $(B)/tests/cluster/sim_cluster.o
+
 # It stands between our code and the allocator.
 $(B)/tests/model/test_nomem: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,malloc calloc realloc strdup mmap munmap)
 

@@ -49,7 +49,7 @@ void router_say(struct router *r, const char *fmt, ...) {
     va_end(args);
     v->events[0].at_s = 0;
     v->n_events += v->n_events < CLUSTER_EVENTS;
-    v->n_events_ever++;
+    v->events_total++;
 }
 
 /* --- members ---------------------------------------------------------------------------------- */

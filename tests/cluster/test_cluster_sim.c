@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Clusters under a virtual clock: random requests, and members that are killed, stopped, cut off,
+ * drained, given other roles and started again, all from a seed. Every request gets the one answer
+ * it would get undisturbed, token after token and none twice; and when it is over, nobody holds a
+ * page. SEEDS=N runs more, SEED=N that one alone, FROM=N begins there. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+
+#include "../engine/asked.h"
+#include "sim_cluster.h"
+
+enum { REQUESTS_MAX = 40, SHORT_LENS = 7 };
+static const uint64_t ms = 1000000;
+
+struct world {
+    struct sim_cluster c;
+    struct asked v[REQUESTS_MAX];
+    uint32_t n, n_faults;
+    struct rng g;
+};
+
+/* What all histories together went through: a test in which nothing happens shows here. */
+static struct {
+    uint64_t requests, faults, handovers, moved, deaths, joins, stale, preemptions, lost_pulls;
+} sum;
+
+static bool on_token(void *ctx, const struct token_out *t) {
+    struct asked *a = ctx;
+    if (t->position < a->r.n_prompt) {
+        assert_int_equal(t->position, ++a->n_prompt_told);
+        assert_int_equal(t->id, a->r.prompt[t->position]);
+        a->told[t->position] = t->logprob;
+        return true;
+    }
+    assert_int_equal(t->position, a->r.n_prompt + a->n_tokens[t->choice]);
+    struct exec_token *g = &a->got[t->choice][a->n_tokens[t->choice]++];
+    *g = (struct exec_token){.id = t->id, .logprob = t->logprob, .n_top = t->n_top};
+    if (t->n_top) memcpy(g->top, t->top, t->n_top * sizeof *t->top);
+    return !(t->choice == a->drop_choice && a->n_tokens[t->choice] == a->drop_after);
+}
+
+static const struct engine_sink sink = {.token = on_token, .done = on_done};
+
+static void arrive(struct world *w, struct asked *a, uint64_t now) {
+    struct err err;
+    a->added = true;
+    lend(a);
+    if (router_add(w->c.router, &a->lent, &sink, a, now, &err)) fail_msg("%s", err.text);
+}
+
+/* Requests that are due come, and those that are due leave. Returns how many are not over. */
+static uint32_t drive_clients(struct world *w, uint64_t now, uint64_t *next) {
+    uint32_t left = 0;
+    bool news = false;
+    for (uint32_t i = 0; i < w->n; i++) {
+        struct asked *a = &w->v[i];
+        bool comes = !a->added && a->arrives_ns <= now;
+        news = news || comes;
+        if (comes) arrive(w, a, now);
+        if (a->added && !a->done && a->cancel_ns && a->cancel_ns <= now) {
+            news = true;
+            a->cancelled = true;
+            router_cancel(w->c.router, &a->lent, ENGINE_CANCEL_LEFT);
+            assert_true(a->done);
+        }
+        left += !a->done;
+        if (!a->added && a->arrives_ns < *next) *next = a->arrives_ns;
+        if (a->added && !a->done && a->cancel_ns > now && a->cancel_ns < *next)
+            *next = a->cancel_ns;
+    }
+    if (news) w->c.router_due_ns = now;
+    return left;
+}
+
+/* --- faults ----------------------------------------------------------------------------------- */
+
+static void start_again(struct world *w, uint64_t now) {
+    for (uint32_t i = 0; i < w->c.n; i++) {
+        struct sim_member *m = &w->c.v[i];
+        if (!m->there && m->left && !m->start_ns) m->start_ns = now + 20 * ms;
+        if (!m->there && m->start_ns && m->start_ns <= now) sim_member_begin(&w->c, m);
+        if (m->there && m->stopped && m->continue_ns <= now) sim_member_continue(&w->c, m);
+    }
+}
+
+static void one_fault(struct world *w, uint64_t now) {
+    struct sim_member *m = &w->c.v[below(&w->g, w->c.n)], *other = &w->c.v[below(&w->g, w->c.n)];
+    struct err err;
+    uint32_t kind = below(&w->g, 6);
+    if (!m->there || m->stopped) return;
+    w->n_faults++;
+    switch (kind) {
+    case 0: /* killed, and started again after a while */
+        sim_member_kill(&w->c, m);
+        m->start_ns = now + (1 + below(&w->g, 60)) * ms;
+        break;
+    case 1: /* stopped for less or more than it takes to be given up */
+        sim_member_pause(&w->c, m);
+        m->continue_ns = now + (1 + below(&w->g, 120)) * ms;
+        break;
+    case 2:
+        if (other->there && other != m) sim_bus_break(m->bus, other->bus);
+        break;
+    case 3: sim_bus_break(m->bus, w->c.bus); break;
+    case 4: (void)!router_drain(w->c.router, m->name, &err); break;
+    case 5:
+        (void)!router_set_role(w->c.router, m->name,
+                               below(&w->g, 2) ? ROLE_OF_PREFILL : ROLE_OF_DECODE, &err);
+        break;
+    }
+}
+
+/* Nobody is without somebody of each role for good. */
+static void mend_roles(struct world *w) {
+    struct err err;
+    uint32_t n[MEMBER_ROLES] = {0};
+    struct sim_member *any = NULL;
+    for (uint32_t i = 0; i < w->c.n; i++) {
+        struct sim_member *m = &w->c.v[i];
+        if (!m->there || m->stopped || node_state(m->node) != NODE_READY) continue;
+        n[node_role(m->node)]++;
+        any = m;
+    }
+    if (!any) return;
+    if (n[ROLE_OF_PREFILL] == 0 && n[ROLE_OF_DECODE] > 1)
+        (void)!router_set_role(w->c.router, any->name, ROLE_OF_PREFILL, &err);
+    if (n[ROLE_OF_DECODE] == 0 && n[ROLE_OF_PREFILL] > 1)
+        (void)!router_set_role(w->c.router, any->name, ROLE_OF_DECODE, &err);
+}
+
+/* --- histories -------------------------------------------------------------------------------- */
+
+static void run(struct world *w) {
+    uint64_t limit = 600000 * ms, next_fault = 30 * ms, quiet_since = 0;
+    uint32_t faults_left = 3 + below(&w->g, 4);
+    for (;;) {
+        uint64_t now = sim_cluster_now(&w->c), next = now + 10 * ms;
+        uint32_t left = drive_clients(w, now, &next);
+        start_again(w, now);
+        if (now >= next_fault && faults_left > 0) {
+            one_fault(w, now);
+            faults_left--;
+            next_fault = now + (1 + below(&w->g, 40)) * ms;
+        }
+        if (faults_left == 0) mend_roles(w);
+        if (left == 0 && faults_left == 0) {
+            if (!sim_cluster_leftovers(&w->c)) return;
+            if (!quiet_since) quiet_since = now;
+            if (now - quiet_since > 3 * w->c.o.lease_ns)
+                fail_msg("%s", sim_cluster_leftovers(&w->c));
+        }
+        if (now > limit) fail_msg("no progress: %u requests left", left);
+        sim_cluster_step(&w->c, next);
+    }
+}
+
+static void count(struct world *w) {
+    struct cluster_view *v = malloc(sizeof *v);
+    router_view(w->c.router, v);
+    sum.requests += v->requests;
+    sum.faults += w->n_faults;
+    sum.handovers += v->handovers;
+    sum.moved += v->moved;
+    sum.deaths += v->deaths;
+    sum.joins += v->joins;
+    sum.stale += v->stale;
+    free(v);
+    for (uint32_t i = 0; i < w->c.n; i++) {
+        struct node_stats s;
+        if (!w->c.v[i].there) continue;
+        node_stats(w->c.v[i].node, &s);
+        sum.preemptions += s.engine.preemptions;
+        sum.lost_pulls += s.pulls_failed;
+    }
+}
+
+static void random_history(uint64_t seed) {
+    static struct world w;
+    w = (struct world){.g = {seed * 2654435761u + 99}};
+    for (int i = 0; i < 4; i++) below(&w.g, 2);
+    struct sim_cluster_options o = {.seed = seed,
+                                    .n_prefill = 1 + below(&w.g, 3),
+                                    .n_decode = 1 + below(&w.g, 3),
+                                    .n_pages = engine_pages_min(SIM_MODEL_LEN) + below(&w.g, 60),
+                                    .seqs = 2 + below(&w.g, 10),
+                                    .vocab = VOCAB,
+                                    .peer_timeout_ns = 50 * ms,
+                                    .lease_ns = 400 * ms,
+                                    .no_worker_ns = 60000 * ms,
+                                    .slow_percent = below(&w.g, 2) ? 0 : 5,
+                                    .speculate = below(&w.g, 2)};
+    sim_cluster_start(&w.c, &o);
+    w.n = 20 + below(&w.g, 12);
+    for (uint32_t i = 0; i < w.n; i++) {
+        random_request(&w.v[i], i, SHORT_LENS, &w.g);
+        w.v[i].r.time_left_ms = w.v[i].r.time_left_ms ? 20 + below(&w.g, 300) : 0;
+    }
+    run(&w);
+    for (uint32_t i = 0; i < w.n; i++) {
+        const struct asked *a = &w.v[i];
+        for (uint32_t c = 0; c < a->r.n_choices; c++) check_answer(a, c);
+        assert_true(a->ended == ST_OK || (a->ended == ST_TIMEOUT && a->r.time_left_ms));
+        if (a->r.prompt_logprobs >= 0 && !a->cancelled && !a->ended)
+            assert_int_equal(a->n_prompt_told, a->r.n_prompt - 1);
+    }
+    count(&w);
+    sim_cluster_stop(&w.c);
+    for (uint32_t i = 0; i < w.n; i++) asked_release(&w.v[i]);
+}
+
+static void random_histories_give_each_request_its_one_answer(void **state) {
+    (void)state;
+    const char *one = getenv("SEED"), *many = getenv("SEEDS"), *from = getenv("FROM");
+    uint64_t first = one ? strtoull(one, NULL, 10) : from ? strtoull(from, NULL, 10) : 1;
+    uint64_t n = one ? 1 : many ? strtoull(many, NULL, 10) : 2000;
+    for (uint64_t seed = first; seed < first + n; seed++) {
+        fprintf(stderr, "# seed %llu\r", (unsigned long long)seed);
+        random_history(seed);
+    }
+    print_message(
+        "# %llu requests, %llu faults: %llu hand-overs, %llu moved, %llu deaths, %llu joins, "
+        "%llu stale, %llu preempted, %llu pulls lost\n",
+        (unsigned long long)sum.requests, (unsigned long long)sum.faults,
+        (unsigned long long)sum.handovers, (unsigned long long)sum.moved,
+        (unsigned long long)sum.deaths, (unsigned long long)sum.joins,
+        (unsigned long long)sum.stale, (unsigned long long)sum.preemptions,
+        (unsigned long long)sum.lost_pulls);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(random_histories_give_each_request_its_one_answer),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
