@@ -104,7 +104,7 @@ enum member_news member_event(struct member *m, uint64_t now_ns, const struct bu
         ask(m);
         return MEMBER_NOTHING;
     case BUS_REFUSED: /* nobody is there yet, or it tells why */
-        snprintf(m->why, sizeof m->why, "%s", ev->text ? ev->text : "");
+        snprintf(m->why, sizeof m->why, "%.190s", ev->text ? ev->text : "");
         return lose(m, now_ns);
     case BUS_GONE: return lose(m, now_ns);
     case BUS_MESSAGE: return message(m, now_ns, ev);
