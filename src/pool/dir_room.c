@@ -5,8 +5,10 @@
 
 #include <assert.h>
 
-/* Moves a hand until it finds a block that may go, of one namespace or (DIR_NONE) of any. */
-static uint32_t clock_victim(struct dir *d, uint32_t *hand, uint32_t ns) {
+/* Moves a hand until it finds a block that may go, of one namespace or (DIR_NONE) of any. *idle: it
+ * was not hit since the hand last came by; else it is one of many that were, and has lost its mark
+ * only now. */
+static uint32_t clock_victim(struct dir *d, uint32_t *hand, uint32_t ns, bool *idle) {
     for (uint64_t i = 0; i < 2 * (uint64_t)d->n_slots; i++) {
         uint32_t slot = *hand;
         const struct dir_extent *x = &d->extents[slot / d->per_extent];
@@ -19,6 +21,7 @@ static uint32_t clock_victim(struct dir *d, uint32_t *hand, uint32_t ns) {
         *hand = (slot + 1) % d->n_slots;
         struct dir_slot *s = &d->slots[slot];
         if (s->block == DIR_NONE) continue;
+        *idle = i < d->n_slots;
         if (!s->hit) return slot;
         s->hit = false;
     }
@@ -32,7 +35,8 @@ static bool lately_used(const struct dir *d, uint32_t extent) {
 }
 
 static enum dir_need evict_own(struct dir *d, uint32_t ns, uint32_t *value) {
-    uint32_t slot = clock_victim(d, &d->ns[ns].hand, ns);
+    bool idle;
+    uint32_t slot = clock_victim(d, &d->ns[ns].hand, ns, &idle);
     if (slot == DIR_NONE) return DIR_NO;
     *value = d->slots[slot].block;
     return DIR_EVICT;
@@ -50,7 +54,8 @@ static enum dir_need vacate(struct dir *d, uint32_t *value) {
 }
 
 static enum dir_need evict_any(struct dir *d, uint32_t ns, uint32_t *value) {
-    uint32_t slot = clock_victim(d, &d->hand, DIR_NONE);
+    bool idle;
+    uint32_t slot = clock_victim(d, &d->hand, DIR_NONE, &idle);
     if (slot == DIR_NONE) return DIR_NO;
     uint32_t extent = slot / d->per_extent;
     const struct dir_extent *x = &d->extents[extent];
@@ -58,7 +63,7 @@ static enum dir_need evict_any(struct dir *d, uint32_t ns, uint32_t *value) {
         *value = d->slots[slot].block;
         return DIR_EVICT;
     }
-    bool gives = d->ns[x->ns].n_extents > d->ns[ns].n_extents || !lately_used(d, extent);
+    bool gives = d->ns[x->ns].n_extents > d->ns[ns].n_extents || (idle && !lately_used(d, extent));
     if (!gives || x->n_filling > 0) return evict_own(d, ns, value);
     d->vacating = extent;
     return vacate(d, value);
@@ -103,6 +108,11 @@ enum dir_need dir_need(struct dir *d, uint32_t ns, uint32_t *value) {
         if (!d->extents[e].memory) {
             *value = e;
             return DIR_MAKE;
+        }
+    for (uint32_t e = 0; e < d->n_extents; e++)
+        if (d->extents[e].n_taken == 0) { /* another's, and it has nothing there */
+            d->vacating = *value = e;
+            return DIR_DROP;
         }
     return evict_any(d, ns, value);
 }
