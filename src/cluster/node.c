@@ -173,11 +173,16 @@ static void offer_over(void *ctx, uint32_t page) {
     if (n->engine) engine_unkeep(n->engine, page);
 }
 
+const char *flight_namespace(const struct flight *f) {
+    return f->r.tenant[0] ? f->r.tenant : "default";
+}
+
 void node_offer(struct flight *f, const struct block_key *key, uint32_t page) {
     struct node *n = f->node;
     struct pool_key k;
     memcpy(k.bytes, key->bytes, sizeof k.bytes);
-    if (pool_offer(n->pool, f->r.tenant, &k, page, offer_over, n)) engine_keep(n->engine, page);
+    if (pool_offer(n->pool, flight_namespace(f), &k, page, offer_over, n))
+        engine_keep(n->engine, page);
 }
 
 /* --- other workers ---------------------------------------------------------------------------- */

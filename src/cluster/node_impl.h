@@ -103,6 +103,8 @@ bool node_wants(const struct flight *f, uint32_t choice);
 struct wire_out node_begin(struct node *n, enum proto_kind kind);
 void node_send_peer(struct node *n, bus_id peer, const struct wire_out *w);
 struct node_peer *node_peer_ready(struct node *n, const char *name, uint64_t epoch);
+/* Of the pool: the tenant's; requests without a key have one too. */
+const char *flight_namespace(const struct flight *f);
 void node_offer(struct flight *f, const struct block_key *key, uint32_t page);
 
 /* node_prefill.c */

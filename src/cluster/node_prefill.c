@@ -154,7 +154,7 @@ static void ask_pool(struct flight *f) {
         block_key_next(&key, &key, &f->r, choice, b);
         memcpy(keys[b].bytes, key.bytes, sizeof key.bytes);
     }
-    f->lookup = pool_lookup_begin(f->node->pool, f->r.tenant, keys, n);
+    f->lookup = pool_lookup_begin(f->node->pool, flight_namespace(f), keys, n);
     free(keys);
 }
 

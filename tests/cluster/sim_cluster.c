@@ -25,11 +25,21 @@ static void must(enum st st) {
 
 /* --- members ---------------------------------------------------------------------------------- */
 
-void sim_member_begin(struct sim_cluster *c, struct sim_member *m) {
+static void begin_pool(struct sim_cluster *c, struct sim_member *m) {
+    struct err err;
+    struct bus_identity who = identity(m->name, PROTO_PEER_POOL);
+    must(sim_bus_new(&m->bus, c->net, m->name, &who, &err));
+    struct pool_node_options o = {.pool = {.bus = m->bus, .dram_bytes = c->o.pool_bytes},
+                                  .name = m->name,
+                                  .address = m->name,
+                                  .router = "router"};
+    must(pool_node_new(&m->pool, &o, &err));
+}
+
+static void begin_worker(struct sim_cluster *c, struct sim_member *m) {
     struct err err;
     void *memory;
     struct bus_identity who = identity(m->name, PROTO_PEER_WORKER);
-    assert(!m->there);
     must(sim_bus_new(&m->bus, c->net, m->name, &who, &err));
     must(bus_segment_new(m->bus, standin_bytes(c->o.n_pages), BUS_PEERS_READ, &m->memory, &memory,
                          &err));
@@ -60,6 +70,14 @@ void sim_member_begin(struct sim_cluster *c, struct sim_member *m) {
                              .role = m->role,
                              .lease_ns = c->o.lease_ns};
     must(node_new(&m->node, &o, &err));
+}
+
+void sim_member_begin(struct sim_cluster *c, struct sim_member *m) {
+    assert(!m->there);
+    if (m->role == ROLE_OF_POOL)
+        begin_pool(c, m);
+    else
+        begin_worker(c, m);
     m->there = true;
     m->stopped = m->left = false;
     m->due_ns = m->busy_ns = m->copy_ns = sim_net_now(c->net);
@@ -69,7 +87,10 @@ void sim_member_begin(struct sim_cluster *c, struct sim_member *m) {
 
 static void release(struct sim_member *m) {
     node_free(m->node);
-    standin_release(&m->x);
+    if (m->node) standin_release(&m->x);
+    pool_node_free(m->pool);
+    m->node = NULL;
+    m->pool = NULL;
     bus_free(m->bus);
     m->there = m->stopped = false;
 }
@@ -93,19 +114,23 @@ void sim_member_continue(struct sim_cluster *c, struct sim_member *m) {
     m->due_ns = m->copy_ns = sim_net_now(c->net);
 }
 
+enum node_state sim_member_state(const struct sim_member *m) {
+    return m->node ? node_state(m->node) : pool_node_state(m->pool);
+}
+
 static void step_member(struct sim_cluster *c, struct sim_member *m, uint64_t now) {
     if (!m->there || m->stopped) return;
     if (sim_bus_has_news(m->bus) && m->due_ns > now) m->due_ns = now;
-    if (now >= m->copy_ns) {
+    if (m->node && now >= m->copy_ns) {
         while (node_copy(m->node)) continue;
         m->copy_ns = now + copy_every_ns;
     }
     if (now < m->due_ns || now < m->busy_ns) return;
     m->x.now_ns = now;
-    uint64_t due = node_step(m->node);
-    m->busy_ns = m->x.now_ns;
+    uint64_t due = m->node ? node_step(m->node) : pool_node_step(m->pool);
+    m->busy_ns = m->node ? m->x.now_ns : now;
     m->due_ns = due > m->busy_ns ? due : m->busy_ns > now ? m->busy_ns : now + 1000;
-    if (node_state(m->node) != NODE_LEFT) return;
+    if (sim_member_state(m) != NODE_LEFT) return;
     release(m);
     m->left = true;
     (void)c;
@@ -125,7 +150,7 @@ static uint64_t next_of(const struct sim_cluster *c, const struct sim_member *m)
     uint64_t at = UINT64_MAX, busy = m->busy_ns;
     if (m->there && !m->stopped) {
         sooner(&at, m->due_ns > busy ? m->due_ns : busy);
-        sooner(&at, m->copy_ns);
+        if (m->node) sooner(&at, m->copy_ns);
     }
     (void)c;
     return at;
@@ -147,7 +172,7 @@ void sim_cluster_step(struct sim_cluster *c, uint64_t until_ns) {
 static void add_members(struct sim_cluster *c, enum member_role role, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         struct sim_member *m = &c->v[c->n++];
-        snprintf(m->name, sizeof m->name, "%c%u", member_role_name(role)[0], i);
+        snprintf(m->name, sizeof m->name, "%c%u", "pdm"[role], i);
         m->role = role;
         sim_member_begin(c, m);
     }
@@ -167,6 +192,7 @@ void sim_cluster_start(struct sim_cluster *c, const struct sim_cluster_options *
     must(sim_bus_new(&c->bus, c->net, "router", &who, &err));
     add_members(c, ROLE_OF_PREFILL, o->n_prefill);
     add_members(c, ROLE_OF_DECODE, o->n_decode);
+    add_members(c, ROLE_OF_POOL, o->n_pool);
     struct router_options r = {.bus = c->bus,
                                .model_id = "stand-in",
                                .shape = c->v[0].x.x.shape,
@@ -197,7 +223,7 @@ const char *sim_cluster_leftovers(struct sim_cluster *c) {
     for (uint32_t i = 0; i < c->n; i++) {
         struct sim_member *m = &c->v[i];
         struct node_stats s;
-        if (!m->there) continue;
+        if (!m->there || !m->node) continue;
         node_stats(m->node, &s);
         uint32_t held = s.load.pages_used, seqs = s.engine.running + s.engine.waiting;
         snprintf(text, sizeof text, "%s: %u pages held, %u sequences, %u lent, %u reserved",

@@ -27,7 +27,8 @@ struct world {
 
 /* What all histories together went through: a test in which nothing happens shows here. */
 static struct {
-    uint64_t requests, faults, handovers, moved, deaths, joins, stale, preemptions, lost_pulls;
+    uint64_t requests, faults, handovers, moved, deaths, joins, stale, preemptions, lost_pulls,
+        from_pool, pool_bad;
 } sum;
 
 static bool on_token(void *ctx, const struct token_out *t) {
@@ -123,7 +124,7 @@ static void mend_roles(struct world *w) {
     struct sim_member *any = NULL;
     for (uint32_t i = 0; i < w->c.n; i++) {
         struct sim_member *m = &w->c.v[i];
-        if (!m->there || m->stopped || node_state(m->node) != NODE_READY) continue;
+        if (!m->there || m->stopped || !m->node || sim_member_state(m) != NODE_READY) continue;
         n[node_role(m->node)]++;
         any = m;
     }
@@ -160,6 +161,13 @@ static void run(struct world *w) {
     }
 }
 
+/* Begins as an earlier one did, so that its blocks may be found somewhere. */
+static void begin_like(struct asked *a, const struct asked *earlier) {
+    uint32_t n = a->r.n_prompt < earlier->r.n_prompt ? a->r.n_prompt : earlier->r.n_prompt;
+    memcpy(a->r.prompt, earlier->r.prompt, n * sizeof *a->r.prompt);
+    memcpy(a->r.salt, earlier->r.salt, sizeof a->r.salt);
+}
+
 static void count(struct world *w) {
     struct cluster_view *v = malloc(sizeof *v);
     router_view(w->c.router, v);
@@ -173,8 +181,10 @@ static void count(struct world *w) {
     free(v);
     for (uint32_t i = 0; i < w->c.n; i++) {
         struct node_stats s;
-        if (!w->c.v[i].there) continue;
+        if (!w->c.v[i].there || !w->c.v[i].node) continue;
         node_stats(w->c.v[i].node, &s);
+        sum.from_pool += s.pool.blocks_fetched;
+        sum.pool_bad += s.pool.blocks_bad;
         sum.preemptions += s.engine.preemptions;
         sum.lost_pulls += s.pulls_failed;
     }
@@ -188,6 +198,8 @@ static void random_history(uint64_t seed) {
                                     .n_prefill = 1 + below(&w.g, 3),
                                     .n_decode = 1 + below(&w.g, 3),
                                     .n_pages = engine_pages_min(SIM_MODEL_LEN) + below(&w.g, 60),
+                                    .n_pool = below(&w.g, 3),
+                                    .pool_bytes = (16 + below(&w.g, 200)) * UINT64_C(4096),
                                     .seqs = 2 + below(&w.g, 10),
                                     .vocab = VOCAB,
                                     .peer_timeout_ns = 50 * ms,
@@ -199,6 +211,7 @@ static void random_history(uint64_t seed) {
     w.n = 20 + below(&w.g, 12);
     for (uint32_t i = 0; i < w.n; i++) {
         random_request(&w.v[i], i, SHORT_LENS, &w.g);
+        if (i > 0 && below(&w.g, 2)) begin_like(&w.v[i], &w.v[below(&w.g, i)]);
         w.v[i].r.time_left_ms = w.v[i].r.time_left_ms ? 20 + below(&w.g, 300) : 0;
     }
     run(&w);
@@ -225,12 +238,13 @@ static void random_histories_give_each_request_its_one_answer(void **state) {
     }
     print_message(
         "# %llu requests, %llu faults: %llu hand-overs, %llu moved, %llu deaths, %llu joins, "
-        "%llu stale, %llu preempted, %llu pulls lost\n",
+        "%llu stale, %llu preempted, %llu pulls lost, %llu blocks from the pool, %llu bad\n",
         (unsigned long long)sum.requests, (unsigned long long)sum.faults,
         (unsigned long long)sum.handovers, (unsigned long long)sum.moved,
         (unsigned long long)sum.deaths, (unsigned long long)sum.joins,
         (unsigned long long)sum.stale, (unsigned long long)sum.preemptions,
-        (unsigned long long)sum.lost_pulls);
+        (unsigned long long)sum.lost_pulls, (unsigned long long)sum.from_pool,
+        (unsigned long long)sum.pool_bad);
 }
 
 int main(void) {
