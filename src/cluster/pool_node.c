@@ -6,14 +6,17 @@
 #include <stdlib.h>
 
 #include "cluster/member.h"
+#include "pool/ssd.h"
 
 enum { EVENTS_A_STEP = 256 };
-static const uint64_t idle_ns = 100000000;
+/* What the SSD finished is no event of the bus. */
+static const uint64_t idle_ns = 100000000, idle_ssd_ns = 1000000;
 
 struct pool_node {
     struct pool_node_options o;
     struct member m;
     struct pool_server *server; /* NULL: not joined yet */
+    struct ssd *ssd;
     struct block_shape shape;
     bool refused, leaving;
 };
@@ -28,6 +31,13 @@ static void refuse(struct pool_node *n, const char *why) {
     snprintf(n->m.why, sizeof n->m.why, "%.190s", why);
 }
 
+static void close_server(struct pool_node *n) {
+    pool_server_free(n->server);
+    ssd_close(n->ssd);
+    n->server = NULL;
+    n->ssd = NULL;
+}
+
 /* Blocks of the shape it had stay; those of another model's are no use. */
 static void joined(struct pool_node *n) {
     struct pool_server_options o = n->o.pool;
@@ -36,11 +46,14 @@ static void joined(struct pool_node *n) {
         pool_server_set_epoch(n->server, n->m.epoch);
         return;
     }
-    pool_server_free(n->server);
-    n->server = NULL;
+    close_server(n);
     n->shape = o.shape = n->m.shape;
     o.epoch = n->m.epoch;
-    if (pool_server_new(&n->server, &o, &err)) refuse(n, err.text);
+    struct ssd_options s = {.dir = n->o.ssd_dir, .bytes = n->o.ssd_bytes, .shape = n->shape};
+    enum st st = s.dir ? ssd_open(&n->ssd, &s, &err) : ST_OK;
+    o.ssd = n->ssd;
+    if (!st) st = pool_server_new(&n->server, &o, &err);
+    if (st) refuse(n, err.text);
 }
 
 static void take_event(struct pool_node *n, uint64_t now_ns, const struct bus_event *ev) {
@@ -97,7 +110,8 @@ uint64_t pool_node_step(struct pool_node *n) {
     if (member_load_due(&n->m, now)) tell_load(n);
     if (n->server && pool_server_step(n->server, now)) any = true;
     if (any) return 0;
-    return due < now + idle_ns ? due : now + idle_ns;
+    uint64_t look = now + (n->ssd ? idle_ssd_ns : idle_ns);
+    return due < look ? due : look;
 }
 
 enum node_state pool_node_state(const struct pool_node *n) {
@@ -147,6 +161,6 @@ enum st pool_node_new(struct pool_node **out, const struct pool_node_options *o,
 
 void pool_node_free(struct pool_node *n) {
     if (!n) return;
-    pool_server_free(n->server);
+    close_server(n);
     free(n);
 }

@@ -11,8 +11,10 @@
 struct pool_node;
 
 struct pool_node_options {
-    struct pool_server_options
-        pool;                   /* shape and epoch come from the router; the rest is borrowed */
+    /* Shape and epoch come from the router, and the SSD is opened then; the rest is borrowed. */
+    struct pool_server_options pool;
+    const char *ssd_dir; /* NULL: none */
+    uint64_t ssd_bytes;
     const char *name, *address; /* ours, as workers reach us */
     const char *router;         /* address */
     uint32_t pid;
