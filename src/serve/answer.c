@@ -439,7 +439,8 @@ enum st answer_token(struct answer *a, uint32_t record, const struct token_out *
                      struct buf *out) {
     assert(!a->complete && record < a->n_prompts);
     struct answer_prompt *p = &a->prompts[record];
-    if (t->attempt != p->record->attempt) return ST_OK;
+    /* Not the attempt: whoever computes filters by it, and it moves on there while tokens of the one
+     * before are still on their way here. They are the same tokens. */
     if (t->position < p->record->n_prompt) return take_prompt_counted(a, p, t);
     assert(t->choice < p->record->n_choices);
     struct answer_choice *c = &p->choices[t->choice];
