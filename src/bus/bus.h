@@ -60,7 +60,7 @@ struct bus_event { /* pointers are valid until the next call of bus_next */
     const struct bus_identity *identity; /* UP: the peer's */
     const void *data;                    /* MESSAGE */
     size_t len;                          /* MESSAGE: bytes; SEGMENT: size of the segment */
-    uint64_t value;
+    uint64_t value;   /* REFUSED: 1: by the peer, for what we are; 0: nobody answered */
     const char *text; /* REFUSED, GONE */
 };
 

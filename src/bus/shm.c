@@ -29,10 +29,10 @@ enum {
 
 /* --- events and ends -------------------------------------------------------------------------- */
 
-void shm_pend(struct shm_bus *b, enum bus_event_kind kind, bus_id peer,
-              const struct bus_identity *identity, const char *text) {
+struct bus_event *shm_pend(struct shm_bus *b, enum bus_event_kind kind, bus_id peer,
+                           const struct bus_identity *identity, const char *text) {
     struct shm_pend *e = calloc(1, sizeof *e);
-    if (!e) return; /* out of memory: the peer's silence will be noticed by who waits for it */
+    if (!e) return NULL; /* out of memory: the peer's silence will be noticed by who waits for it */
     e->ev = (struct bus_event){.kind = kind, .peer = peer};
     if (identity) e->identity = *identity;
     struct err printable;
@@ -40,6 +40,7 @@ void shm_pend(struct shm_bus *b, enum bus_event_kind kind, bus_id peer,
     memcpy(e->text, printable.text, sizeof e->text);
     *b->end = e;
     b->end = &e->next;
+    return &e->ev;
 }
 
 static struct shm_pend *pend_take(struct shm_bus *b) {
@@ -90,7 +91,8 @@ void shm_peer_fail(struct shm_bus *b, struct shm_peer *p, const char *why) {
     if (p->state == PEER_UP) shm_pend(b, BUS_GONE, p->id, NULL, why);
     if (p->state <= OUT_WELCOME) {
         snprintf(text, sizeof text, "%s: %s", p->address, why);
-        shm_pend(b, BUS_REFUSED, p->id, NULL, text);
+        struct bus_event *ev = shm_pend(b, BUS_REFUSED, p->id, NULL, text);
+        if (ev) ev->value = p->unwanted;
     }
     shm_peer_end(b, p);
 }

@@ -125,6 +125,12 @@ static void refuse(struct shm_bus *b, struct shm_peer *p, const char *why) {
     shm_peer_fail(b, p, why);
 }
 
+/* Asking again is no use: it is what it is. */
+static void do_not_want(struct shm_bus *b, struct shm_peer *p, const char *why) {
+    p->unwanted = true;
+    shm_peer_fail(b, p, why);
+}
+
 static bool draw_nonce(uint8_t nonce[NONCE_BYTES]) {
     return getrandom(nonce, NONCE_BYTES, 0) == NONCE_BYTES;
 }
@@ -177,8 +183,10 @@ static void welcomed(struct shm_bus *b, struct shm_peer *p, const struct packet 
     struct err err;
     struct packet out = packet_of(PACKET_READY);
     if (!unpack_identity(&p->identity, &in->identity) || !is_proven(b, p, SERVER, in->mac))
-        shm_peer_fail(b, p, "the cluster's secret differs");
-    else if (!identity_agrees(&p->ours, &p->identity, &err) || take_memory(p, fds, n_fds, &err))
+        do_not_want(b, p, "the cluster's secret differs");
+    else if (!identity_agrees(&p->ours, &p->identity, &err))
+        do_not_want(b, p, err.text);
+    else if (take_memory(p, fds, n_fds, &err))
         shm_peer_fail(b, p, err.text);
     else if (!send_with_memory(b, p, &out))
         shm_peer_fail(b, p, "handshake: cannot send");
@@ -243,14 +251,14 @@ void shm_handshake_step(struct shm_bus *b, struct shm_peer *p, const void *data,
     if (in.version != BUS_VERSION) {
         snprintf(text, sizeof text, "bus version %u, expected %u", in.version, BUS_VERSION);
         if (client)
-            shm_peer_fail(b, p, text);
+            do_not_want(b, p, text);
         else
             refuse(b, p, text);
     } else if (len != sizeof in) {
         shm_peer_fail(b, p, "handshake: a packet of another size");
     } else if (client && in.kind == PACKET_REFUSED) {
         snprintf(text, sizeof text, "%.*s", TEXT_BYTES - 1, in.text);
-        shm_peer_fail(b, p, text);
+        do_not_want(b, p, text);
     } else if (p->state == OUT_CHALLENGE && in.kind == PACKET_CHALLENGE)
         challenged(b, p, &in);
     else if (p->state == OUT_WELCOME && in.kind == PACKET_WELCOME)

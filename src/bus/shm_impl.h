@@ -144,6 +144,7 @@ struct shm_peer {
     uint32_t n_imports;
     uint64_t beats, heard; /* what its board said last; our beats when that was new */
     bool suspended, closed /* by the peer: what is in the ring is still read */;
+    bool unwanted; /* it will not have us, or we not it */
     uint64_t closed_tail;
 };
 
@@ -187,8 +188,8 @@ static inline struct shm_bus *shm_self(struct bus *b) {
 }
 
 /* shm.c */
-void shm_pend(struct shm_bus *b, enum bus_event_kind kind, bus_id peer,
-              const struct bus_identity *identity, const char *text);
+struct bus_event *shm_pend(struct shm_bus *b, enum bus_event_kind kind, bus_id peer,
+                           const struct bus_identity *identity, const char *text);
 void shm_peer_end(struct shm_bus *b, struct shm_peer *p);
 /* The other side's fault, or its end: REFUSED or GONE with the sentence, and the peer ends. */
 void shm_peer_fail(struct shm_bus *b, struct shm_peer *p, const char *why);

@@ -103,9 +103,12 @@ enum member_news member_event(struct member *m, uint64_t now_ns, const struct bu
             return drop_router(m, now_ns);
         ask(m);
         return MEMBER_NOTHING;
-    case BUS_REFUSED: /* nobody is there yet, or it tells why */
+    case BUS_REFUSED: /* it tells why, or nobody is there yet */
         snprintf(m->why, sizeof m->why, "%.190s", ev->text ? ev->text : "");
-        return lose(m, now_ns);
+        (void)lose(m, now_ns);
+        if (!ev->value) return MEMBER_NOTHING;
+        m->stage = MEMBER_REFUSED_STAGE;
+        return MEMBER_REFUSED;
     case BUS_GONE: return lose(m, now_ns);
     case BUS_MESSAGE: return message(m, now_ns, ev);
     case BUS_SEGMENT:

@@ -251,6 +251,7 @@ static void where_nobody_listens_a_connection_is_refused_with_a_sentence(void **
     bus_id id = conf_connect(r, a, "nobody");
     struct seen *s = take(r, a, BUS_REFUSED);
     assert_int_equal(s->ev.peer, id);
+    assert_int_equal(s->ev.value, 0);
     assert_non_null(strstr(s->text, "nobody listens"));
     assert_int_equal(bus_send(a->bus, id, "x", 1), ST_GONE);
     expect_nothing(r, a);
@@ -262,6 +263,7 @@ static void refused_because(struct rig *r, const struct bus_identity *ia,
     bus_id id = conf_connect(r, a, "b");
     struct seen *s = take(r, a, BUS_REFUSED);
     assert_int_equal(s->ev.peer, id);
+    assert_int_equal(s->ev.value, 1);
     if (!strstr(s->text, word)) fail_msg("\"%s\" does not say %s", s->text, word);
     expect_nothing(r, a);
     expect_nothing(r, b);

@@ -154,8 +154,10 @@ static struct sim_bus *find(const struct sim_net *n, const char *address) {
     return NULL;
 }
 
-static void refuse(struct sim_net *n, struct sim_side *s, const char *why) {
-    sim_post(n, sim_item_new(s, BUS_REFUSED, why, strlen(why)));
+static void refuse(struct sim_net *n, struct sim_side *s, const char *why, bool by_peer) {
+    struct sim_item *i = sim_item_new(s, BUS_REFUSED, why, strlen(why));
+    i->ev.value = by_peer;
+    sim_post(n, i);
 }
 
 static void accept_conn(struct sim_net *n, void *thing) {
@@ -168,13 +170,13 @@ static void accept_conn(struct sim_net *n, void *thing) {
         sim_conn_put(c);
     } else if (!target) {
         err_set(&why, ST_GONE, "%s: nobody listens", c->address);
-        refuse(n, from, why.text);
+        refuse(n, from, why.text, false);
         sim_conn_put(c);
     } else if (stopped->stopped) {
         c->next_parked = stopped->parked_conns;
         stopped->parked_conns = c;
     } else if (!identity_agrees(&target->identity, &from->identity, &why)) {
-        refuse(n, from, why.text);
+        refuse(n, from, why.text, true);
         sim_conn_put(c);
     } else {
         side_begin(to, target, SIDE_CONNECTING);
