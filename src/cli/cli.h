@@ -14,6 +14,12 @@ int cli_logits(int argc, char **argv);
 int cli_generate(int argc, char **argv);
 int cli_score(int argc, char **argv);
 int cli_serve(int argc, char **argv);
+int cli_router(int argc, char **argv);
+int cli_prefill(int argc, char **argv);
+int cli_decode(int argc, char **argv);
+int cli_pool(int argc, char **argv);
+int cli_up(int argc, char **argv);
+int cli_ctl(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_chat(int argc, char **argv);
 

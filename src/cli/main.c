@@ -12,7 +12,13 @@ struct command {
 };
 
 static const struct command commands[] = {
-    {"serve", "the OpenAI-compatible server", cli_serve},
+    {"serve", "the OpenAI-compatible server, all in one", cli_serve},
+    {"up", "a whole cluster on this machine", cli_up},
+    {"router", "the front of a cluster", cli_router},
+    {"prefill", "a worker that computes prompts", cli_prefill},
+    {"decode", "a worker that generates", cli_decode},
+    {"pool", "a server of the memory pool", cli_pool},
+    {"ctl", "list a cluster's members, drain one, change a role", cli_ctl},
     {"chat", "talk with a model on a server, in the terminal", cli_chat},
     {"generate", "continue a prompt", cli_generate},
     {"info", "what a checkpoint is: architecture, size, identity, kernels", cli_info},
