@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster as its users see it: `up`, `ctl`, clients, what it shows, and what is left when it ends. Real processes on one host."""
+import concurrent.futures, json, os, re, shutil, signal, stat, subprocess, tempfile, time, urllib.request
+
+import openai
+import pytest
+from test_engine import answer, random_bodies
+from test_serve import BIN, HELLO, HOST, LONG, MODEL, Server, read_until, request_bytes
+from test_serving import wait_for
+
+SMALL = ("--kv-cache-memory", "24M", "--dram", "32M", "--peer-timeout-ms", "1000")
+
+
+def ctl(directory, *args):
+    return subprocess.run([BIN, "ctl", *args, "--cluster", directory], capture_output=True, text=True, timeout=60)
+
+
+class Cluster(Server):
+    """A running `supernode up`; the rest is what Server does with a port."""
+
+    def __init__(self, *flags, prefill=1, decode=1, pool=1, name="tiny", **popen):
+        self.name = name
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen([BIN, "up", MODEL, "--port", "0", "--served-model-name", name, "--prefill", str(prefill), "--decode", str(decode),
+                                         "--pool", str(pool), *SMALL, *flags], stdout=subprocess.PIPE, stderr=self.errors, text=True, **popen)
+        self.printed = ""
+        for line in self.process.stdout:
+            self.printed += line
+            if line.startswith("serving "):
+                break
+        found = re.search(r"serving\s+http://127\.0\.0\.1:(\d+)", self.printed)
+        assert found, (self.printed, self.log())
+        self.port = int(found.group(1))
+        self.dir = re.search(r"cluster\s+(\S+)", self.printed).group(1)
+        self.client = openai.OpenAI(base_url=f"http://{HOST}:{self.port}/v1", api_key="none", max_retries=0, timeout=300)
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", timeout=60) as r:
+            return r.read().decode()
+
+    def view(self):
+        return json.loads(self.get("/cluster"))
+
+    def member(self, name):
+        return next((m for m in self.view()["members"] if m["name"] == name), None)
+
+    def children(self):
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children") as f:
+            return [int(pid) for pid in f.read().split()]
+
+    def rest(self):
+        return self.process.stdout.read()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    c = Cluster()
+    yield c
+    c.stop()
+
+
+def gone(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+def test_answers_are_those_of_serve_bit_for_bit(cluster):
+    bodies = list(random_bodies(24, seed=5))
+    alone = Server("--threads", "1")
+    expected = [answer(alone, b) for b in bodies]
+    alone.stop()
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda b: answer(cluster, b), bodies)) == expected
+    v = cluster.view()
+    assert v["handovers"] > 0 and v["failed"] == 0
+
+
+def test_the_official_client_streams(cluster):
+    whole = cluster.client.chat.completions.create(model="tiny", messages=HELLO, seed=3, max_tokens=60).choices[0].message.content
+    parts = cluster.client.chat.completions.create(model="tiny", messages=HELLO, seed=3, max_tokens=60, stream=True)
+    assert "".join(p.choices[0].delta.content or "" for p in parts) == whole
+
+
+def test_a_prompt_that_does_not_fit_is_refused_as_by_serve(cluster):
+    status, _, error = cluster.complete(prompt=[5] * 20000)
+    assert status == 400 and error["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_client_that_leaves_frees_what_it_had(cluster):
+    s = cluster.socket(request_bytes("/v1/completions", {"prompt": [5] * 300, "max_tokens": 7000, "stream": True, **LONG}))
+    read_until(s, b"data: ")
+    s.close()
+    wait_for(lambda: cluster.view()["decoding"] == 0 and all(m["load"]["running"] == 0 and m["load"]["lent"] == 0 and m["load"]["reserved"] == 0
+                                                             for m in cluster.view()["members"] if m["role"] != "pool"), 20)
+
+
+# --- what it shows -----------------------------------------------------------------------------------------------
+
+
+def test_ctl_lists_the_members(cluster):
+    p = ctl(cluster.dir, "list")
+    assert p.returncode == 0, p.stderr
+    assert re.search(r"^prefill +p0 +ready", p.stdout, re.M) and re.search(r"^decode +d0 +ready", p.stdout, re.M) and re.search(r"^pool +m0 +ready", p.stdout, re.M)
+    members = json.loads(ctl(cluster.dir, "list", "--json").stdout)["members"]
+    assert [m["name"] for m in members] == ["p0", "d0", "m0"] and {m["pid"] for m in members} <= set(cluster.children())
+
+
+def promtool(text):
+    if not shutil.which("promtool"):
+        return
+    p = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=60)
+    assert p.returncode == 0, p.stdout + p.stderr
+
+
+def test_the_router_shows_every_member_in_its_metrics(cluster):
+    text = cluster.get("/metrics")
+    promtool(text)
+    assert 'supernode_cluster_member{name="d0",role="decode",state="ready"} 1' in text
+    assert json.loads(cluster.get("/health"))["status"] == "ok"
+
+
+def test_every_part_has_metrics_and_health():
+    c = Cluster("--metrics")
+    try:
+        for name, what in [("p0", "supernode_prompt_tokens_total"), ("d0", "supernode_handover_pulls_total"), ("m0", "supernode_pool_stored_total")]:
+            with open(f"{c.dir}/{name}.log") as f:
+                url = re.search(r"http://127\.0\.0\.1:\d+", f.read()).group(0)
+            with urllib.request.urlopen(url + "/metrics", timeout=60) as r:
+                text = r.read().decode()
+            promtool(text)
+            assert what in text and f'supernode_cluster_self{{name="{name}"' in text
+            with urllib.request.urlopen(url + "/health", timeout=60) as r:
+                assert r.status == 200
+    finally:
+        c.stop()
+
+
+# --- changes -----------------------------------------------------------------------------------------------------
+
+
+def test_roles_change_and_members_leave_while_requests_run():
+    c = Cluster(prefill=2, decode=2)
+    try:
+        expected = [answer(c, b) for b in random_bodies(6, seed=9)]
+        assert ctl(c.dir, "role", "p1", "decode").returncode == 0
+        wait_for(lambda: c.member("p1")["role"] == "decode", 20)
+        with concurrent.futures.ThreadPoolExecutor(6) as threads:
+            running = [threads.submit(answer, c, b) for b in random_bodies(6, seed=9)]
+            assert ctl(c.dir, "drain", "d1").returncode == 0
+            assert [r.result() for r in running] == expected
+        wait_for(lambda: c.member("d1") is None, 20)
+        time.sleep(2)
+        assert c.member("d1") is None  # up does not start again what was drained
+        p = ctl(c.dir, "drain", "nobody")
+        assert p.returncode == 1 and "nobody" in p.stderr and p.stderr.count("\n") == 1
+    finally:
+        c.stop()
+
+
+def test_a_killed_worker_is_an_event_and_comes_back():
+    c = Cluster(decode=2)
+    try:
+        pid = c.member("d1")["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: (m := c.member("d1")) and m["pid"] != pid, 30)
+        assert c.view()["deaths"] == 1
+        assert c.complete(prompt=[5, 6, 7], seed=1, max_tokens=5)[0] == 200
+    finally:
+        c.stop()
+    assert re.search(r"d1 ended \(killed by signal 9", c.rest())
+
+
+# --- the end -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_no_process_and_no_file(sig):
+    c = Cluster()
+    pids = c.children()
+    assert len(pids) == 4
+    c.stop(sig)
+    assert all(gone(pid) for pid in pids) and not os.path.exists(c.dir)
+
+
+def test_nothing_survives_a_killed_up():
+    c = Cluster()
+    pids = c.children()
+    c.process.kill()
+    c.process.wait(30)
+    wait_for(lambda: all(gone(pid) for pid in pids), 10)
+    shutil.rmtree(c.dir)
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------
+
+
+def fails(*args, code=1, **popen):
+    p = subprocess.run([BIN, *args], capture_output=True, text=True, timeout=120, **popen)
+    assert p.returncode == code, (p.stdout, p.stderr)
+    assert p.stderr.startswith("supernode: ") and p.stderr.count("\n") == 1, p.stderr
+    return p.stderr
+
+
+def test_up_says_why_a_part_cannot_start(cluster, tmp_path):
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    assert f"port {cluster.port} is in use" in fails("up", MODEL, "--port", str(cluster.port), *SMALL, env=env)
+    assert [f.name for d in tmp_path.iterdir() for f in d.glob("router.log")] == ["router.log"]  # to be read
+    assert "no-such-model" in fails("up", "/no-such-model", env=env)
+    assert "--prefill" in fails("up", "--prefill", "0", code=2, env=env)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_directory_that_others_may_enter_is_refused(tmp_path):
+    d = tmp_path / "open"
+    d.mkdir(mode=0o755)
+    for command in (["router"], ["prefill"], ["pool"], ["ctl", "list"]):
+        assert "others must not enter" in fails(*command, "--cluster", str(d))
+    assert "no directory" in fails("pool", "--cluster", __file__)
+
+
+def test_the_secret_is_its_owners_alone(cluster):
+    mode = os.stat(f"{cluster.dir}/secret").st_mode
+    assert stat.S_IMODE(mode) == 0o600 and stat.S_IMODE(os.stat(cluster.dir).st_mode) == 0o700
+    with tempfile.NamedTemporaryFile() as f:
+        f.write(b"x" * 64)
+        f.flush()
+        os.chmod(f.name, 0o600)
+        p = subprocess.run([BIN, "ctl", "list", "--cluster", cluster.dir, "--secret-file", f.name], capture_output=True, text=True, timeout=60)
+        assert p.returncode == 1 and p.stderr.count("\n") == 1
+
+
+def test_a_name_is_one_members(cluster):
+    assert "p0 runs already" in fails("prefill", MODEL, "--cluster", cluster.dir, "--name", "p0")
+    assert "router runs already" in fails("router", MODEL, "--cluster", cluster.dir, "--port", "0")
+    assert "--name" in fails("pool", "--cluster", cluster.dir, "--name", "a/b")
+
+
+def test_a_worker_of_another_kind_is_refused(cluster):
+    assert "refused" in fails("decode", MODEL, "--cluster", cluster.dir, "--kv-dtype", "f32", "--kv-cache-memory", "48M")
+    assert cluster.member("d1") is None
+
+
+def test_ctl_without_a_router_says_so(tmp_path):
+    d = tmp_path / "empty"
+    d.mkdir(mode=0o700)
+    assert "no router answers" in fails("ctl", "list", "--cluster", str(d))
+    assert "expected list" in fails("ctl", "lst", "--cluster", str(d), code=2)
