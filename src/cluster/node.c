@@ -15,7 +15,7 @@ enum {
     ENTRIES_A_SEQ = 4,   /* of the board: requests that are computed or lent */
 };
 static const uint64_t lease_default_ns = 10000000000, connect_ns = 200000000,
-                      pool_timeout_ns = 2000000000;
+                      pool_timeout_ns = 2000000000, itl_span_ns = 2500000000;
 
 uint64_t node_now(const struct node *n) {
     return bus_now(n->o.bus);
@@ -438,11 +438,16 @@ static void take_event(struct node *n, uint64_t now_ns, const struct bus_event *
 
 /* --- load ------------------------------------------------------------------------------------- */
 
+static uint32_t lately_us(const struct node *n, const struct histogram *h, double q) {
+    return (uint32_t)(histogram_window_quantile(&n->itl, h, q) * 1e6);
+}
+
 static void fill_load(struct node *n, struct member_load *l) {
     const struct engine_stats *e = engine_stats(n->engine);
     const struct pool_client_stats *p = pool_client_stats(n->pool);
     struct puller_stats u;
     puller_stats(n->puller, &u);
+    histogram_window_move(&n->itl, &e->itl, bus_now(n->o.bus), itl_span_ns);
     *l = (struct member_load){.running = e->running,
                               .waiting = e->waiting,
                               .pages = e->pages,
@@ -458,7 +463,8 @@ static void fill_load(struct node *n, struct member_load *l) {
                               .pulls = u.pulls,
                               .pulls_failed = u.failed,
                               .pool_bad = p->blocks_bad,
-                              .tpot_us_p50 = (uint32_t)(e->step_s * 1e6)};
+                              .tpot_us_p50 = lately_us(n, &e->itl, 0.5),
+                              .tpot_us_p99 = lately_us(n, &e->itl, 0.99)};
     for (const struct flight *f = n->first; f; f = f->next) l->lent += f->stage == FLIGHT_LENT;
 }
 

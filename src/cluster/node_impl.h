@@ -84,6 +84,7 @@ struct node {
     struct buf tokens, message; /* tokens that are to be sent; a message in the making */
     uint32_t n_tokens;
     struct node_stats stats;
+    struct histogram_window itl; /* for the load's percentiles */
 };
 
 /* node.c */

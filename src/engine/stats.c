@@ -42,3 +42,27 @@ void histogram_add(struct histogram *h, double value) {
     h->sum += value;
     h->count++;
 }
+
+void histogram_window_move(struct histogram_window *w, const struct histogram *h, uint64_t now_ns,
+                           uint64_t span_ns) {
+    if (now_ns - w->moved_ns < span_ns) return;
+    memcpy(w->older, w->newer, sizeof w->older);
+    memcpy(w->newer, h->counts, sizeof w->newer);
+    w->moved_ns = now_ns;
+}
+
+double histogram_window_quantile(const struct histogram_window *w, const struct histogram *h,
+                                 double q) {
+    uint64_t all = 0, below = 0;
+    for (uint32_t i = 0; i <= h->n; i++) all += h->counts[i] - w->older[i];
+    if (all == 0) return 0;
+    double rank = q * (double)all, from = 0;
+    for (uint32_t i = 0; i < h->n; i++) {
+        uint64_t here = h->counts[i] - w->older[i];
+        if (here > 0 && (double)(below + here) >= rank)
+            return from + (h->bounds[i] - from) * (rank - (double)below) / (double)here;
+        below += here;
+        from = h->bounds[i];
+    }
+    return from;
+}

@@ -20,6 +20,18 @@ struct histogram {
 
 void histogram_add(struct histogram *h, double value);
 
+/* What came lately of a histogram: between one and two spans of time. Zero-initialise. */
+struct histogram_window {
+    uint64_t moved_ns;
+    uint64_t older[HISTOGRAM_BUCKETS_MAX + 1], newer[HISTOGRAM_BUCKETS_MAX + 1]; /* counts then */
+};
+void histogram_window_move(struct histogram_window *w, const struct histogram *h, uint64_t now_ns,
+                           uint64_t span_ns);
+/* Linear inside a bucket, as Prometheus' histogram_quantile; over the last bound: that. 0: nothing
+ * came. */
+double histogram_window_quantile(const struct histogram_window *w, const struct histogram *h,
+                                 double q);
+
 enum {
     STATS_FINISH_STOP,
     STATS_FINISH_LENGTH,
