@@ -54,12 +54,10 @@ void decode_reserve(struct node *n, struct wire_in *r) {
 /* --- rows come -------------------------------------------------------------------------------- */
 
 /* Whoever lends need not any longer. */
-static void tell_taken(struct flight *f) {
-    if (!f->from) return;
-    struct wire_out w = node_begin(f->node, PROTO_TAKEN);
-    wire_put_u64(&w, f->id);
-    node_send_peer(f->node, f->from, &w);
-    f->from = 0;
+static void tell_taken(struct node *n, bus_id peer, uint64_t flight) {
+    struct wire_out w = node_begin(n, PROTO_TAKEN);
+    wire_put_u64(&w, flight);
+    node_send_peer(n, peer, &w);
 }
 
 static void fail(struct flight *f, enum st st, const char *text) {
@@ -81,11 +79,13 @@ static bool begin_pull(struct flight *f, const struct node_peer *p, uint32_t ent
 }
 
 void decode_table(struct node *n, const struct node_peer *p, struct wire_in *r, bool complete) {
-    struct flight *f = flight_find(n, wire_get_u64(r));
+    uint64_t id = wire_get_u64(r);
+    struct flight *f = flight_find(n, id);
     uint32_t entry = wire_get_u32(r), n_rows = complete ? wire_get_u32(r) : 0,
              count = wire_get_count(r, 12);
     if (!f || f->stage != FLIGHT_RESERVED || f->closing || r->bad || !p->pages || !p->board) {
         n->stats.stale++;
+        if (complete) tell_taken(n, p->peer, id); /* it was cancelled here meanwhile */
         return;
     }
     struct pull_page *pages = malloc((count + (size_t)1) * sizeof *pages);
@@ -149,7 +149,8 @@ static void adopt(struct flight *f, const void *state) {
 static void end_pull(struct flight *f) {
     if (f->pull) pull_free(f->pull);
     f->pull = NULL;
-    tell_taken(f);
+    if (f->from) tell_taken(f->node, f->from, f->id);
+    f->from = 0;
 }
 
 static void renew(struct flight *f, uint64_t now_ns) {

@@ -12,8 +12,12 @@
 #include "engine/block_key.h"
 
 enum { PREFILL_TOKENS = 16384, ATTEMPTS = 64, BLOCK_TOKENS = 128 };
-static const uint64_t full_ns = 5000000, retry_ns = 20000000, renew_ns = 1000000000,
+static const uint64_t full_ns = 5000000, retry_ns = 20000000, renew_default_ns = 1000000000,
                       no_worker_ns = 30000000000;
+
+static uint64_t renew_every(const struct router *r) {
+    return r->o.renew_ns ? r->o.renew_ns : renew_default_ns;
+}
 
 static double seconds(uint64_t from_ns, uint64_t to_ns) {
     return to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
@@ -320,7 +324,7 @@ static bool begin_prefill(struct router *r, struct route *f, uint64_t now_ns) {
     m->prefill_rows += rows;
     m->n_flights++;
     f->state = FLIGHT_PREFILL;
-    f->renew_ns = now_ns + renew_ns;
+    f->renew_ns = now_ns + renew_every(r);
     router_send(r, m, &w);
     return true;
 }
@@ -364,7 +368,7 @@ static void end_late(struct router *r, uint64_t now_ns) {
 /* Room that waits for rows is renewed, or its owner would take it back. */
 static void renew(struct router *r, struct route *f, uint64_t now_ns) {
     if (now_ns < f->renew_ns) return;
-    f->renew_ns = now_ns + renew_ns;
+    f->renew_ns = now_ns + renew_every(r);
     struct wire_out w = router_begin(r, PROTO_RENEW);
     wire_put_u32(&w, 1);
     wire_put_u64(&w, f->id);
@@ -399,7 +403,7 @@ uint64_t flights_due(const struct router *r, uint64_t now_ns) {
 /* --- what workers say ------------------------------------------------------------------------- */
 
 static void reserved(struct router *r, struct route *f, uint64_t now_ns) {
-    f->renew_ns = now_ns + renew_ns;
+    f->renew_ns = now_ns + renew_every(r);
     if (begin_prefill(r, f, now_ns)) return;
     /* the prefill workers filled up or died meanwhile */
     recall(r, f);

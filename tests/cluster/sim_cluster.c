@@ -183,8 +183,8 @@ void sim_cluster_start(struct sim_cluster *c, const struct sim_cluster_options *
     *c = (struct sim_cluster){.o = *o};
     struct sim_net_options net = {.seed = o->seed,
                                   .delay_ns_min = 5000,
-                                  .delay_ns_max = 60000,
-                                  .slow_permille = 5,
+                                  .delay_ns_max = o->delay_ns_max,
+                                  .slow_permille = o->slow_permille,
                                   .peer_timeout_ns = o->peer_timeout_ns,
                                   .close_ns = 2000000};
     struct bus_identity who = identity("router", PROTO_PEER_ROUTER);
@@ -197,6 +197,7 @@ void sim_cluster_start(struct sim_cluster *c, const struct sim_cluster_options *
                                .model_id = "stand-in",
                                .shape = c->v[0].x.x.shape,
                                .max_model_len = SIM_MODEL_LEN,
+                               .renew_ns = o->lease_ns / 3,
                                .no_worker_ns = o->no_worker_ns};
     must(router_new(&c->router, &r, &err));
     c->router_due_ns = sim_net_now(c->net) + 1;

@@ -32,7 +32,9 @@ struct sim_cluster_options {
     uint32_t n_prefill, n_decode, n_pool, n_pages, seqs, vocab;
     uint64_t pool_bytes;
     uint64_t peer_timeout_ns, lease_ns, no_worker_ns;
-    uint32_t slow_percent;
+    uint64_t delay_ns_max;  /* of a message or a read; */
+    uint32_t slow_permille; /* so many take a hundred times as long */
+    uint32_t slow_percent;  /* of steps take ten times as long */
     bool speculate;
 };
 
