@@ -606,6 +606,7 @@ void node_free(struct node *n) {
     struct flight *first = n->first;
     while (n->peers) peer_close(n, n->peers);
     puller_free(n->puller); /* pulls are gone with it */
+    if (n->pool) pool_client_stop(n->pool);
     if (n->engine) engine_free(n->engine);
     n->engine = NULL;
     for (struct flight *f = first, *next; f; f = next) {

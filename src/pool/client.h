@@ -77,6 +77,9 @@ typedef void pool_offer_fn(void *ctx, uint32_t page);
 bool pool_offer(struct pool_client *c, const char *tenant, const struct pool_key *key,
                 uint32_t page, pool_offer_fn *done, void *ctx);
 
+/* The copying thread has ended: fetches that are not over now are, and failed. */
+void pool_client_stop(struct pool_client *c);
+
 /* Copies what there is to copy, and checks it. False: there was nothing to do. */
 bool pool_client_copy(struct pool_client *c);
 

@@ -198,3 +198,14 @@ bool pool_client_copy(struct pool_client *c) {
     }
     return did;
 }
+
+void pool_client_stop(struct pool_client *c) {
+    take_inbox(c);
+    bus_queue_free(c->copy_queue);
+    c->copy_queue = NULL;
+    while (c->active) {
+        struct pool_fetch *f = c->active;
+        if (!f->failed) atomic_store_explicit(&f->gate->bad, 0, memory_order_release);
+        end(c, f);
+    }
+}
