@@ -250,7 +250,8 @@ static struct mate *choose_prefill(struct router *r, const struct route *f, uint
         keys[b] = key;
     }
     for (struct mate *m = r->mates; m; m = m->next) {
-        if (!prefill_has_room(r, m)) continue;
+        /* one that changed its role meanwhile may have the room reserved */
+        if (!prefill_has_room(r, m) || m == f->decode) continue;
         uint64_t mine = len - (uint64_t)hinted(m, keys, n) * BLOCK_TOKENS;
         if (m->prefill_rows + mine >= best_cost) continue;
         best_cost = m->prefill_rows + mine;

@@ -289,7 +289,7 @@ static void step(void *ctx, struct exec_run *runs, uint32_t n_runs) {
 static uint32_t parts_there(const struct exec_run *runs, uint32_t n_runs) {
     uint32_t parts = STEP_ALL_PARTS;
     for (uint32_t i = 0; i < n_runs; i++) {
-        if (!runs[i].gate || !runs[i].r) continue;
+        if (!runs[i].gate) continue;
         uint32_t n = atomic_load_explicit(&runs[i].gate->parts, memory_order_acquire);
         if (n < parts) parts = n;
     }
@@ -301,7 +301,7 @@ static void tell_rows(struct exec_model *m, const struct exec_run *runs, uint32_
     uint32_t done = step_parts_done(m->chunk.step);
     for (; m->n_told < done; m->n_told++)
         for (uint32_t i = 0; i < n_runs; i++)
-            if (runs[i].rows_done && runs[i].r)
+            if (runs[i].rows_done)
                 atomic_store_explicit(&runs[i].rows_done[m->n_told], runs[i].from + runs[i].n,
                                       memory_order_release);
 }

@@ -236,7 +236,9 @@ void sched_end(struct sched *s, struct seq *q) {
         wanted += s->chunk_seqs[i]->state != SEQ_OVER;
         if (s->chunk_seqs[i] != q) continue;
         s->chunk_runs[i].sample = false; /* its rows are computed on with the others' */
-        s->chunk_runs[i].r = NULL;       /* the caller frees it */
+        s->chunk_runs[i].r = NULL;       /* the caller frees it, and what belongs to it */
+        s->chunk_runs[i].gate = NULL;
+        s->chunk_runs[i].rows_done = NULL;
     }
     if (wanted == 0) drop_chunk(s);
 }

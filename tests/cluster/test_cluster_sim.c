@@ -93,7 +93,7 @@ static void start_again(struct world *w, uint64_t now) {
 static void one_fault(struct world *w, uint64_t now) {
     struct sim_member *m = &w->c.v[below(&w->g, w->c.n)], *other = &w->c.v[below(&w->g, w->c.n)];
     struct err err;
-    uint32_t kind = below(&w->g, 6);
+    uint32_t kind = below(&w->g, 7);
     if (!m->there || m->stopped) return;
     w->n_faults++;
     switch (kind) {
@@ -113,6 +113,11 @@ static void one_fault(struct world *w, uint64_t now) {
     case 5:
         (void)!router_set_role(w->c.router, m->name,
                                below(&w->g, 2) ? ROLE_OF_PREFILL : ROLE_OF_DECODE, &err);
+        break;
+    case 6: /* copying threads get no core for long, and a worker's old life ends meanwhile */
+        for (uint32_t i = 0; i < w->c.n; i++)
+            w->c.v[i].copy_ns = now + (100 + below(&w->g, 900)) * ms;
+        sim_bus_break(m->bus, w->c.bus);
         break;
     }
 }
@@ -137,6 +142,32 @@ static void mend_roles(struct world *w) {
 
 /* --- histories -------------------------------------------------------------------------------- */
 
+/* For who looks for the reason. */
+static void show(struct world *w) {
+    struct cluster_view *v = malloc(sizeof *v);
+    router_view(w->c.router, v);
+    print_message("# router: %u queued, %u prefilling, %u decoding\n", v->queued, v->prefilling,
+                  v->decoding);
+    for (uint32_t i = 0; i < v->n_members; i++)
+        print_message("# %s: %s %s epoch %llu, %u flights\n", v->members[i].name,
+                      member_role_name(v->members[i].role), member_state_name(v->members[i].state),
+                      (unsigned long long)v->members[i].epoch, v->members[i].flights);
+    for (uint32_t i = v->n_events; i-- > 0;) print_message("# event: %s\n", v->events[i].text);
+    for (uint32_t i = 0; i < w->c.n; i++) {
+        const struct sim_member *m = &w->c.v[i];
+        struct node_stats s;
+        print_message("# %s: there %d stopped %d left %d\n", m->name, m->there, m->stopped,
+                      m->left);
+        if (!m->there || !m->node) continue;
+        node_stats(m->node, &s);
+        print_message(
+            "#   state %d, role %s, %u running, %u waiting, %u reserved, %u lent, %u of %u pages\n",
+            node_state(m->node), member_role_name(node_role(m->node)), s.engine.running,
+            s.engine.waiting, s.load.reserved, s.load.lent, s.load.pages_used, s.load.pages);
+    }
+    free(v);
+}
+
 static void run(struct world *w, uint32_t faults_left) {
     uint64_t limit = 600000 * ms, next_fault = 30 * ms, quiet_since = 0;
     for (;;) {
@@ -148,13 +179,14 @@ static void run(struct world *w, uint32_t faults_left) {
             faults_left--;
             next_fault = now + (1 + below(&w->g, 40)) * ms;
         }
-        if (faults_left == 0) mend_roles(w);
+        if (faults_left == 0 && w->n_faults > 0) mend_roles(w);
         if (left == 0 && faults_left == 0) {
             if (!sim_cluster_leftovers(&w->c)) return;
             if (!quiet_since) quiet_since = now;
-            if (now - quiet_since > 3 * w->c.o.lease_ns)
+            if (now - quiet_since > 3 * w->c.o.lease_ns + 2000 * ms)
                 fail_msg("%s", sim_cluster_leftovers(&w->c));
         }
+        if (now > limit) show(w);
         if (now > limit) fail_msg("no progress: %u requests left", left);
         sim_cluster_step(&w->c, next);
     }
@@ -213,7 +245,8 @@ static void random_history(uint64_t seed) {
                                     .n_prefill = 1 + below(&w.g, 3),
                                     .n_decode = 1 + below(&w.g, 3),
                                     .n_pool = below(&w.g, 3),
-                                    .n_pages = engine_pages_min(SIM_MODEL_LEN) + below(&w.g, 40),
+                                    .n_pages = engine_pages_min(SIM_MODEL_LEN) +
+                                               below(&w.g, below(&w.g, 2) ? 40 : 6),
                                     .pool_bytes = (16 + below(&w.g, 200)) * UINT64_C(4096),
                                     .seqs = 2 + below(&w.g, 10),
                                     .vocab = VOCAB,
@@ -231,9 +264,12 @@ static void random_history(uint64_t seed) {
     }
     sim_cluster_start(&w.c, &o);
     w.n = 20 + below(&w.g, 12);
+    uint32_t spread = 1 + below(&w.g, 4);
     for (uint32_t i = 0; i < w.n; i++) {
         random_request(&w.v[i], i, SHORT_LENS, &w.g);
         if (i > 0 && below(&w.g, 2)) begin_like(&w.v[i], &w.v[below(&w.g, i)]);
+        w.v[i].arrives_ns *= spread;
+        if (w.v[i].cancel_ns) w.v[i].cancel_ns += w.v[i].arrives_ns;
         w.v[i].r.time_left_ms = w.v[i].r.time_left_ms ? 20 + below(&w.g, 300) : 0;
     }
     run(&w, calm ? 0 : 3 + below(&w.g, 4));
