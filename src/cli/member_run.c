@@ -152,42 +152,40 @@ static void die_of(int signal_number) {
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-static void say(const struct running *r, enum log_level level, const char *what, const char *field,
-                const char *text) {
+static void say(const struct running *r, const struct seen *now, enum log_level level,
+                const char *what, const char *field, const char *text) {
     char event[64];
     snprintf(event, sizeof event, "%s: %s", r->a->command, what);
     struct log_field fields[4] = {LOG_STR("name", r->a->name)};
     uint32_t n = 1;
-    if (r->seen.state == NODE_READY)
-        fields[n++] = (struct log_field)LOG_NUM("epoch", r->seen.epoch);
+    if (now->state == NODE_READY) fields[n++] = (struct log_field)LOG_NUM("epoch", now->epoch);
     if (field) fields[n] = (struct log_field)LOG_STR(field, text);
     log_event(r->log, level, event, fields);
 }
 
-/* Under the lock. */
-static void say_changes(const struct running *r, const struct seen *last) {
-    const struct seen *now = &r->seen;
+static void say_changes(const struct running *r, const struct seen *last, const struct seen *now) {
     bool was_in = last->state == NODE_READY;
     switch (now->state) {
     case NODE_READY:
         if (!was_in || last->epoch != now->epoch)
-            say(r, LOG_INFO, last->epoch ? "joined again" : "joined", NULL, NULL);
+            say(r, now, LOG_INFO, last->epoch ? "joined again" : "joined", NULL, NULL);
         if (last->epoch && last->role != now->role)
-            say(r, LOG_INFO, "the router changed its role", "role", member_role_name(now->role));
+            say(r, now, LOG_INFO, "the router changed its role", "role",
+                member_role_name(now->role));
         break;
     case NODE_JOINING:
-        if (was_in) say(r, LOG_WARN, "lost the router; looking for it", NULL, NULL);
+        if (was_in) say(r, now, LOG_WARN, "lost the router; looking for it", NULL, NULL);
         break;
     case NODE_REFUSED: break; /* the command says why as it ends */
-    case NODE_LEFT: say(r, LOG_INFO, "left", NULL, NULL); break;
+    case NODE_LEFT: say(r, now, LOG_INFO, "left", NULL, NULL); break;
     }
 }
 
 static bool watch(struct running *r, struct seen *last) {
     pthread_mutex_lock(&r->lock);
-    say_changes(r, last);
     struct seen now = r->seen;
     pthread_mutex_unlock(&r->lock);
+    say_changes(r, last, &now);
     /* what it was before it was lost tells "joined again" from "joined" */
     if (now.state != NODE_READY) now.epoch = last->epoch;
     *last = now;
@@ -202,7 +200,7 @@ static void wait_for_end(struct running *r) {
         int s = sigtimedwait(&set, NULL, &tick);
         if (s < 0) continue;
         if (atomic_exchange(&r->drain, true)) die_of(s);
-        say(r, LOG_INFO, "stopping (a second signal: at once)", NULL, NULL);
+        say(r, &last, LOG_INFO, "stopping (a second signal: at once)", NULL, NULL);
         bus_wake(r->bus);
     }
 }

@@ -4,7 +4,8 @@
 
 #include "base/clock.h"
 
-/* Views are large, so they are made this often at most; at least so often a quiet cluster is seen. */
+/* Views are large, so they are made this often at most, and what was done meanwhile is seen after so
+ * long; of a quiet cluster they are made this often at least. */
 static const uint64_t view_ns_min = 100 * 1000000, view_ns_max = 500 * 1000000;
 
 static enum st add(void *ctx, struct request *r, const struct engine_sink *sink, void *sink_ctx,
@@ -22,12 +23,13 @@ static uint64_t step(void *ctx, bool *progress) {
     struct compute_router *c = ctx;
     uint64_t until_ns = router_step(c->router), now_ns = clock_now_ns();
     *progress = true; /* workers may be slow or gone: that is not this process being stuck */
-    if (now_ns - c->published_ns >= view_ns_min) {
+    bool due = now_ns - c->published_ns >= view_ns_min;
+    if (due) {
         c->published_ns = now_ns;
         router_view(c->router, cluster_watch_next(c->watch));
         cluster_watch_publish(c->watch);
     }
-    uint64_t look_ns = c->published_ns + view_ns_max;
+    uint64_t look_ns = c->published_ns + (due ? view_ns_max : view_ns_min);
     return until_ns < look_ns ? until_ns : look_ns;
 }
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cluster as its users see it: `up`, `ctl`, clients, what it shows, and what is left when it ends. Real processes on one host."""
-import concurrent.futures, json, os, re, shutil, signal, stat, subprocess, tempfile, time, urllib.request
+import concurrent.futures, json, os, re, shutil, signal, stat, subprocess, tempfile, time, urllib.error, urllib.request
 
 import openai
 import pytest
@@ -33,6 +33,7 @@ class Cluster(Server):
         self.port = int(found.group(1))
         self.dir = re.search(r"cluster\s+(\S+)", self.printed).group(1)
         self.client = openai.OpenAI(base_url=f"http://{HOST}:{self.port}/v1", api_key="none", max_retries=0, timeout=300)
+        wait_for(lambda: len(self.view()["members"]) == prefill + decode + pool, 10)  # it is a copy, made a few times a second
 
     def get(self, path):
         with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", timeout=60) as r:
@@ -174,6 +175,69 @@ def test_a_killed_worker_is_an_event_and_comes_back():
     finally:
         c.stop()
     assert re.search(r"d1 ended \(killed by signal 9", c.rest())
+
+
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("who", ["p", "d"])
+def test_streams_go_on_with_the_next_token_when_a_worker_is_lost(sig, who):
+    c = Cluster("--peer-timeout-ms", "500", prefill=2, decode=2)
+    bodies = [{"prompt": [10 + i] * (900 if who == "p" else 200), "seed": i, "max_tokens": 600, "min_tokens": 600, "stream": True} for i in range(4)]
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            def read(body):
+                text = b""
+                s = c.socket(request_bytes("/v1/completions", body, "Connection: close\r\n"), 120)
+                while part := s.recv(65536):
+                    text += part
+                return "".join(json.loads(line)["choices"][0]["text"] for line in re.findall(rb"^data: (\{.*\})\r?$", text, re.M))
+            expected = list(threads.map(read, bodies))
+            running = [threads.submit(read, {**b, "cache_salt": "again"}) for b in bodies]
+            time.sleep(0.3 if who == "d" else 0.1)
+            busiest = max((m for m in c.view()["members"] if m["name"].startswith(who)), key=lambda m: m["flights"])
+            os.kill(busiest["pid"], sig)
+            assert [r.result() for r in running] == expected and all(expected)
+        assert c.view()["failed"] == 0
+        if sig == signal.SIGSTOP:
+            os.kill(busiest["pid"], signal.SIGCONT)
+        wait_for(lambda: len(c.view()["members"]) == 5, 30)
+    finally:
+        c.stop()
+
+
+def test_members_find_a_router_that_was_started_again():
+    c = Cluster()
+    router = next(pid for pid in c.children() if b"router" in open(f"/proc/{pid}/cmdline", "rb").read())
+    os.kill(router, signal.SIGKILL)
+
+    def back():
+        with open(f"{c.dir}/router.log") as f:
+            c.port = int(re.findall(r"serving\s+http://127\.0\.0\.1:(\d+)", f.read())[-1])
+        try:
+            return len(c.view()["members"]) == 3 and all(m["state"] == "ready" for m in c.view()["members"])
+        except OSError:
+            return False
+    try:
+        wait_for(back, 30)
+        assert c.complete(prompt=[5, 6, 7], seed=1, max_tokens=5)[0] == 200
+        with open(f"{c.dir}/d0.log") as f:
+            log = f.read()
+        assert "decode: lost the router; looking for it" in log and "decode: joined again" in log
+    finally:
+        c.stop()
+
+
+def test_without_a_worker_of_a_role_there_is_a_clear_503():
+    c = Cluster("--no-restart", "--no-worker-timeout", "1")
+    try:
+        os.kill(c.member("d0")["pid"], signal.SIGKILL)
+        wait_for(lambda: c.member("d0") is None, 10)
+        status, headers, error = c.complete(prompt=[5, 6, 7], max_tokens=5)
+        assert status == 503 and error["error"]["code"] == "no_worker" and "decode" in error["error"]["message"]
+        with pytest.raises(urllib.error.HTTPError) as e:
+            c.get("/health")
+        assert e.value.code == 503 and "no decode worker" in e.value.read().decode()
+    finally:
+        c.stop()
 
 
 # --- the end -----------------------------------------------------------------------------------------------------
