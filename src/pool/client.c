@@ -177,6 +177,7 @@ bool pool_client_event(struct pool_client *c, const struct bus_event *ev) {
     case BUS_NOTIFY: break;
     }
     lookups_step(c);
+    offers_step(c);
     fetches_step(c);
     return true;
 }

@@ -174,7 +174,7 @@ static inline uint64_t op_cookie(struct op *op) {
 
 void offers_answer(struct pool_client *c, uint32_t slot, const struct wire_answer *a);
 void offers_send(struct pool_client *c, struct server_link *l);
-void offers_drop(struct pool_client *c, uint32_t slot); /* the server is gone */
+void offers_drop(struct pool_client *c, uint32_t slot); /* the server is gone: they end at once */
 void offers_step(struct pool_client *c);
 
 void lookup_arrived(struct probe *p, enum bus_status status);

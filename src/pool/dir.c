@@ -93,11 +93,17 @@ static void set_quota(const struct dir *d, struct dir_namespace *n) {
     }
 }
 
+uint32_t dir_namespace_of(const struct dir *d, const char *tenant) {
+    for (uint32_t i = 0; i < d->n_ns; i++)
+        if (strcmp(d->ns[i].tenant, tenant) == 0) return i;
+    return DIR_NONE;
+}
+
 uint32_t dir_namespace(struct dir *d, const char *tenant) {
     size_t len = strnlen(tenant, POOL_TENANT_BYTES);
     if (len == 0 || len == POOL_TENANT_BYTES) return DIR_NONE;
-    for (uint32_t i = 0; i < d->n_ns; i++)
-        if (strcmp(d->ns[i].tenant, tenant) == 0) return i;
+    uint32_t ns = dir_namespace_of(d, tenant);
+    if (ns != DIR_NONE) return ns;
     if (d->n_ns == POOL_NAMESPACES_MAX) return DIR_NONE;
     struct dir_namespace *n = &d->ns[d->n_ns];
     memcpy(n->tenant, tenant, len + 1);

@@ -82,7 +82,9 @@ static inline uint64_t dir_extent_bytes(const struct dir *d) {
     return d->per_extent * d->slot_bytes;
 }
 
-/* Number of a tenant's namespace, made if need be; DIR_NONE: no room, or no name. */
+/* Number of a tenant's namespace, or DIR_NONE. */
+uint32_t dir_namespace_of(const struct dir *d, const char *tenant);
+/* The same, made if need be; DIR_NONE: no room, or no name. */
 uint32_t dir_namespace(struct dir *d, const char *tenant);
 /* The block, or DIR_NONE. */
 uint32_t dir_find(const struct dir *d, uint32_t ns, const struct pool_key *key);

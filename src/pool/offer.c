@@ -56,7 +56,7 @@ void offers_answer(struct pool_client *c, uint32_t slot, const struct wire_answe
 
 void offers_drop(struct pool_client *c, uint32_t slot) {
     for (uint32_t i = 0; i < CLIENT_OFFERS_MAX; i++)
-        if (c->offers[i].used && c->offers[i].slot == slot) offer_end(&c->offers[i]);
+        if (c->offers[i].used && c->offers[i].slot == slot) c->offers[i].until_ns = 0;
 }
 
 void offers_step(struct pool_client *c) {

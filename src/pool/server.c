@@ -83,7 +83,7 @@ static void want(struct server_client *c, const struct wire_want *w) {
 
 /* A client says that a block is damaged: looks for itself. */
 static void doubt(struct pool_server *s, const struct wire_doubt *d) {
-    uint32_t ns = dir_namespace(&s->dir, d->tenant);
+    uint32_t ns = dir_namespace_of(&s->dir, d->tenant);
     uint32_t block = ns == DIR_NONE ? DIR_NONE : dir_find(&s->dir, ns, &d->key);
     if (block == DIR_NONE || s->dir.blocks[block].slot == DIR_NONE) return;
     uint32_t slot = s->dir.blocks[block].slot;

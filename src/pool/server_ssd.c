@@ -69,7 +69,7 @@ static bool promote(struct pool_server *s, uint32_t block) {
 
 /* True: the want was answered. */
 static bool serve(struct pool_server *s, struct server_client *c, struct server_want *w) {
-    uint32_t ns = dir_namespace(&s->dir, w->want.tenant);
+    uint32_t ns = dir_namespace_of(&s->dir, w->want.tenant);
     uint32_t block = ns == DIR_NONE ? DIR_NONE : dir_find(&s->dir, ns, &w->want.key);
     struct wire_found found = {.id = w->want.id};
     if (!w->counted) s->stats.ssd_asked++;

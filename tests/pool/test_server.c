@@ -178,7 +178,9 @@ static void blocks_of_an_older_epoch_are_not_found(void **state) {
     begin(&w, &plain, 1);
     w_store(&w, 0, "t", 1);
     change_epoch(&w);
-    assert_int_equal(w_fetch_one(&w, 0, "t", 1), 0);
+    uint32_t found;
+    pool_lookup_free(w_look(&w, 0, "t", (uint64_t[]){1}, 1, &found));
+    assert_int_equal(found, 0);
     pool_client_server(w.clients[0].pool, "pool-0", "pool-0", 2);
     w_run(&w, 100000000);
     assert_int_equal(w_fetch_one(&w, 0, "t", 1), 1);
