@@ -2,7 +2,8 @@
 /* supernode bench: measurements beside the limits of this machine, taken in the same run.
  *   bench model   prefill and decode of a geometry with random weights: no checkpoint needed
  *   bench engine  the engine in this process (bench_engine.c)
- *   bench serve   load on a server (bench_serve.c) */
+ *   bench serve   load on a server (bench_serve.c)
+ *   bench handover  KV from process to process (bench_handover.c) */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,13 +12,12 @@
 
 #include "base/clock.h"
 #include "cli/bench_engine.h"
+#include "cli/bench_handover.h"
+#include "cli/bench_model.h"
 #include "cli/bench_serve.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
-#include "cli/limits.h"
 #include "cli/model_args.h"
-#include "engine/instance.h"
-#include "model/weights_random.h"
 
 /* --- geometries ------------------------------------------------------------------------------- */
 
@@ -100,13 +100,6 @@ static enum st make_config(struct model_config *c, uint32_t geometry, uint32_t l
 
 /* --- what one token costs --------------------------------------------------------------------- */
 
-struct cost {
-    double
-        active; /* weights one decoded token reads: all but the embedding and the experts not chosen */
-    double linear; /* multiply-adds of one prompt token in matrices, head left out */
-    double active_bytes;
-};
-
 struct cost_visit {
     const struct model_config *c;
     const struct weight_table *t;
@@ -136,36 +129,12 @@ static enum st add_cost(void *ctx, struct weight_key key, uint32_t rows, uint32_
 enum { WEIGHTS_BF16, WEIGHTS_FP8 };
 static const char *const weights_names[] = {"bf16", "fp8"};
 
-struct bench_args {
-    uint32_t geometry, weights; /* indices of the flags' words */
-    uint32_t layers, threads, prefill, decode, batch, kv;
-    bool json;
-};
-
-struct bench {
-    const struct bench_args *a;
-    struct model_config c;
-    struct weights_random weights;
-    struct team *team;
-    struct model *m;
-    struct kv kv;
-    struct step *step;
-    struct step_row *rows;
-    struct step_seq *seqs;
-    uint32_t *pages;
-    float *hidden; /* [batch, hidden] before each sequence's next row */
-    struct limits limits;
-    struct cost cost;
-    double fill_s, prefill_s, decode_s;
-};
-
 static uint32_t token(const struct bench *b, uint32_t seq, uint32_t pos) {
     return (seq * 7919u + pos * 104729u) % b->c.vocab;
 }
 
-/* One step of n rows a sequence for sequences [from, to), all at position pos. */
-static void step_once(struct bench *b, uint32_t from, uint32_t to, uint32_t pos, uint32_t n,
-                      enum token_role role) {
+void bench_step(struct bench *b, uint32_t from, uint32_t to, uint32_t pos, uint32_t n,
+                enum token_role role) {
     uint32_t rows = 0;
     for (uint32_t s = from; s < to; s++)
         for (uint32_t i = 0; i < n; i++)
@@ -187,20 +156,20 @@ static void step_once(struct bench *b, uint32_t from, uint32_t to, uint32_t pos,
  * of everything. */
 static void measure(struct bench *b) {
     uint32_t n = b->a->prefill;
-    step_once(b, 0, 1, 0, n, ROLE_PROMPT);
+    bench_step(b, 0, 1, 0, n, ROLE_PROMPT);
     uint64_t t0 = clock_now_ns();
-    step_once(b, 0, 1, 0, n, ROLE_PROMPT);
+    bench_step(b, 0, 1, 0, n, ROLE_PROMPT);
     b->prefill_s = (double)(clock_now_ns() - t0) / 1e9;
-    for (uint32_t s = 1; s < b->a->batch; s++) step_once(b, s, s + 1, 0, n, ROLE_PROMPT);
+    for (uint32_t s = 1; s < b->a->batch; s++) bench_step(b, s, s + 1, 0, n, ROLE_PROMPT);
     if (b->a->decode == 0) return;
-    step_once(b, 0, b->a->batch, n, 1, ROLE_GENERATED);
+    bench_step(b, 0, b->a->batch, n, 1, ROLE_GENERATED);
     t0 = clock_now_ns();
     for (uint32_t i = 0; i < b->a->decode; i++)
-        step_once(b, 0, b->a->batch, n + 1 + i, 1, ROLE_GENERATED);
+        bench_step(b, 0, b->a->batch, n + 1 + i, 1, ROLE_GENERATED);
     b->decode_s = (double)(clock_now_ns() - t0) / 1e9 / b->a->decode;
 }
 
-static enum st make(struct bench *b, struct err *err) {
+enum st bench_make(struct bench *b, struct err *err) {
     const struct bench_args *a = b->a;
     enum ops_dtype dtype = a->weights == WEIGHTS_FP8 ? OPS_F8 : OPS_BF16;
     uint32_t pages = (a->prefill + a->decode + 1 + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
@@ -239,7 +208,7 @@ static enum st make(struct bench *b, struct err *err) {
     return ST_OK;
 }
 
-static void release(struct bench *b) {
+void bench_release(struct bench *b) {
     step_free(b->step);
     kv_release(&b->kv);
     model_free(b->m);
@@ -336,7 +305,7 @@ static int bench_model(int argc, char **argv) {
     if (flags_parse(&result, &cmd, argc, argv, NULL, &err)) return cli_fail(CLI_USAGE, &err);
     if (result == FLAG_HELP_SHOWN) return 0;
     struct bench b = {.a = &a};
-    enum st st = make(&b, &err);
+    enum st st = bench_make(&b, &err);
     if (!st) {
         measure(&b);
         st = limits_measure(&b.limits, b.team, &err);
@@ -344,7 +313,7 @@ static int bench_model(int argc, char **argv) {
     if (!st) {
         report(&b);
     }
-    release(&b);
+    bench_release(&b);
     return st ? cli_fail(CLI_FAILED, &err) : 0;
 }
 
@@ -352,12 +321,15 @@ int cli_bench(int argc, char **argv) {
     if (argc >= 2 && strcmp(argv[1], "model") == 0) return bench_model(argc - 1, argv + 1);
     if (argc >= 2 && strcmp(argv[1], "engine") == 0) return cli_bench_engine(argc - 1, argv + 1);
     if (argc >= 2 && strcmp(argv[1], "serve") == 0) return cli_bench_serve(argc - 1, argv + 1);
+    if (argc >= 2 && strcmp(argv[1], "handover") == 0)
+        return cli_bench_handover(argc - 1, argv + 1);
     bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
     fprintf(help ? stdout : stderr,
-            "usage: supernode bench model|engine|serve [flags]\n\n"
+            "usage: supernode bench model|engine|serve|handover [flags]\n\n"
             "  model   prefill and decode of a model's geometry, with random weights\n"
             "  engine  batching and scheduling in this process, without a server\n"
-            "  serve   load on an OpenAI-compatible server\n\n"
+            "  serve   load on an OpenAI-compatible server\n"
+            "  handover  KV between two processes, and what it does to decoding\n\n"
             "supernode bench serve --help says more.\n");
     return help ? 0 : CLI_USAGE;
 }
