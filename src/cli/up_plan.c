@@ -95,18 +95,18 @@ static enum st divide(struct share *s, struct up_args *a, struct err *err) {
     if (!st) st = ckpt_open(&ckpt, path, err);
     if (st) return st;
     ckpt_stats(ckpt, &stats);
-    const struct model_config *c = ckpt_config(ckpt);
+    uint32_t positions = ckpt_config(ckpt)->max_positions;
     uint32_t n_workers = a->prefill + a->decode, cores = team_cores();
     uint64_t free = memory_available(), need = stats.bytes + stats.bytes / 8;
     uint64_t left = (free > need ? free - need : free / 8) / 10 * 9;
-    uint64_t page = kv_page_bytes_all(c, instance_kv_dtype(o.kv, ckpt));
+    uint64_t page = kv_page_bytes_all(ckpt_config(ckpt), instance_kv_dtype(o.kv, ckpt));
     ckpt_close(ckpt);
 
     s->dram_bytes = a->dram_bytes;
     if (!s->dram_bytes && a->pool) s->dram_bytes = left / 2 / a->pool;
     if (!a->dram_bytes && s->dram_bytes > dram_default) s->dram_bytes = dram_default;
     uint64_t pool = s->dram_bytes * a->pool;
-    uint32_t longest = a->max_model_len ? a->max_model_len : c->max_positions;
+    uint32_t longest = a->max_model_len ? a->max_model_len : positions;
     uint64_t one = engine_pages_min(longest), enough = one * a->max_num_seqs + 64;
     uint64_t pages = (left > pool ? left - pool : left / 8) / n_workers / page;
     if (pages > enough) pages = enough;
