@@ -184,18 +184,17 @@ static void lose(struct router *r, struct route *f, uint64_t now_ns, bool moved)
     }
 }
 
+static struct route *route_at(const struct router *r, const struct mate *m) {
+    struct route *f = r->routes;
+    while (f && f->prefill != m && f->decode != m) f = f->next;
+    return f;
+}
+
 void flights_mate_gone(struct router *r, struct mate *m) {
     uint64_t now = bus_now(r->o.bus);
-    bool again = true;
-    while (again) { /* losing one may end others of its request */
-        again = false;
-        for (struct route *f = r->routes; f && !again; f = f->next) {
-            bool its = f->prefill == m || f->decode == m;
-            if (!its) continue;
-            lose(r, f, now, true);
-            again = true;
-        }
-    }
+    struct route *f;
+    /* from the first on each time: losing one may end others of its request */
+    while ((f = route_at(r, m))) lose(r, f, now, true);
 }
 
 /* --- choosing --------------------------------------------------------------------------------- */
@@ -378,11 +377,10 @@ static void renew(struct router *r, struct route *f, uint64_t now_ns) {
 
 void flights_dispatch(struct router *r, uint64_t now_ns) {
     end_late(r, now_ns);
-    bool again = true;
-    while (again) { /* giving one up ends all of its request */
-        again = false;
-        for (struct route *f = r->routes; f && !again; f = f->next)
-            if (f->state == FLIGHT_QUEUED) again = give_up(r, f, now_ns);
+    for (struct route *f = r->routes, *next; f; f = next) {
+        next = f->next;
+        /* giving one up ends all of its request */
+        if (f->state == FLIGHT_QUEUED && give_up(r, f, now_ns)) next = r->routes;
     }
     for (struct route *f = r->routes; f; f = f->next) {
         if (f->state == FLIGHT_QUEUED && now_ns >= f->retry_ns) unqueue(r, f, now_ns);
