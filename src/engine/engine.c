@@ -525,6 +525,7 @@ static void do_step(struct engine *e, const struct sched_work *w, uint64_t begun
     sched_step_over(e->sched, w, now, now - begun_ns, tokens);
     for (uint32_t i = 0; i < w->n_runs; i++) take_run(e, w->seqs[i], &w->runs[i], now);
     e->stats.steps++;
+    e->stats.step_busy_s += seconds(begun_ns, now);
     histogram_add(&e->stats.iteration_tokens, rows);
 }
 
@@ -539,10 +540,12 @@ static void ask_rows(const struct sched_work *w) {
 }
 
 static void do_piece(struct engine *e, const struct sched_work *w) {
+    uint64_t begun = e->x->now(e->x->ctx);
     if (w->begins) ask_rows(w);
     bool over = e->x->chunk(e->x->ctx, w->runs, w->n_runs, w->until_ns);
     uint64_t now = e->x->now(e->x->ctx);
     uint32_t rows = 0;
+    e->stats.chunk_busy_s += seconds(begun, now);
     sched_piece_over(e->sched);
     if (!over) return;
     sched_chunk_over(e->sched);

@@ -86,6 +86,10 @@ static void engine_counters(struct json_out *o, const char *model, const struct 
         metrics_family(o, rows[i].name, "counter", rows[i].help);
         metrics_sample(o, rows[i].name, "", model, NULL, NULL, (double)rows[i].v);
     }
+    static const char busy[] = P "engine_busy_seconds_total";
+    metrics_family(o, busy, "counter", "Time spent computing, by what was computed.");
+    metrics_sample(o, busy, "", model, "work", "decode", s->step_busy_s);
+    metrics_sample(o, busy, "", model, "work", "prefill", s->chunk_busy_s);
     static const char by_position[] = P "spec_decode_num_accepted_tokens_per_pos_total";
     metrics_family(o, by_position, "counter",
                    "Draft tokens accepted, by their place in the draft.");
