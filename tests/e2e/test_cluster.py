@@ -4,6 +4,8 @@ import concurrent.futures, json, os, re, shutil, signal, stat, subprocess, tempf
 
 import openai
 import pytest
+
+import browser
 from test_engine import answer, random_bodies
 from test_serve import BIN, HELLO, HOST, LONG, MODEL, Server, read_until, request_bytes
 from test_serving import wait_for
@@ -140,6 +142,30 @@ def test_every_part_has_metrics_and_health():
                 assert r.status == 200
     finally:
         c.stop()
+
+
+@pytest.mark.skipif(not browser.CHROMIUM, reason="no chromium: run tools/install-deps --tests")
+def test_the_page_shows_the_cluster_live(cluster):
+    b = browser.Browser()
+    try:
+        b.open(f"http://{HOST}:{cluster.port}/")
+        b.wait("!document.getElementById('cluster-toggle').hidden")
+        b.click("#cluster-toggle")
+        b.wait("document.querySelectorAll('#members li').length === 3")
+        assert b.js("Array.from(document.querySelectorAll('#members .name'), e => e.textContent).join()") == "p0,d0,m0"
+        assert "joined" in b.js("document.getElementById('cluster-events').textContent")
+        handovers = "[...document.querySelectorAll('#cluster-facts div')].find(e => e.textContent.startsWith('hand-overs')).querySelector('dd').textContent"
+        before = int(b.js(handovers))
+        cluster.complete(prompt=[5, 6, 7], max_tokens=5)
+        b.wait(f"Number({handovers}) > {before}")
+        b.screenshot(os.path.join(os.path.dirname(BIN), "page-cluster.png"))
+        b.click("#cluster-toggle")
+        b.wait("document.getElementById('cluster').hidden")
+        bad = [e for e in b.events if e["method"] == "Runtime.exceptionThrown" or
+               e["method"] == "Log.entryAdded" and e["params"]["entry"]["level"] in ("error", "warning") and "favicon.ico" not in e["params"]["entry"].get("url", "")]
+        assert bad == []
+    finally:
+        b.close()
 
 
 # --- changes -----------------------------------------------------------------------------------------------------
