@@ -64,6 +64,7 @@ struct dir {
     struct dir_namespace ns[POOL_NAMESPACES_MAX];
     uint32_t n_ns, serial;
     uint32_t hand, rec_hand, recs_begun, vacating; /* recs_begun: records that were ever used */
+    uint32_t no_make; /* slots to be taken before memory is asked for again */
     const struct pool_quota *quotas;
     uint32_t n_quotas;
 };
@@ -109,6 +110,8 @@ enum dir_need {
 bool dir_has_room(const struct dir *d, uint32_t ns);
 enum dir_need dir_need(struct dir *d, uint32_t ns, uint32_t *value);
 void dir_extent_add(struct dir *d, uint32_t extent, uint32_t ns, void *memory); /* zeroed */
+/* There was no memory for it: for a while, room is made within what there is. */
+void dir_extent_failed(struct dir *d);
 void dir_extent_remove(struct dir *d, uint32_t extent);
 
 struct slot_header *dir_slot_header(const struct dir *d, uint32_t slot);

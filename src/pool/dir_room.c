@@ -5,6 +5,8 @@
 
 #include <assert.h>
 
+enum { NO_MAKE = 1000 };
+
 /* Moves a hand until it finds a block that may go, of one namespace or (DIR_NONE) of any. *idle: it
  * was not hit since the hand last came by; else it is one of many that were, and has lost its mark
  * only now. */
@@ -76,6 +78,7 @@ static uint32_t take(struct dir *d, uint32_t ns) {
         uint32_t slot = x->free;
         struct dir_slot *s = &d->slots[slot];
         x->free = s->next_free;
+        if (d->no_make > 0) d->no_make--;
         s->taken = true;
         s->generation++;
         x->n_taken++;
@@ -94,7 +97,7 @@ bool dir_has_room(const struct dir *d, uint32_t ns) {
     if (d->vacating != DIR_NONE || d->ns[ns].n_slots >= d->ns[ns].n_slots_max) return false;
     for (uint32_t e = 0; e < d->n_extents; e++) {
         const struct dir_extent *x = &d->extents[e];
-        if (!x->memory || (x->ns == ns && x->free != DIR_NONE)) return true;
+        if (x->memory ? x->ns == ns && x->free != DIR_NONE : d->no_make == 0) return true;
     }
     return false;
 }
@@ -104,13 +107,14 @@ enum dir_need dir_need(struct dir *d, uint32_t ns, uint32_t *value) {
     if (d->ns[ns].n_slots >= d->ns[ns].n_slots_max) return evict_own(d, ns, value);
     *value = take(d, ns);
     if (*value != DIR_NONE) return DIR_TOOK;
-    for (uint32_t e = 0; e < d->n_extents; e++)
+    for (uint32_t e = 0; e < d->n_extents && d->no_make == 0; e++)
         if (!d->extents[e].memory) {
             *value = e;
             return DIR_MAKE;
         }
     for (uint32_t e = 0; e < d->n_extents; e++)
-        if (d->extents[e].n_taken == 0) { /* another's, and it has nothing there */
+        if (d->extents[e].memory &&
+            d->extents[e].n_taken == 0) { /* another's, and it has nothing there */
             d->vacating = *value = e;
             return DIR_DROP;
         }
@@ -131,12 +135,17 @@ void dir_extent_add(struct dir *d, uint32_t extent, uint32_t ns, void *memory) {
     d->ns[ns].n_extents++;
 }
 
+void dir_extent_failed(struct dir *d) {
+    d->no_make = NO_MAKE;
+}
+
 void dir_extent_remove(struct dir *d, uint32_t extent) {
     struct dir_extent *x = &d->extents[extent];
     assert(x->memory && x->n_taken == 0);
     d->ns[x->ns].n_extents--;
     *x = (struct dir_extent){0};
     if (d->vacating == extent) d->vacating = DIR_NONE;
+    d->no_make = 0; /* its memory is free */
 }
 
 /* --- records of the SSD --------------------------------------------------------------------- */

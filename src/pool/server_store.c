@@ -84,7 +84,7 @@ enum room server_room(struct pool_server *s, uint32_t ns, uint32_t *slot) {
             if (evicted) s->rings_read = false;
             return ROOM_TAKEN;
         case DIR_MAKE:
-            if (!make_extent(s, value, ns)) return ROOM_NONE;
+            if (!make_extent(s, value, ns)) dir_extent_failed(&s->dir);
             break;
         case DIR_EVICT:
             evict(s, value);

@@ -183,6 +183,27 @@ a_busy_tenant_takes_what_lies_idle_and_no_more_than_half_of_what_does_not(void *
     end(&r);
 }
 
+static void without_memory_for_more_room_is_made_within_what_there_is(void **state) {
+    (void)state;
+    struct house r;
+    uint32_t v;
+    begin(&r, 8, 0, NULL, 0);
+    uint32_t a = dir_namespace(&r.d, "a"), b = dir_namespace(&r.d, "b");
+    assert_int_equal(dir_need(&r.d, a, &v), DIR_MAKE);
+    dir_extent_failed(&r.d);
+    assert_int_equal(dir_need(&r.d, a, &v), DIR_NO); /* nothing at all */
+    r.d.no_make = 0;
+    for (uint64_t n = 0; n < 3; n++) assert_true(put(&r, a, n));
+    dir_extent_failed(&r.d);
+    for (uint64_t n = 3; n < 9; n++) assert_true(put(&r, a, n));
+    assert_int_equal(r.d.used_slots, 3);
+    check(&r);
+    for (uint64_t n = 20; n < 30; n++)
+        assert_true(put(&r, b, n)); /* what it takes from a is memory again */
+    check(&r);
+    end(&r);
+}
+
 static void quotas_bound_a_namespace_in_both_tiers(void **state) {
     (void)state;
     struct house r;
@@ -301,6 +322,7 @@ int main(void) {
         cmocka_unit_test(the_oldest_goes_first_unless_it_was_hit),
         cmocka_unit_test(a_slot_that_is_taken_again_has_another_generation),
         cmocka_unit_test(a_busy_tenant_takes_what_lies_idle_and_no_more_than_half_of_what_does_not),
+        cmocka_unit_test(without_memory_for_more_room_is_made_within_what_there_is),
         cmocka_unit_test(quotas_bound_a_namespace_in_both_tiers),
         cmocka_unit_test(a_block_lives_until_both_tiers_have_dropped_it),
         cmocka_unit_test(bad_shapes_sizes_and_names_are_refused),
