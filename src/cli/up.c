@@ -147,9 +147,17 @@ static void step_stop(struct up *u, uint64_t now_ns) {
 
 /* --- watching --------------------------------------------------------------------------------- */
 
+/* A router that is started again gets the port it had: clients know no other. */
 static void find_url(struct up *u) {
-    if (!u->children[0].pid || !child_said(&u->children[0], "serving ", u->url, sizeof u->url))
+    struct child *router = &u->children[0];
+    if (!router->pid || !child_said(router, "serving ", u->url, sizeof u->url)) {
         snprintf(u->url, sizeof u->url, "%s:%u", u->a->host, u->a->port);
+        return;
+    }
+    if (u->a->port) return;
+    const char *port = strrchr(u->url, ':') + 1;
+    u->a->port = (uint32_t)strtoul(port, NULL, 10);
+    child_set(router, "--port", port);
 }
 
 static void mark_seen(struct up *u) {
@@ -281,6 +289,6 @@ int cli_up(int argc, char **argv) {
     enum flag_result result;
     enum st st = flags_parse(&result, &cmd, argc, argv, args, &err);
     if (!st && result == FLAG_HELP_SHOWN) return 0;
-    a.model = args[0];
+    if (args[0]) a.model = args[0];
     return st ? cli_fail(CLI_USAGE, &err) : run(&a, &cluster, &err);
 }

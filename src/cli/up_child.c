@@ -35,6 +35,18 @@ void child_arg(struct child *c, const char *fmt, ...) {
     c->text_len += (uint32_t)n + 1;
 }
 
+void child_set(struct child *c, const char *flag, const char *value) {
+    for (uint32_t i = 0; i + 1 < c->argc; i++) {
+        if (strcmp(c->argv[i], flag) != 0) continue;
+        uint32_t last = c->argc;
+        child_arg(c, "%s", value); /* its text; then its place */
+        if (c->argc == last) return;
+        c->argv[i + 1] = c->argv[--c->argc];
+        c->argv[c->argc] = NULL;
+        return;
+    }
+}
+
 void child_print(const struct child *c) {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
                                 "-_./:=,@%+";
@@ -63,7 +75,8 @@ static void become(const struct child *c, const char *exe, int log_fd, int null_
 
 enum st child_start(struct child *c, const char *exe, uint64_t now_ns, struct err *err) {
     if (c->full) return err_set(err, ST_INVALID, "up: %s: its command line is too long", c->name);
-    int log_fd = open(c->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int anew = c->started_ns ? 0 : O_TRUNC;
+    int log_fd = open(c->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | anew, 0600);
     if (log_fd < 0) return err_set(err, ST_IO, "up: %s: cannot open: %s", c->log, strerror(errno));
     int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     pid_t parent = getpid(), pid = null_fd < 0 ? -1 : fork();

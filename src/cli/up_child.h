@@ -31,10 +31,12 @@ struct child {
 /* Arguments: child_arg adds one. */
 void child_init(struct child *c, const char *name, const char *dir);
 void child_arg(struct child *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Another value for a flag it has. */
+void child_set(struct child *c, const char *flag, const char *value);
 /* The command line, words quoted where a shell needs it. */
 void child_print(const struct child *c);
 
-/* exe: what to run. Its output is appended to its log. */
+/* exe: what to run. Its log begins anew at the first start, and goes on at others. */
 enum st ST_CHECKED child_start(struct child *c, const char *exe, uint64_t now_ns, struct err *err);
 void child_signal(const struct child *c, int signal_number); /* nothing where it does not run */
 

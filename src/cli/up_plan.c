@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -28,6 +29,8 @@ void up_args_init(struct up_args *a) {
 
 uint32_t up_args_flags(struct flag out[UP_FLAGS_MAX], struct up_args *a) {
     const struct flag flags[] = {
+        {"model", "MODEL", FLAG_STR, &a->model, 0, 0,
+         "directory or hub id, as MODEL (default: the model that comes with supernode)", false},
         {"prefill", "N", FLAG_U32, &a->prefill, 1, UP_PARTS_MAX, "prefill workers (default 1)",
          false},
         {"decode", "N", FLAG_U32, &a->decode, 1, UP_PARTS_MAX, "decode workers (default 1)", false},
@@ -196,6 +199,8 @@ enum st up_plan(struct child **children, uint32_t *n, struct up_args *a,
     uint32_t at = 0;
     if (!a->ssd_dir != !a->ssd_bytes)
         return err_set(err, ST_INVALID, "up: --ssd and --ssd-bytes need each other");
+    if (a->ssd_dir && mkdir(a->ssd_dir, 0700) != 0 && errno != EEXIST)
+        return err_set(err, ST_IO, "up: --ssd: cannot make %s: %s", a->ssd_dir, strerror(errno));
     enum st st = divide(&s, a, err);
     if (st) return st;
     *n = 1 + a->prefill + a->decode + a->pool;

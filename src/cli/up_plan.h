@@ -8,7 +8,7 @@
 #include "cli/model_args.h"
 #include "cli/up_child.h"
 
-enum { UP_FLAGS_MAX = 24, UP_PARTS_MAX = 64 /* of a role */ };
+enum { UP_FLAGS_MAX = 26, UP_PARTS_MAX = 64 /* of a role */ };
 
 struct up_args {
     const char *model; /* NULL: the default one */

@@ -190,6 +190,22 @@ def test_roles_change_and_members_leave_while_requests_run():
         c.stop()
 
 
+def test_pool_servers_fill_their_ssd_and_find_it_again(tmp_path):
+    c = Cluster("--ssd", str(tmp_path / "ssd"), "--ssd-bytes", "32M", "--dram", "2M")
+    try:
+        prompts = [[7 + i] * 1500 for i in range(12)]  # 11 blocks each, 140 KB a block
+        expected = [answer(c, {"prompt": p, "seed": 1, "max_tokens": 5}) for p in prompts]
+        wait_for(lambda: c.member("m0")["load"]["bytes_ssd"] > 1 << 20, 20)
+        for name in ("m0", "p0"):
+            os.kill(c.member(name)["pid"], signal.SIGKILL)
+        wait_for(lambda: len(c.view()["members"]) == 3 and c.view()["deaths"] == 2, 30)
+        wait_for(lambda: c.member("m0")["load"]["bytes_ssd"] > 1 << 20, 20)
+        assert [answer(c, {"prompt": p, "seed": 1, "max_tokens": 5}) for p in prompts] == expected
+        wait_for(lambda: c.member("p0")["load"]["prompt_from_pool"] > 0, 5)
+    finally:
+        c.stop()
+
+
 def test_a_killed_worker_is_an_event_and_comes_back():
     c = Cluster(decode=2)
     try:
@@ -235,9 +251,7 @@ def test_members_find_a_router_that_was_started_again():
     router = next(pid for pid in c.children() if b"router" in open(f"/proc/{pid}/cmdline", "rb").read())
     os.kill(router, signal.SIGKILL)
 
-    def back():
-        with open(f"{c.dir}/router.log") as f:
-            c.port = int(re.findall(r"serving\s+http://127\.0\.0\.1:(\d+)", f.read())[-1])
+    def back():  # at the port it had
         try:
             return len(c.view()["members"]) == 3 and all(m["state"] == "ready" for m in c.view()["members"])
         except OSError:
