@@ -185,4 +185,4 @@ lint:
 clean:
 	rm -rf build
 
--include $(OBJS:.o=.d) $(CLI:.o=.d) $(addsuffix .d,$(TESTS) $(FUZZERS))
+-include $(OBJS:.o=.d) $(CLI:.o=.d) $(wildcard $(B)/tests/*/*.d)

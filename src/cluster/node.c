@@ -14,7 +14,7 @@ enum {
     EVENTS_A_STEP = 256, /* taken between two pieces of work */
     ENTRIES_A_SEQ = 4,   /* of the board: requests that are computed or lent */
 };
-static const uint64_t lease_default_ns = 10000000000, connect_ns = 200000000,
+static const uint64_t lease_default_ns = 10000000000, connect_ns = 200000000, flights_ns = 2000000,
                       pool_timeout_ns = 2000000000, itl_span_ns = 2500000000;
 
 uint64_t node_now(const struct node *n) {
@@ -505,8 +505,8 @@ uint64_t node_step(struct node *n) {
     bool worked = engine_step(n->engine);
     flush_tokens(n);
     if (worked) return 0;
-    /* leases, lookups, pulls that end: the copying thread wakes the bus for those */
-    uint64_t soon = now + (n->n_flights ? 1000000 : connect_ns);
+    /* what nobody wakes us for: leases, fetches that end */
+    uint64_t soon = now + (n->n_flights ? flights_ns : connect_ns);
     return due < soon ? due : soon;
 }
 

@@ -315,7 +315,9 @@ static void finish(struct pull *u) {
     u->p->stats.failed += u->failed;
     pthread_mutex_unlock(&u->p->lock);
     u->stage = PULL_OVER;
-    atomic_store_explicit(&u->over, true, memory_order_release);
+    struct bus *bus = u->p->bus;
+    atomic_store_explicit(&u->over, true, memory_order_release); /* its owner may free it now */
+    bus_wake(bus);
 }
 
 static bool advance(struct pull *u) {

@@ -75,6 +75,12 @@ static void leave_decode(struct route *f) {
     f->kv = 0;
 }
 
+/* It decodes there, and has one token more. */
+static void grow(struct route *f) {
+    f->kv++;
+    f->decode->kv_tokens++;
+}
+
 /* Nobody works on it any more. */
 static void recall(struct router *r, struct route *f) {
     if (f->prefill) router_tell(r, f->prefill, PROTO_CANCEL, f->id);
@@ -510,7 +516,10 @@ static bool take_token(struct router *r, struct route *f, struct token_out *out,
     c->ids[c->n_ids++] = out->id;
     c->finish = out->finish;
     out->attempt = q->attempt;
-    if (f->state == FLIGHT_PREFILL) f->first[out->choice / 64] |= UINT64_C(1) << out->choice % 64;
+    if (f->state == FLIGHT_PREFILL)
+        f->first[out->choice / 64] |= UINT64_C(1) << out->choice % 64;
+    else
+        grow(f);
     count_token(r, t, now_ns);
     if (t->sink.token(t->ctx, out) || c->finish) return true;
     c->finish = FINISH_CANCELLED;
