@@ -54,7 +54,7 @@ struct engine_stats {
     uint64_t preemptions;
     uint64_t steps, chunks;
     double step_busy_s, chunk_busy_s; /* spent in them */
-    uint64_t spec_drafts; /* times that drafts were verified */
+    uint64_t spec_drafts;             /* times that drafts were verified */
     uint64_t spec_draft_tokens, spec_accepted;
     uint64_t spec_accepted_at[STATS_DRAFTS_MAX];
     uint64_t
