@@ -139,10 +139,12 @@ asan: ; @$(MAKE) --no-print-directory SAN=address,undefined test
 tsan: ; @$(MAKE) --no-print-directory SAN=thread test
 
 # A server under clients that hang up, dawdle and lie; SAN=address,undefined or SAN=thread makes it stricter.
-soak: all $(B)/tests/engine/test_engine $(B)/tests/engine/test_one_answer $(B)/tests/pool/test_history
+soak: all $(B)/tests/engine/test_engine $(B)/tests/engine/test_one_answer $(B)/tests/pool/test_history $(B)/tests/cluster/test_cluster_sim
 	@FLAT=100000 SEEDS=20000 $(B)/tests/engine/test_engine > $(B)/soak.log 2>&1 || { tail -20 $(B)/soak.log; exit 1; }
 	@SEEDS=200 $(B)/tests/engine/test_one_answer > $(B)/soak.log 2>&1 || { tail -20 $(B)/soak.log; exit 1; }
 	@SEEDS=5000 $(B)/tests/pool/test_history > $(B)/soak.log 2>&1 || { tail -20 $(B)/soak.log; exit 1; }
+	@SEEDS=100000 $(B)/tests/cluster/test_cluster_sim > $(B)/soak.log 2>&1 || { tail -20 $(B)/soak.log; exit 1; }
+	@echo "soak: 100,000 clusters under faults and 100,000 undisturbed, in virtual time: passed"
 	@echo "soak: 10,000 histories of the memory pool: passed"
 	@echo "soak: 100,000 requests and 20,000 histories on the stand-in, 200 mixes on a model: passed"
 	@tests/soak/soak.py --bin $(BIN) --seconds $(SOAK_SECONDS)
