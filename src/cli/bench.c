@@ -3,6 +3,7 @@
  *   bench model   prefill and decode of a geometry with random weights: no checkpoint needed
  *   bench engine  the engine in this process (bench_engine.c)
  *   bench serve   load on a server (bench_serve.c)
+ *   bench bus     the bus between two processes (bench_bus.c)
  *   bench handover  KV from process to process (bench_handover.c) */
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include <jansson.h>
 
 #include "base/clock.h"
+#include "cli/bench_bus.h"
 #include "cli/bench_engine.h"
 #include "cli/bench_handover.h"
 #include "cli/bench_model.h"
@@ -323,13 +325,15 @@ int cli_bench(int argc, char **argv) {
     if (argc >= 2 && strcmp(argv[1], "serve") == 0) return cli_bench_serve(argc - 1, argv + 1);
     if (argc >= 2 && strcmp(argv[1], "handover") == 0)
         return cli_bench_handover(argc - 1, argv + 1);
+    if (argc >= 2 && strcmp(argv[1], "bus") == 0) return cli_bench_bus(argc - 1, argv + 1);
     bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
     fprintf(help ? stdout : stderr,
-            "usage: supernode bench model|engine|serve|handover [flags]\n\n"
+            "usage: supernode bench model|engine|serve|handover|bus [flags]\n\n"
             "  model   prefill and decode of a model's geometry, with random weights\n"
             "  engine  batching and scheduling in this process, without a server\n"
             "  serve   load on an OpenAI-compatible server\n"
-            "  handover  KV between two processes, and what it does to decoding\n\n"
+            "  handover  KV between two processes, and what it does to decoding\n"
+            "  bus     the bus between two processes, beside memcpy and a pipe\n\n"
             "supernode bench serve --help says more.\n");
     return help ? 0 : CLI_USAGE;
 }

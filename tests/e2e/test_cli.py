@@ -11,7 +11,7 @@ import pytest
 ROOT = os.environ["SUPERNODE_ROOT"]
 BINARY = os.environ["SUPERNODE_BIN"]
 TINY = os.path.join(ROOT, "models/tiny")
-COMMANDS = ["serve", "chat", "generate", "info", "score", "logits", "tokenize", "template", "bench model", "bench serve"]
+COMMANDS = ["serve", "chat", "generate", "info", "score", "logits", "tokenize", "template", "bench model", "bench serve", "bench bus"]
 
 
 def run(*args, stdin="", env=None):
