@@ -90,6 +90,9 @@ SAY      = @$(if $(V)$(findstring s,$(firstword -$(MAKEFLAGS))),:,printf '  %-5s
 
 $(B)/src/ops/avx2/%.o: ISA := -march=x86-64-v3
 $(B)/src/ops/avx512/%.o: ISA := -march=x86-64-v4 -mavx512vbmi -mprefer-vector-width=512
+ifeq ($(ARCH),x86_64)
+$(B)/src/pool/sum_avx512.o: ISA := -march=x86-64-v4 -mprefer-vector-width=512
+endif
 $(B)/src/ops/neon/%.o: ISA := -march=armv8-a
 # The kernels stay bare under sanitizers: their tests have guard pages, and instrumented they take minutes to compile.
 $(B)/src/ops/avx2/%.o $(B)/src/ops/avx512/%.o: SANFLAGS :=

@@ -23,6 +23,18 @@ static XXH3_state_t *state_of(struct piece *p) {
     return (XXH3_state_t *)(void *)p->state;
 }
 
+static void update(XXH3_state_t *state, const void *data, size_t len) {
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512cd")) {
+        sum_update_avx512(state, data, len);
+        return;
+    }
+#endif
+    XXH3_128bits_update(state, data, len);
+}
+
 void piece_begin(struct piece *p, bus_id segment, uint64_t offset, void *to, uint32_t len) {
     p->segment = segment;
     p->offset = offset;
@@ -44,7 +56,7 @@ enum st piece_submit(struct piece *p, struct bus_queue *q, uint64_t cookie) {
 
 bool piece_arrived(struct piece *p, struct sum *sum) {
     assert(p->flying > 0);
-    XXH3_128bits_update(state_of(p), p->to + p->copied, p->flying);
+    update(state_of(p), p->to + p->copied, p->flying);
     p->copied += p->flying;
     p->flying = 0;
     if (p->copied < p->len) return false;
