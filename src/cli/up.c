@@ -123,7 +123,10 @@ static void signal_members(const struct up *u, int signal_number) {
 static void begin_stop(struct up *u) {
     u->stopping++;
     u->kill_at_ns = clock_now_ns() + (u->a->drain_s + KILL_AFTER_S) * second_ns;
-    if (u->stopping == 1) up_event(&u->show, "stopping (a second signal: at once)");
+    if (u->stopping == 1) {
+        up_event(&u->show, "stopping (a second signal: at once)");
+        up_draw(&u->show, u->view_there ? u->view : NULL, u->url);
+    }
     if (u->stopping == 1 && u->children[0].pid)
         child_signal(&u->children[0], SIGTERM);
     else if (u->stopping == 1)

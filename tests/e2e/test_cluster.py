@@ -10,7 +10,7 @@ from test_engine import answer, random_bodies
 from test_serve import BIN, HELLO, HOST, LONG, MODEL, Server, read_until, request_bytes
 from test_serving import wait_for
 
-SMALL = ("--kv-cache-memory", "24M", "--dram", "32M", "--peer-timeout-ms", "1000")
+SMALL = ("--kv-cache-memory", "24M", "--dram", "32M")
 
 
 def ctl(directory, *args):
@@ -176,7 +176,7 @@ def test_roles_change_and_members_leave_while_requests_run():
     try:
         expected = [answer(c, b) for b in random_bodies(6, seed=9)]
         assert ctl(c.dir, "role", "p1", "decode").returncode == 0
-        wait_for(lambda: c.member("p1")["role"] == "decode", 20)
+        wait_for(lambda: (m := c.member("p1")) and m["role"] == "decode", 20)
         with concurrent.futures.ThreadPoolExecutor(6) as threads:
             running = [threads.submit(answer, c, b) for b in random_bodies(6, seed=9)]
             assert ctl(c.dir, "drain", "d1").returncode == 0
@@ -195,13 +195,13 @@ def test_pool_servers_fill_their_ssd_and_find_it_again(tmp_path):
     try:
         prompts = [[7 + i] * 1500 for i in range(12)]  # 11 blocks each, 140 KB a block
         expected = [answer(c, {"prompt": p, "seed": 1, "max_tokens": 5}) for p in prompts]
-        wait_for(lambda: c.member("m0")["load"]["bytes_ssd"] > 1 << 20, 20)
+        wait_for(lambda: (m := c.member("m0")) and m["load"]["bytes_ssd"] > 1 << 20, 20)
         for name in ("m0", "p0"):
             os.kill(c.member(name)["pid"], signal.SIGKILL)
-        wait_for(lambda: len(c.view()["members"]) == 3 and c.view()["deaths"] == 2, 30)
-        wait_for(lambda: c.member("m0")["load"]["bytes_ssd"] > 1 << 20, 20)
+        wait_for(lambda: len(c.view()["members"]) == 3 and c.view()["deaths"] >= 2, 30)
+        wait_for(lambda: (m := c.member("m0")) and m["load"]["bytes_ssd"] > 1 << 20, 20)
         assert [answer(c, {"prompt": p, "seed": 1, "max_tokens": 5}) for p in prompts] == expected
-        wait_for(lambda: c.member("p0")["load"]["prompt_from_pool"] > 0, 5)
+        wait_for(lambda: (m := c.member("p0")) and m["load"]["prompt_from_pool"] > 0, 5)
     finally:
         c.stop()
 
@@ -212,7 +212,7 @@ def test_a_killed_worker_is_an_event_and_comes_back():
         pid = c.member("d1")["pid"]
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: (m := c.member("d1")) and m["pid"] != pid, 30)
-        assert c.view()["deaths"] == 1
+        assert c.view()["deaths"] >= 1
         assert c.complete(prompt=[5, 6, 7], seed=1, max_tokens=5)[0] == 200
     finally:
         c.stop()
