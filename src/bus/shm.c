@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -462,9 +463,12 @@ static enum st open_all(struct shm_bus *b, struct err *err) {
         enum st st = shm_listen(b, err);
         if (st) return st;
     }
-    if (pthread_create(&b->heart, NULL, beat, b) != 0)
-        return err_set(err, ST_IO, "bus: cannot start a thread");
-    return ST_OK;
+    sigset_t all, before; /* signals are for the program's own threads */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&b->heart, NULL, beat, b);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc == 0 ? ST_OK : err_set(err, ST_IO, "bus: cannot start a thread");
 }
 
 static void init(struct shm_bus *b, const struct shm_options *o) {
