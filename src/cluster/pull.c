@@ -17,6 +17,9 @@ enum {
     COMPLETIONS = 32, /* taken at a time */
 };
 
+/* A layer takes longer than this, and who only looks should leave the core to who computes. */
+static const uint64_t look_every_ns = 1000000;
+
 enum stage {
     PULL_ROWS,  /* pieces of blocks */
     PULL_STATE, /* the executor's state, from the board */
@@ -45,6 +48,7 @@ struct pull {
     uint32_t *copied; /* [parts] blocks of each that were asked for */
     uint8_t *board;   /* what was read of the entry */
     bool board_asked;
+    uint64_t look_ns; /* not at the board again before */
     uint32_t in_flight, checked;
     uint64_t *generations, epoch, flight; /* read back */
     uint8_t *state;
@@ -184,12 +188,12 @@ void puller_stats(struct puller *p, struct puller_stats *out) {
 
 /* --- the copying side ------------------------------------------------------------------------- */
 
-/* Takes the inputs. A page of the table that changed is copied again, and what the board said before
- * was said of the old one. */
 static bool same_page(const struct pull_page *a, const struct pull_page *b) {
     return a->page == b->page && a->generation == b->generation;
 }
 
+/* Takes the inputs. A page of the table that changed is copied again, and what the board said before
+ * was said of the old one. */
 static void take_inputs(struct pull *u) {
     uint32_t parts = block_parts(&u->p->shape), same = 0;
     pthread_mutex_lock(&u->p->lock);
@@ -251,8 +255,11 @@ static bool advance_rows(struct pull *u) {
     if (!u->all && u->in_flight == 0) {
         /* what the board said last time is copied; look again */
         if (!u->board_asked) {
-            u->board_asked = u->n_pages > u->n_there && ask_board(u);
-            return u->board_asked;
+            uint64_t now = bus_now(u->p->bus);
+            if (u->n_pages == u->n_there || now < u->look_ns) return false;
+            u->look_ns = now + look_every_ns;
+            u->board_asked = ask_board(u);
+            return false;
         }
         u->board_asked = false;
         if (!board_is_ours(u)) memset(u->board, 0, u->p->entry_bytes);
