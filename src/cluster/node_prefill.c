@@ -37,7 +37,7 @@ static void drop_entry(struct flight *f) {
     if (f->entry == BOARD_NONE) return;
     atomic_store_explicit(entry_flight(n, f->entry), 0, memory_order_relaxed);
     /* whoever sees what comes next in the entry sees that it is another's */
-    atomic_thread_fence(memory_order_release);
+    __sync_synchronize(); /* a fence that TSan takes */
     n->entries[n->n_free++] = f->entry;
     f->entry = BOARD_NONE;
 }

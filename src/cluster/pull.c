@@ -319,7 +319,7 @@ static bool advance_check(struct pull *u) {
 
 static void finish(struct pull *u) {
     pthread_mutex_lock(&u->p->lock);
-    u->p->stats.failed += u->failed;
+    u->p->stats.failed += u->failed && !atomic_load_explicit(&u->cancelled, memory_order_relaxed);
     pthread_mutex_unlock(&u->p->lock);
     u->stage = PULL_OVER;
     struct bus *bus = u->p->bus;

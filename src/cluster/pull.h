@@ -30,8 +30,8 @@ struct pull_source {
 };
 
 struct puller_stats {
-    uint64_t pulls, failed, bytes;
-    uint64_t waits; /* times the owner met the lock taken */
+    uint64_t pulls, failed, bytes; /* failed: cancelled ones not counted */
+    uint64_t waits;                /* times the owner met the lock taken */
 };
 
 /* memory: paged memory of n_pages, where rows go; slot_bytes of state come with them. */
