@@ -124,7 +124,8 @@ static void on_lend(void *ctx, struct engine_loan *loan, const void *slot) {
 static const struct block_gate *on_fetch(void *ctx, uint32_t first, uint32_t n_blocks,
                                          const uint32_t *pages) {
     struct flight *f = ctx;
-    assert(!f->fetch);
+    assert(!f->fetch || pool_fetch_over(f->fetch));
+    pool_fetch_free(f->fetch); /* it failed, and this is for fewer */
     f->fetch = pool_fetch_begin(f->node->pool, f->lookup, first, n_blocks, pages, &f->gate);
     return f->fetch ? &f->gate : NULL;
 }

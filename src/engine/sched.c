@@ -317,7 +317,7 @@ static void begin_fetch(struct sched *s, struct seq *q) {
     while (end < q->n_to_find && may_be_found(q, end)) end++;
     if (end == from) return;
     q->gate = s->c.hooks.fetch(q->owner, from, end - from, q->pages + from);
-    q->n_to_find = 0; /* only once: what does not come is computed */
+    q->n_to_find = 0; /* what does not come is computed */
     if (!q->gate) return;
     q->fetch_from = from;
     q->fetch_end = end;
@@ -334,9 +334,13 @@ static void settle_fetch(struct sched *s, struct seq *q) {
     }
     if (q->in_chunk) drop_chunk(s);
     if (!s->c.hooks.fetched(q->owner)) return;
+    /* Blocks come layer by layer, so that of a fetch that failed none is whole. Those before the bad
+     * one are asked for again. */
     q->gate = NULL;
-    q->fetch_end = q->fetch_from + bad;
-    q->n_done = q->fetch_end * KV_PAGE_TOKENS;
+    q->fetch_end = q->fetch_from;
+    q->n_done = q->fetch_from * KV_PAGE_TOKENS;
+    q->n_to_find = q->fetch_from + bad;
+    begin_fetch(s, q);
     if (q->n_cached > q->n_done) q->n_cached = q->n_done;
 }
 

@@ -49,8 +49,8 @@ static inline uint64_t paged_bytes(const struct block_shape *s, uint32_t n_pages
 }
 
 /* How far blocks that come from elsewhere have arrived: written by who copies, read by who computes.
- * Every block's parts [0, parts) are there and checked. bad: the first block that will not come;
- * once set, parts stays. */
+ * Every block's parts [0, parts) are there and checked. bad: a block that will not come; once set,
+ * parts stays, and since parts of all blocks come together, no block is whole then. */
 enum { BLOCK_GATE_GOOD = UINT32_MAX };
 struct block_gate {
     _Atomic uint32_t parts;

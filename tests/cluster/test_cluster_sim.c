@@ -247,22 +247,22 @@ static void random_history(uint64_t seed, bool calm) {
     static struct world w;
     w = (struct world){.g = {seed * 2654435761u + 99}};
     for (int i = 0; i < 4; i++) below(&w.g, 2);
-    struct sim_cluster_options o = {.seed = seed,
-                                    .n_prefill = 1 + below(&w.g, 3),
-                                    .n_decode = 1 + below(&w.g, 3),
-                                    .n_pool = below(&w.g, 3),
-                                    .n_pages = engine_pages_min(SIM_MODEL_LEN) +
-                                               below(&w.g, below(&w.g, 2) ? 40 : 6),
-                                    .pool_bytes = (16 + below(&w.g, 200)) * UINT64_C(4096),
-                                    .seqs = 2 + below(&w.g, 10),
-                                    .vocab = VOCAB,
-                                    .peer_timeout_ns = (below(&w.g, 2) ? 50 : 200) * ms,
-                                    .lease_ns = (below(&w.g, 2) ? 60 : 400) * ms,
-                                    .no_worker_ns = 60000 * ms,
-                                    .delay_ns_max = 10000 * (1 + below(&w.g, 100)),
-                                    .slow_permille = below(&w.g, 2) ? 0 : below(&w.g, 60),
-                                    .slow_percent = below(&w.g, 2) ? 0 : 5,
-                                    .speculate = below(&w.g, 2)};
+    struct sim_cluster_options o = {
+        .seed = seed,
+        .n_prefill = 1 + below(&w.g, 3),
+        .n_decode = 1 + below(&w.g, 3),
+        .n_pool = below(&w.g, 3),
+        .n_pages = engine_pages_min(SIM_MODEL_LEN) + below(&w.g, below(&w.g, 2) ? 40 : 6),
+        .pool_bytes = (8 + below(&w.g, below(&w.g, 2) ? 200 : 12)) * UINT64_C(4096),
+        .seqs = 2 + below(&w.g, 10),
+        .vocab = VOCAB,
+        .peer_timeout_ns = (below(&w.g, 2) ? 50 : 200) * ms,
+        .lease_ns = (below(&w.g, 2) ? 60 : 400) * ms,
+        .no_worker_ns = 60000 * ms,
+        .delay_ns_max = 10000 * (1 + below(&w.g, 100)),
+        .slow_permille = below(&w.g, 2) ? 0 : below(&w.g, 60),
+        .slow_percent = below(&w.g, 2) ? 0 : 5,
+        .speculate = below(&w.g, 2)};
     if (calm) {
         o.lease_ns = 400 * ms;
         o.slow_permille = 0;
@@ -272,7 +272,7 @@ static void random_history(uint64_t seed, bool calm) {
     uint32_t spread = 1 + below(&w.g, 4);
     for (uint32_t i = 0; i < w.n; i++) {
         random_request(&w.v[i], i, SHORT_LENS, &w.g);
-        if (i > 0 && below(&w.g, 2)) begin_like(&w.v[i], &w.v[below(&w.g, i)]);
+        if (i > 0 && below(&w.g, 4)) begin_like(&w.v[i], &w.v[below(&w.g, i)]);
         w.v[i].arrives_ns *= spread;
         if (w.v[i].cancel_ns) w.v[i].cancel_ns += w.v[i].arrives_ns;
         w.v[i].r.time_left_ms = w.v[i].r.time_left_ms ? 20 + below(&w.g, 300) : 0;
