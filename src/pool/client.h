@@ -12,6 +12,9 @@
 #include "bus/bus.h"
 #include "pool/block.h"
 
+/* The longest list of servers; peers agree on where keys live only up to here. */
+enum { POOL_SERVERS_MAX = 64 };
+
 struct pool_key {
     uint8_t bytes[32];
 };
@@ -61,8 +64,9 @@ bool pool_lookup_over(const struct pool_lookup *l, uint32_t *n_found);
 void pool_lookup_free(struct pool_lookup *l); /* any time; NULL is allowed */
 
 /* Gets blocks [first, first + n) of a lookup that is over into pages[n], in layer order over all
- * blocks; gate is initialised, told as they arrive, and must live until the fetch is over. The
- * lookup may be freed at once. NULL: out of memory. */
+ * blocks; gate is initialised, told as they arrive, and must live until the fetch is over. Once
+ * gate->bad is set no block of the fetch counts, since parts of all blocks come together. The lookup
+ * may be freed at once. NULL: out of memory. */
 struct pool_fetch *pool_fetch_begin(struct pool_client *c, const struct pool_lookup *l,
                                     uint32_t first, uint32_t n, const uint32_t *pages,
                                     struct block_gate *gate);

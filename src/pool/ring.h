@@ -9,7 +9,7 @@
 #include "bus/bus.h"
 #include "pool/client.h"
 
-enum { RING_SERVERS_MAX = 64, RING_POINTS = 256, RING_NONE = -1 };
+enum { RING_SERVERS_MAX = POOL_SERVERS_MAX, RING_POINTS = 256, RING_NONE = -1 };
 
 struct ring_point {
     uint64_t at;
