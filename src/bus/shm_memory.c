@@ -77,8 +77,9 @@ enum st shm_segment_new(struct bus *base, size_t bytes, enum bus_rights rights, 
                           .mapped = (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES,
                           .writable = rights == BUS_PEERS_WRITE};
     void *m;
-    s->fd = shm_memfd("supernode-segment", s->mapped, &m, s->writable, err);
-    enum st st = s->fd < 0 ? err->code : ST_OK;
+    struct err why; /* the caller may want none */
+    s->fd = shm_memfd("supernode-segment", s->mapped, &m, s->writable, &why);
+    enum st st = s->fd < 0 ? err_set(err, why.code, "%s", why.text) : ST_OK;
     if (!st && !ids_add(&b->segments, b->last_id + 1, s)) {
         munmap(m, s->mapped);
         close(s->fd);

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "bus/shm_impl.h"
@@ -121,6 +122,25 @@ static void a_readers_descriptor_neither_writes_nor_shrinks_a_segment(void **sta
     assert_int_equal(bus_segment_new(b->bus, 0, BUS_PEERS_READ, &id, &memory, &err), ST_INVALID);
     assert_int_not_equal(bus_segment_new(b->bus, SIZE_MAX, BUS_PEERS_READ, &id, &memory, &err),
                          ST_OK);
+}
+
+static void
+a_segment_that_there_is_no_descriptor_for_is_refused_with_or_without_a_sentence(void **state) {
+    struct rig *r = *state;
+    struct end *b = end_new(r, "b");
+    struct err err;
+    bus_id id;
+    void *memory;
+    struct rlimit was, none;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    none = (struct rlimit){0, was.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    enum st with = bus_segment_new(b->bus, 4096, BUS_PEERS_READ, &id, &memory, &err);
+    enum st without = bus_segment_new(b->bus, 4096, BUS_PEERS_READ, &id, &memory, NULL);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+    assert_int_equal(with, ST_IO);
+    assert_int_equal(without, ST_IO);
+    assert_non_null(strstr(err.text, "shared memory of 4096 bytes"));
 }
 
 /* --- the secret ------------------------------------------------------------------------------- */
@@ -258,6 +278,8 @@ int main(void) {
         CONF(a_socket_is_its_owners_and_a_stale_one_is_replaced, &shm_kind),
         CONF(a_file_that_is_no_socket_is_not_replaced, &shm_kind),
         CONF(a_readers_descriptor_neither_writes_nor_shrinks_a_segment, &shm_kind),
+        CONF(a_segment_that_there_is_no_descriptor_for_is_refused_with_or_without_a_sentence,
+             &shm_kind),
         CONF(a_secret_is_made_once_and_read_only_where_nobody_else_reads_it, &shm_kind),
         CONF(two_threads_play_ping_pong_and_no_wake_up_is_lost, &shm_kind),
         CONF(queues_of_other_threads_notify_in_order_while_the_owner_closes, &shm_kind),
