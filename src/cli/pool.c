@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* supernode pool: a server of a cluster's memory pool. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,7 +63,8 @@ static const struct member_ops ops = {.step = step,
                                       .publish = publish,
                                       .write = write_metrics};
 
-/* TENANT=DRAM or TENANT=DRAM,SSD; "=1G" is for requests without a tenant. */
+/* TENANT=DRAM or TENANT=DRAM,SSD; "=1G" is for requests without a tenant, which share their
+ * namespace with a tenant named "default". */
 static enum st add_quota(struct pool_args *a, const struct flag_command *cmd, const char *text,
                          struct err *err) {
     const char *equals = strchr(text, '='), *comma = strchr(text, ',');
@@ -75,6 +77,7 @@ static enum st add_quota(struct pool_args *a, const struct flag_command *cmd, co
                        "TENANT=BYTES,SSD_BYTES",
                        text);
     snprintf(q->tenant, sizeof q->tenant, "%.*s", (int)(equals - text), text);
+    if (!q->tenant[0]) strcpy(q->tenant, "default"); /* as workers name it: flight_namespace */
     struct flag f = {"quota", "BYTES", FLAG_BYTES, &q->dram_bytes, 0, 0, "", false};
     int len = comma ? (int)(comma - equals - 1) : (int)strlen(equals + 1);
     snprintf(bytes, sizeof bytes, "%.*s", len, equals + 1);
@@ -125,6 +128,7 @@ static int run(struct pool_args *a, struct err *err) {
     struct serving_pool p = {0};
     struct log log = {.fd = STDERR_FILENO, .format = (enum log_format)a->cluster.log_format};
     member_run_block_signals();
+    signal(SIGXFSZ, SIG_IGN); /* a file at its limit is a full disk */
     enum st st = open_all(&p, a, err);
     if (!st) {
         print_memory(a);

@@ -264,8 +264,8 @@ static inline void w_finish(struct world *w, struct pool_fetch *f) {
     pool_fetch_free(f);
 }
 
-/* How many of a chain's first blocks come whole: into pages 1, 2, ...; a block that comes is the
- * stored one, bit for bit, as far as the gate says. */
+/* How many of a chain's first blocks come whole, into pages 1, 2, ...: all that were found, or none
+ * if one of them is bad. A block that comes is the stored one, bit for bit, as far as the gate says. */
 static inline uint32_t w_fetch(struct world *w, int client, const char *tenant,
                                const uint64_t *blocks, uint32_t n) {
     uint32_t found, pages[W_PAGES];
@@ -286,9 +286,8 @@ static inline uint32_t w_fetch(struct world *w, int client, const char *tenant,
     w_finish(w, f);
     uint32_t parts = atomic_load(&gate.parts), bad = atomic_load(&gate.bad);
     for (uint32_t i = 0; i < found; i++) assert_true(w_holds(c, pages[i], blocks[i], parts));
-    if (bad != BLOCK_GATE_GOOD) return bad;
-    assert_int_equal(parts, block_parts(&w_shape));
-    return found;
+    assert_int_equal(parts == block_parts(&w_shape), bad == BLOCK_GATE_GOOD);
+    return bad == BLOCK_GATE_GOOD ? found : 0;
 }
 
 static inline uint32_t w_fetch_one(struct world *w, int client, const char *tenant, uint64_t n) {
