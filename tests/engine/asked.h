@@ -15,7 +15,7 @@ enum { VOCAB = 211 };
 struct rng {
     uint64_t s;
 };
-static uint32_t below(struct rng *r, uint32_t n) {
+static inline uint32_t below(struct rng *r, uint32_t n) {
     r->s = r->s * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t)((r->s >> 33) % n);
 }
@@ -37,12 +37,13 @@ struct asked {
 
 /* --- requests --------------------------------------------------------------------------------- */
 
-static void *must(void *p) {
+static inline void *must(void *p) {
     assert_non_null(p);
     return p;
 }
 
-static void fill(struct asked *a, uint32_t id, uint32_t n_prompt, uint32_t max_tokens, uint32_t n) {
+static inline void fill(struct asked *a, uint32_t id, uint32_t n_prompt, uint32_t max_tokens,
+                        uint32_t n) {
     struct err err;
     *a = (struct asked){.drop_choice = UINT32_MAX};
     struct request *r = &a->r;
@@ -62,14 +63,14 @@ static void fill(struct asked *a, uint32_t id, uint32_t n_prompt, uint32_t max_t
     for (uint32_t c = 0; c < n; c++) a->got[c] = must(calloc(max_tokens, sizeof *a->got[c]));
 }
 
-static void asked_release(struct asked *a) {
+static inline void asked_release(struct asked *a) {
     for (uint32_t c = 0; c < a->r.n_choices; c++) free(a->got[c]);
     free(a->told);
     request_release(&a->r);
 }
 
 /* n_lens: of nine lengths, the first are the shortest. Prompts come in families that share a beginning; some quote an assistant. */
-static void random_request(struct asked *a, uint32_t id, uint32_t n_lens, struct rng *g) {
+static inline void random_request(struct asked *a, uint32_t id, uint32_t n_lens, struct rng *g) {
     static const uint32_t lens[] = {1, 5, 127, 128, 129, 300, 640, 1500, 2500};
     uint32_t n_prompt = lens[below(g, n_lens)] + below(g, 40);
     uint32_t n = below(g, 4) ? 1 : 1 + below(g, 5);
@@ -98,7 +99,7 @@ static void random_request(struct asked *a, uint32_t id, uint32_t n_lens, struct
     if (below(g, 5) == 0) a->cancel_ns = a->arrives_ns + (uint64_t)below(g, 600) * 1000000;
 }
 
-static void lend(struct asked *a) {
+static inline void lend(struct asked *a) {
     struct err err;
     struct request *l = &a->lent;
     *l = a->r;
@@ -116,7 +117,7 @@ static void lend(struct asked *a) {
 }
 
 /* As the front does, it frees the record at once: who looks at it afterwards is seen by ASan. */
-static void on_done(void *ctx, const struct err *err) {
+static inline void on_done(void *ctx, const struct err *err) {
     struct asked *a = ctx;
     assert_false(a->done);
     for (uint32_t c = 0; c < a->r.n_choices; c++) {
@@ -132,14 +133,14 @@ static void on_done(void *ctx, const struct err *err) {
 
 /* --- the oracle ------------------------------------------------------------------------------- */
 
-static enum token_role role_at(const struct request *r, uint32_t pos) {
+static inline enum token_role role_at(const struct request *r, uint32_t pos) {
     for (uint32_t i = 0; i < r->n_roles; pos -= r->roles[i++].len)
         if (pos < r->roles[i].len) return r->roles[i].role;
     return ROLE_GENERATED;
 }
 
 /* What choice c must answer, token by token, until its end or n tokens. */
-static void check_answer(const struct asked *a, uint32_t c) {
+static inline void check_answer(const struct asked *a, uint32_t c) {
     const struct request *r = &a->r;
     uint64_t row = 0, fold = 0;
     uint32_t n = a->n_tokens[c], pos = 0;
