@@ -141,7 +141,7 @@ test: all tests
 asan: ; @$(MAKE) --no-print-directory SAN=address,undefined test
 tsan: ; @$(MAKE) --no-print-directory SAN=thread test
 
-# A server under clients that hang up, dawdle and lie; SAN=address,undefined or SAN=thread makes it stricter.
+# A server under clients that hang up, dawdle and lie, and a cluster whose parts break; SAN=address,undefined or SAN=thread makes it stricter.
 soak: all $(B)/tests/engine/test_engine $(B)/tests/engine/test_one_answer $(B)/tests/pool/test_history $(B)/tests/cluster/test_cluster_sim
 	@FLAT=100000 SEEDS=20000 $(B)/tests/engine/test_engine > $(B)/soak.log 2>&1 || { tail -20 $(B)/soak.log; exit 1; }
 	@SEEDS=200 $(B)/tests/engine/test_one_answer > $(B)/soak.log 2>&1 || { tail -20 $(B)/soak.log; exit 1; }
@@ -151,6 +151,8 @@ soak: all $(B)/tests/engine/test_engine $(B)/tests/engine/test_one_answer $(B)/t
 	@echo "soak: 10,000 histories of the memory pool: passed"
 	@echo "soak: 100,000 requests and 20,000 histories on the stand-in, 200 mixes on a model: passed"
 	@tests/soak/soak.py --bin $(BIN) --seconds $(SOAK_SECONDS)
+	@tests/soak/break.py --bin $(BIN) --requests 10000
+	@SUPERNODE_BIN=$(abspath $(BIN)) BREAK_ROUNDS=100 build/venv/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_break.py -k hand_overs
 
 # Plain programs (no cmocka for Arm), which the native build runs among its tests too.
 ARM_CC  := aarch64-linux-gnu
