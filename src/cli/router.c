@@ -124,7 +124,7 @@ int cli_router(int argc, char **argv) {
          "longest prompt and answer together, tokens; every worker must hold one (default: "
          "max_position_embeddings)",
          false},
-        {"no-worker-timeout", "S", FLAG_U32, &a.no_worker_s, 0, 86400,
+        {"no-worker-timeout", "S", FLAG_U32, &a.no_worker_s, 1, 86400,
          "seconds a request waits where no worker of a role is there, then a 503 (default 30)",
          true},
         KV_DTYPE_FLAG(&a.model.kv),

@@ -64,7 +64,7 @@ uint32_t up_args_flags(struct flag out[UP_FLAGS_MAX], struct up_args *a) {
          "the most each pool server may take there", true},
         {"drain-timeout", "S", FLAG_U32, &a->drain_s, 0, 86400,
          "seconds that running answers get when told to stop (default 30)", true},
-        {"no-worker-timeout", "S", FLAG_U32, &a->no_worker_s, 0, 86400,
+        {"no-worker-timeout", "S", FLAG_U32, &a->no_worker_s, 1, 86400,
          "seconds a request waits where no worker of a role is there (default 30)", true},
         {"restart", NULL, FLAG_BOOL, &a->restart, 0, 0,
          "start a part that ended again (default; --no-restart: do not)", true},

@@ -11,8 +11,8 @@ void member_init(struct member *m, const struct member_options *o) {
 }
 
 void member_send(struct member *m, const struct buf *message) {
-    /* a router that does not read is suspected by the bus in time */
-    if (m->router) (void)!bus_send(m->o.bus, m->router, message->data, message->len);
+    enum st st = m->router ? bus_send(m->o.bus, m->router, message->data, message->len) : ST_OK;
+    if (st && st != ST_GONE) m->broken = true;
 }
 
 static void ask(struct member *m) {
@@ -34,13 +34,14 @@ static enum member_news lose(struct member *m, uint64_t now_ns) {
     bool was_in = m->stage == MEMBER_IN;
     m->stage = MEMBER_AWAY;
     m->router = 0;
+    m->broken = false;
     m->epoch = 0;
     m->n_peers = 0;
     m->try_at_ns = now_ns + retry_ns;
     return was_in ? MEMBER_LOST : MEMBER_NOTHING;
 }
 
-static enum member_news drop_router(struct member *m, uint64_t now_ns) {
+enum member_news member_drop(struct member *m, uint64_t now_ns) {
     bus_close(m->o.bus, m->router);
     return lose(m, now_ns);
 }
@@ -50,7 +51,7 @@ static enum member_news joined(struct member *m, uint64_t now_ns, struct wire_in
     struct block_shape shape;
     proto_get_shape(r, &shape);
     if (!wire_get_end(r) || epoch <= m->epoch_seen || m->stage != MEMBER_ASKING)
-        return drop_router(m, now_ns);
+        return member_drop(m, now_ns);
     m->epoch = m->epoch_seen = epoch;
     m->shape = shape;
     m->stage = MEMBER_IN;
@@ -60,7 +61,7 @@ static enum member_news joined(struct member *m, uint64_t now_ns, struct wire_in
 
 static enum member_news refused(struct member *m, uint64_t now_ns, struct wire_in *r) {
     wire_get_text(r, m->why, sizeof m->why);
-    (void)drop_router(m, now_ns);
+    (void)member_drop(m, now_ns);
     m->stage = MEMBER_REFUSED_STAGE;
     return MEMBER_REFUSED;
 }
@@ -80,7 +81,7 @@ static enum member_news view(struct member *m, uint64_t now_ns, struct wire_in *
         p.role = (enum member_role)role;
         if (strcmp(p.name, m->o.name) != 0) m->peers[m->n_peers++] = p;
     }
-    if (!wire_get_end(r) || m->stage != MEMBER_IN) return drop_router(m, now_ns);
+    if (!wire_get_end(r) || m->stage != MEMBER_IN) return member_drop(m, now_ns);
     if (epoch > m->epoch_seen) m->epoch_seen = epoch;
     return MEMBER_PEERS;
 }
@@ -100,7 +101,7 @@ enum member_news member_event(struct member *m, uint64_t now_ns, const struct bu
     switch (ev->kind) {
     case BUS_UP:
         if (ev->identity->hello_len < 1 || ev->identity->hello[0] != PROTO_PEER_ROUTER)
-            return drop_router(m, now_ns);
+            return member_drop(m, now_ns);
         ask(m);
         return MEMBER_NOTHING;
     case BUS_REFUSED: /* it tells why, or nobody is there yet */

@@ -30,6 +30,7 @@ struct member {
     bus_id router;
     uint64_t epoch, epoch_seen; /* ours; the highest of anybody's */
     uint64_t try_at_ns, load_at_ns;
+    bool broken;              /* a message to the router was lost: member_drop */
     struct block_shape shape; /* the cluster's, once joined */
     char why[192];            /* of a refusal */
     struct member_peer peers[CLUSTER_MEMBERS_MAX];
@@ -53,6 +54,8 @@ enum member_news member_event(struct member *m, uint64_t now_ns, const struct bu
 uint64_t member_step(struct member *m, uint64_t now_ns);
 /* True: a load is due, and next time in a while. */
 bool member_load_due(struct member *m, uint64_t now_ns);
+/* Leaves the router, to come again: MEMBER_LOST or MEMBER_NOTHING. */
+enum member_news member_drop(struct member *m, uint64_t now_ns);
 /* To the router; ignored when it is away. */
 void member_send(struct member *m, const struct buf *message);
 /* NULL: no such member, as far as we know. */

@@ -30,9 +30,18 @@ struct wire_out node_begin(struct node *n, enum proto_kind kind) {
     return w;
 }
 
+static struct node_peer *peer_by_id(const struct node *n, bus_id id) {
+    struct node_peer *p = n->peers;
+    while (p && p->peer != id) p = p->next;
+    return p;
+}
+
+/* The other side counts on every message: after one that was lost the connection goes, at the next
+ * step. */
 void node_send_peer(struct node *n, bus_id peer, const struct wire_out *w) {
-    /* who does not read is suspected by the bus in time; a lost message is a lost lease */
-    if (!w->st) (void)!bus_send(n->o.bus, peer, w->buf->data, w->buf->len);
+    enum st st = w->st ? w->st : bus_send(n->o.bus, peer, w->buf->data, w->buf->len);
+    struct node_peer *p = st && st != ST_GONE ? peer_by_id(n, peer) : NULL;
+    if (p) p->broken = true;
 }
 
 static void flush_tokens(struct node *n) {
@@ -44,7 +53,10 @@ static void flush_tokens(struct node *n) {
 
 static void send_router(struct node *n, const struct wire_out *w) {
     flush_tokens(n);
-    if (!w->st) member_send(&n->m, w->buf);
+    if (w->st)
+        n->m.broken = true;
+    else
+        member_send(&n->m, w->buf);
 }
 
 void node_tell(struct node *n, enum proto_kind kind, uint64_t flight) {
@@ -119,7 +131,8 @@ bool flight_read_record(struct flight *f, struct wire_in *r) {
                         : request_read(&f->r, r->at, r->left, &err);
     if (!st) f->r.time_left_ms = 0; /* the router's clock counts */
     if (!st) return true;
-    node_fail(f->node, f->id, st, err.text);
+    /* sent again it would be no better */
+    node_fail(f->node, f->id, st == ST_CORRUPT ? ST_INVALID : st, err.text);
     flight_over(f);
     return false;
 }
@@ -170,6 +183,7 @@ static void drop_all(struct node *n) {
 
 static void offer_over(void *ctx, uint32_t page) {
     struct node *n = ctx;
+    n->n_kept--;
     if (n->engine) engine_unkeep(n->engine, page);
 }
 
@@ -181,17 +195,12 @@ void node_offer(struct flight *f, const struct block_key *key, uint32_t page) {
     struct node *n = f->node;
     struct pool_key k;
     memcpy(k.bytes, key->bytes, sizeof k.bytes);
-    if (pool_offer(n->pool, flight_namespace(f), &k, page, offer_over, n))
-        engine_keep(n->engine, page);
+    if (!pool_offer(n->pool, flight_namespace(f), &k, page, offer_over, n)) return;
+    n->n_kept++;
+    engine_keep(n->engine, page);
 }
 
 /* --- other workers ---------------------------------------------------------------------------- */
-
-static struct node_peer *peer_by_id(const struct node *n, bus_id id) {
-    struct node_peer *p = n->peers;
-    while (p && p->peer != id) p = p->next;
-    return p;
-}
 
 static struct node_peer *peer_by_name(const struct node *n, const char *name) {
     struct node_peer *p = n->peers;
@@ -205,13 +214,13 @@ struct node_peer *node_peer_ready(struct node *n, const char *name, uint64_t epo
     return p && p->pages && p->board ? p : NULL;
 }
 
-static struct node_peer *peer_add(struct node *n, bus_id id, const char *name, bool mine) {
+static struct node_peer *peer_add(struct node *n, bus_id id, const char *name) {
     struct node_peer *p = calloc(1, sizeof *p);
     if (!p) {
         bus_close(n->o.bus, id);
         return NULL;
     }
-    *p = (struct node_peer){.next = n->peers, .peer = id, .mine = mine};
+    *p = (struct node_peer){.next = n->peers, .peer = id};
     snprintf(p->name, sizeof p->name, "%s", name);
     n->peers = p;
     return p;
@@ -221,7 +230,7 @@ static void peer_lost(struct node *n, struct node_peer *p) {
     struct node_peer **at = &n->peers;
     while (*at != p) at = &(*at)->next;
     *at = p->next;
-    prefill_peer_lost(n, p);
+    prefill_peer_lost(n, p->name, p->epoch);
     /* pulls from it fail by themselves: its segments are gone */
     free(p);
 }
@@ -251,7 +260,7 @@ static void peer_up(struct node *n, const struct bus_event *ev) {
         if (p) peer_lost(n, p);
         return;
     }
-    if (!p) p = peer_add(n, ev->peer, who->name, false);
+    if (!p) p = peer_add(n, ev->peer, who->name);
     if (!p) return;
     p->up = true;
     bool ok = bus_share(n->o.bus, p->peer, n->o.memory, PROTO_SEGMENT_PAGES) == ST_OK &&
@@ -262,11 +271,6 @@ static void peer_up(struct node *n, const struct bus_event *ev) {
         peer_close(n, p);
 }
 
-static bool same_shape(const struct block_shape *a, const struct block_shape *b) {
-    return a->n_layers == b->n_layers && a->layer_bytes == b->layer_bytes &&
-           a->tail_bytes == b->tail_bytes;
-}
-
 static bool peer_hello(struct node *n, struct node_peer *p, struct wire_in *r) {
     char name[BUS_NAME_BYTES];
     struct block_shape shape;
@@ -274,15 +278,15 @@ static bool peer_hello(struct node *n, struct node_peer *p, struct wire_in *r) {
     uint64_t epoch = wire_get_u64(r);
     proto_get_shape(r, &shape);
     uint32_t n_pages = wire_get_u32(r), entry_bytes = wire_get_u32(r);
-    if (!wire_get_end(r) || strcmp(name, p->name) != 0 || !same_shape(&shape, &n->x->shape) ||
-        entry_bytes != n->entry_bytes)
+    if (!wire_get_end(r) || strcmp(name, p->name) != 0 ||
+        !block_shape_equal(&shape, &n->x->shape) || entry_bytes != n->entry_bytes)
         return false;
     if (epoch <= p->epoch) {
         n->stats.stale++;
         return true;
     }
     /* what was lent to its older life is nobody's */
-    if (p->epoch) prefill_peer_lost(n, p);
+    if (p->epoch) prefill_peer_lost(n, p->name, p->epoch);
     p->epoch = epoch;
     p->n_pages = n_pages;
     return true;
@@ -345,7 +349,7 @@ static void connect_peers(struct node *n, uint64_t now_ns) {
         const struct member_peer *m = &n->m.peers[i];
         if (m->role == ROLE_OF_POOL || m->epoch > n->m.epoch || peer_by_name(n, m->name)) continue;
         bus_id id = bus_connect(n->o.bus, m->address);
-        if (id) (void)peer_add(n, id, m->name, true);
+        if (id) (void)peer_add(n, id, m->name);
     }
 }
 
@@ -358,11 +362,9 @@ static void take_members(struct node *n) {
         const struct member_peer *m = member_find(&n->m, p->name);
         bool dead = p->epoch && (!m || m->epoch > p->epoch);
         /* one that came again says so itself, over the same connection or a new one */
-        if (dead && !m)
-            peer_close(n, p);
-        else if (dead)
-            prefill_peer_lost(n, p);
+        if (dead && !m) peer_close(n, p);
     }
+    prefill_forget_dead(n);
     n->connect_at_ns = 0;
     for (uint32_t i = 0; i < n->n_servers; i++)
         if (!member_find(&n->m, n->servers[i])) pool_client_server_gone(n->pool, n->servers[i]);
@@ -375,10 +377,22 @@ static void take_members(struct node *n) {
     }
 }
 
+static void say_leave(struct node *n) {
+    struct wire_out w = node_begin(n, PROTO_LEAVE);
+    send_router(n, &w);
+}
+
 static void joined(struct node *n) {
     drop_all(n);
     atomic_store_explicit((_Atomic uint64_t *)(void *)n->board, n->m.epoch, memory_order_release);
     for (const struct node_peer *p = n->peers; p; p = p->next) say_hello(n, p);
+    if (n->wants_leave) say_leave(n);
+}
+
+static void lost(struct node *n) {
+    atomic_store_explicit((_Atomic uint64_t *)(void *)n->board, 0, memory_order_release);
+    drop_all(n);
+    if (n->wants_leave) n->leaving = true; /* nobody is there to be told */
 }
 
 static void renewed(struct node *n, struct wire_in *r) {
@@ -426,10 +440,7 @@ static void take_event(struct node *n, uint64_t now_ns, const struct bus_event *
     case MEMBER_NOT_ITS: peer_event(n, ev); break;
     case MEMBER_NOTHING: break;
     case MEMBER_JOINED: joined(n); break;
-    case MEMBER_LOST:
-        atomic_store_explicit((_Atomic uint64_t *)(void *)n->board, 0, memory_order_release);
-        drop_all(n);
-        break;
+    case MEMBER_LOST: lost(n); break;
     case MEMBER_REFUSED: n->refused = true; break;
     case MEMBER_PEERS: take_members(n); break;
     case MEMBER_MESSAGE: router_message(n, ev); break;
@@ -486,17 +497,28 @@ void node_stats(struct node *n, struct node_stats *out) {
     n->stats.pulls_failed = u.failed;
     n->stats.pulled_bytes = u.bytes;
     n->stats.decode_waits = u.waits;
-    n->stats.pages_leaked = n->n_flights == 0 ? n->stats.load.pages_used : 0;
+    uint32_t used = n->stats.load.pages_used;
+    n->stats.pages_leaked = n->n_flights == 0 && used > n->n_kept ? used - n->n_kept : 0;
     *out = n->stats;
 }
 
 /* --- a step ----------------------------------------------------------------------------------- */
+
+/* Connections over which a message was lost. */
+static void drop_broken(struct node *n, uint64_t now_ns) {
+    for (struct node_peer *p = n->peers, *next; p; p = next) {
+        next = p->next;
+        if (p->broken) peer_close(n, p);
+    }
+    if (n->m.broken && member_drop(&n->m, now_ns) == MEMBER_LOST) lost(n);
+}
 
 uint64_t node_step(struct node *n) {
     struct bus_event ev;
     uint64_t now = node_now(n);
     for (uint32_t i = 0; i < EVENTS_A_STEP && bus_next(n->o.bus, &ev); i++) take_event(n, now, &ev);
     if (n->refused) return UINT64_MAX;
+    drop_broken(n, now);
     uint64_t due = member_step(&n->m, now);
     connect_peers(n, now);
     pool_client_step(n->pool, now);
@@ -538,8 +560,8 @@ void node_drain(struct node *n) {
         n->leaving = true; /* nobody knows of us */
         return;
     }
-    struct wire_out w = node_begin(n, PROTO_LEAVE);
-    send_router(n, &w);
+    n->wants_leave = true;
+    say_leave(n);
 }
 
 /* --- life ------------------------------------------------------------------------------------- */

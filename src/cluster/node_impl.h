@@ -18,7 +18,7 @@ struct node_peer {
     uint64_t epoch; /* as it said itself; 0: not yet */
     bus_id pages, board;
     uint32_t n_pages;
-    bool up, mine; /* mine: we connected */
+    bool up, broken; /* broken: a message to it was lost */
 };
 
 enum flight_stage {
@@ -79,8 +79,8 @@ struct node {
     uint32_t entry_bytes, n_entries;
     uint32_t *entries, n_free; /* free ones of the board */
     uint64_t lease_ns, connect_at_ns;
-    bool leaving;
-    bool refused;
+    bool leaving, wants_leave, refused;
+    uint32_t n_kept;            /* pages that offers to the pool hold */
     struct buf tokens, message; /* tokens that are to be sent; a message in the making */
     uint32_t n_tokens;
     struct node_stats stats;
@@ -113,8 +113,10 @@ void prefill_begin(struct node *n, struct wire_in *r);
 void prefill_step(struct flight *f, uint64_t now_ns);
 void prefill_close(struct flight *f);
 void prefill_taken(struct node *n, const struct node_peer *p, struct wire_in *r);
-void prefill_peer_lost(struct node *n, const struct node_peer *p);
-void prefill_release(struct flight *f); /* its last: what only a prefill holds */
+/* What is lent to that life of a worker, or an older one, comes back. */
+void prefill_peer_lost(struct node *n, const char *name, uint64_t epoch_at_most);
+void prefill_forget_dead(struct node *n); /* the same for all that are not members any more */
+void prefill_release(struct flight *f);   /* its last: what only a prefill holds */
 
 /* node_decode.c */
 void decode_reserve(struct node *n, struct wire_in *r);

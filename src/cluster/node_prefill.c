@@ -54,8 +54,9 @@ static void put_table(struct node *n, struct wire_out *w, const uint32_t *pages,
 
 static void tell_handed(struct flight *f) {
     struct node *n = f->node;
+    if (f->handed || f->entry == BOARD_NONE) return;
     const struct node_peer *p = node_peer_ready(n, f->other, f->other_epoch);
-    if (!p || f->handed) return;
+    if (!p) return;
     struct wire_out w = node_begin(n, PROTO_HANDED);
     wire_put_u64(&w, f->id);
     wire_put_u32(&w, f->entry);
@@ -75,10 +76,12 @@ static bool on_token(void *ctx, const struct token_out *t) {
 static void on_done(void *ctx, const struct err *err) {
     struct flight *f = ctx;
     if (f->stage == FLIGHT_LENT) return;
-    if (err)
-        node_fail(f->node, f->id, err->code, err->text);
-    else if (!f->closing)
-        node_tell(f->node, PROTO_LENT, f->id); /* nothing is left to hand over */
+    if (!f->closing) {
+        if (err)
+            node_fail(f->node, f->id, err->code, err->text);
+        else
+            node_tell(f->node, PROTO_LENT, f->id); /* nothing is left to hand over */
+    }
     flight_over(f);
 }
 
@@ -110,6 +113,7 @@ static void on_lend(void *ctx, struct engine_loan *loan, const void *slot) {
     f->loan = loan;
     f->lease_ns = node_now(n) + n->lease_ns;
     n->stats.loans++;
+    if (f->closing) return; /* cancelled while its last piece was computed */
     if (!take_entry(f)) {
         f->lease_ns = 0; /* at once */
         return;
@@ -174,7 +178,7 @@ void prefill_begin(struct node *n, struct wire_in *r) {
     prefill_step(f, node_now(n));
 }
 
-static void compute(struct flight *f, uint32_t n_found, uint64_t now_ns) {
+static void compute(struct flight *f, uint32_t n_found) {
     static const struct engine_sink sink = {.token = on_token,
                                             .done = on_done,
                                             .rows = on_rows,
@@ -186,7 +190,6 @@ static void compute(struct flight *f, uint32_t n_found, uint64_t now_ns) {
     struct engine_how how = {.prefill = true, .n_to_find = n_found};
     struct err err;
     f->stage = FLIGHT_COMPUTED;
-    (void)now_ns;
     if (engine_add_how(n->engine, &f->r, &how, &sink, f, n->x->now(n->x->ctx), &err) == ST_OK)
         return;
     node_fail(n, f->id, err.code, err.text);
@@ -203,11 +206,13 @@ static void give_back(struct flight *f) {
 void prefill_step(struct flight *f, uint64_t now_ns) {
     struct node *n = f->node;
     uint32_t n_found = 0;
-    if (f->closing) {
+    if (f->closing && f->stage == FLIGHT_LENT) {
+        give_back(f);
+    } else if (f->closing) {
         if (!f->fetch || pool_fetch_over(f->fetch))
             engine_cancel(n->engine, &f->r, ENGINE_CANCEL_LEFT);
     } else if (f->stage == FLIGHT_LOOKUP) {
-        if (!f->lookup || pool_lookup_over(f->lookup, &n_found)) compute(f, n_found, now_ns);
+        if (!f->lookup || pool_lookup_over(f->lookup, &n_found)) compute(f, n_found);
     } else if (f->stage == FLIGHT_LENT) {
         tell_handed(f);
         if (now_ns < f->lease_ns) return;
@@ -241,12 +246,22 @@ void prefill_taken(struct node *n, const struct node_peer *p, struct wire_in *r)
         n->stats.stale++;
 }
 
-void prefill_peer_lost(struct node *n, const struct node_peer *p) {
+void prefill_peer_lost(struct node *n, const char *name, uint64_t epoch_at_most) {
     for (struct flight *f = n->first; f; f = f->next)
-        if (f->stage == FLIGHT_LENT && f->handed && strcmp(f->other, p->name) == 0) {
+        if (f->stage == FLIGHT_LENT && f->other_epoch <= epoch_at_most &&
+            strcmp(f->other, name) == 0) {
             node_fail(n, f->id, ST_GONE, "the worker that takes over is gone");
             give_back(f);
         }
+}
+
+void prefill_forget_dead(struct node *n) {
+    for (struct flight *f = n->first; f; f = f->next) {
+        const struct member_peer *m = member_find(&n->m, f->other);
+        if (f->stage != FLIGHT_LENT || (m && m->epoch == f->other_epoch)) continue;
+        node_fail(n, f->id, ST_GONE, "the worker that takes over is gone");
+        give_back(f);
+    }
 }
 
 /* flight_over frees what is left. */

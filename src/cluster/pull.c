@@ -28,7 +28,7 @@ enum stage {
 };
 
 struct pull {
-    struct pull *next, *prev;
+    struct pull *next; /* in the inbox, then in the copying thread's list */
     struct puller *p;
     uint64_t id;
     struct pull_source from;
@@ -44,7 +44,6 @@ struct pull {
     uint32_t n_pages;
     bool all, failed;
     enum stage stage;
-    uint32_t part;    /* where it stands */
     uint32_t *copied; /* [parts] blocks of each that were asked for */
     uint8_t *board;   /* what was read of the entry */
     bool board_asked;
@@ -61,11 +60,11 @@ struct puller {
     struct block_shape shape;
     uint8_t *memory;
     uint32_t n_pages, slot_bytes, entry_bytes;
-    pthread_mutex_t lock; /* of the list and of inputs */
-    struct pull *first, *last;
-    uint64_t n_ids;
-    struct puller_stats stats; /* under the lock, but for waits */
-    atomic_uint_least64_t bytes;
+    pthread_mutex_t lock;  /* of the inbox and of inputs */
+    struct pull *inbox;    /* begun, the oldest first */
+    struct pull *active;   /* the copying thread's, the oldest first */
+    uint64_t n_ids, waits; /* the owner's */
+    atomic_uint_least64_t n_failed, bytes;
 };
 
 enum st puller_new(struct puller **out, struct bus *bus, const struct block_shape *shape,
@@ -93,10 +92,25 @@ static void destroy(struct pull *u) {
     free(u);
 }
 
+/* Behind what is there already. */
+static void append(struct pull **list, struct pull *u) {
+    while (*list) list = &(*list)->next;
+    *list = u;
+}
+
+static void take_inbox(struct puller *p) {
+    pthread_mutex_lock(&p->lock);
+    struct pull *u = p->inbox;
+    p->inbox = NULL;
+    pthread_mutex_unlock(&p->lock);
+    append(&p->active, u);
+}
+
 void puller_free(struct puller *p) {
     if (!p) return;
     bus_queue_free(p->queue);
-    for (struct pull *u = p->first, *next; u; u = next) {
+    take_inbox(p);
+    for (struct pull *u = p->active, *next; u; u = next) {
         next = u->next;
         destroy(u);
     }
@@ -110,7 +124,7 @@ void puller_free(struct puller *p) {
 static void owner_lock(struct puller *p) {
     if (pthread_mutex_trylock(&p->lock) == 0) return;
     pthread_mutex_lock(&p->lock);
-    p->stats.waits++;
+    p->waits++;
 }
 
 static size_t at_least_one(uint32_t n) {
@@ -136,12 +150,9 @@ struct pull *pull_begin(struct puller *p, const struct pull_source *from, const 
         return NULL;
     }
     for (uint32_t i = 0; i < parts; i++) u->copied[i] = n_there;
-    owner_lock(p);
     u->id = ++p->n_ids;
-    u->prev = p->last;
-    *(p->last ? &p->last->next : &p->first) = u;
-    p->last = u;
-    p->stats.pulls++;
+    owner_lock(p);
+    append(&p->inbox, u);
     pthread_mutex_unlock(&p->lock);
     return u;
 }
@@ -170,20 +181,15 @@ bool pull_over(struct pull *u, bool *ok, const void **state) {
 }
 
 void pull_free(struct pull *u) {
-    struct puller *p = u->p;
     assert(atomic_load_explicit(&u->over, memory_order_acquire));
-    owner_lock(p);
-    *(u->prev ? &u->prev->next : &p->first) = u->next;
-    *(u->next ? &u->next->prev : &p->last) = u->prev;
-    pthread_mutex_unlock(&p->lock);
     destroy(u);
 }
 
 void puller_stats(struct puller *p, struct puller_stats *out) {
-    pthread_mutex_lock(&p->lock);
-    *out = p->stats;
-    pthread_mutex_unlock(&p->lock);
-    out->bytes = atomic_load_explicit(&p->bytes, memory_order_relaxed);
+    *out = (struct puller_stats){.pulls = p->n_ids,
+                                 .failed = atomic_load_explicit(&p->n_failed, memory_order_relaxed),
+                                 .bytes = atomic_load_explicit(&p->bytes, memory_order_relaxed),
+                                 .waits = p->waits};
 }
 
 /* --- the copying side ------------------------------------------------------------------------- */
@@ -317,14 +323,16 @@ static bool advance_check(struct pull *u) {
     return any;
 }
 
+/* It leaves the list first: its owner may free it as soon as it is over. */
 static void finish(struct pull *u) {
-    pthread_mutex_lock(&u->p->lock);
-    u->p->stats.failed += u->failed && !atomic_load_explicit(&u->cancelled, memory_order_relaxed);
-    pthread_mutex_unlock(&u->p->lock);
-    u->stage = PULL_OVER;
-    struct bus *bus = u->p->bus;
-    atomic_store_explicit(&u->over, true, memory_order_release); /* its owner may free it now */
-    bus_wake(bus);
+    struct puller *p = u->p;
+    struct pull **at = &p->active;
+    while (*at != u) at = &(*at)->next;
+    *at = u->next;
+    if (u->failed && !atomic_load_explicit(&u->cancelled, memory_order_relaxed))
+        atomic_fetch_add_explicit(&p->n_failed, 1, memory_order_relaxed);
+    atomic_store_explicit(&u->over, true, memory_order_release);
+    bus_wake(p->bus);
 }
 
 static bool advance(struct pull *u) {
@@ -350,7 +358,7 @@ static bool advance(struct pull *u) {
 }
 
 static struct pull *find(struct puller *p, uint64_t id) {
-    struct pull *u = p->first;
+    struct pull *u = p->active;
     while (u && u->id != id) u = u->next;
     return u;
 }
@@ -359,9 +367,7 @@ static bool take_completions(struct puller *p) {
     struct bus_completion v[COMPLETIONS];
     uint32_t n = bus_completions(p->queue, v, COMPLETIONS);
     for (uint32_t i = 0; i < n; i++) {
-        pthread_mutex_lock(&p->lock);
-        struct pull *u = find(p, v[i].cookie); /* one with reads under way is not freed */
-        pthread_mutex_unlock(&p->lock);
+        struct pull *u = find(p, v[i].cookie); /* one with reads under way is not over */
         assert(u && u->in_flight > 0);
         u->in_flight--;
         if (v[i].status != BUS_DONE) u->failed = true;
@@ -369,26 +375,14 @@ static bool take_completions(struct puller *p) {
     return n > 0;
 }
 
-/* One that is over may be freed at any time: the next is found by its number, which rise. */
-static struct pull *after(struct puller *p, uint64_t id) {
-    struct pull *u = p->first;
-    while (u && u->id <= id) u = u->next;
-    return u;
-}
-
 bool puller_copy(struct puller *p) {
     struct err err;
     if (!p->queue && bus_queue_new(p->bus, &p->queue, &err)) return false;
+    take_inbox(p);
     bool any = take_completions(p);
-    uint64_t id = 0;
-    pthread_mutex_lock(&p->lock);
-    for (struct pull *u = p->first; u; u = after(p, id)) {
-        id = u->id;
-        bool over = atomic_load_explicit(&u->over, memory_order_relaxed);
-        pthread_mutex_unlock(&p->lock);
-        if (!over) any = advance(u) || any;
-        pthread_mutex_lock(&p->lock);
+    for (struct pull *u = p->active, *next; u; u = next) {
+        next = u->next; /* u may end */
+        any = advance(u) || any;
     }
-    pthread_mutex_unlock(&p->lock);
     return any;
 }

@@ -5,8 +5,7 @@
  * anything else is a loss, and the request is computed again somewhere.
  *
  * Two threads: the owner calls everything but puller_copy. The owner never waits for a copy: it
- * leaves what it knows in a pull's inputs, under a lock that is only ever held to read or write
- * those. */
+ * leaves what it knows in an inbox, under a lock that is only ever held to read or write that. */
 #ifndef SUPERNODE_CLUSTER_PULL_H
 #define SUPERNODE_CLUSTER_PULL_H
 
@@ -45,7 +44,7 @@ void puller_free(struct puller *p); /* the copying thread has ended; pulls go wi
 struct pull *pull_begin(struct puller *p, const struct pull_source *from, const uint32_t *pages,
                         uint32_t n_pages, uint32_t n_there, uint32_t n_rows);
 /* The other side's block table, as far as it goes; a later one replaces it. complete: all its rows
- * are final. ST_INVALID: it does not fit; ST_NO_MEMORY. */
+ * are final. ST_INVALID: it does not fit. */
 enum st ST_CHECKED pull_table(struct pull *u, const struct pull_page *pages, uint32_t n,
                               bool complete);
 void pull_cancel(struct pull *u); /* over soon, and failed */
@@ -56,6 +55,6 @@ void pull_free(struct pull *u); /* it is over */
 
 /* Copies what there is to copy. False: nothing to do now. */
 bool puller_copy(struct puller *p);
-void puller_stats(struct puller *p, struct puller_stats *out);
+void puller_stats(struct puller *p, struct puller_stats *out); /* owner's thread */
 
 #endif

@@ -4,7 +4,6 @@
  * elsewhere. If it still lives it comes again, under a new epoch. */
 #include "cluster/router.h"
 
-#include <assert.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,7 +11,9 @@
 #include <string.h>
 
 #include "cluster/router_impl.h"
+#include "pool/ring.h"
 
+enum { EVENTS_A_STEP = 512 };
 static const uint64_t rate_ns = 2000000000, idle_ns = 1000000000;
 
 /* --- messages --------------------------------------------------------------------------------- */
@@ -24,16 +25,17 @@ struct wire_out router_begin(struct router *r, enum proto_kind kind) {
     return w;
 }
 
-/* A member that does not read is suspected by the bus in time. */
-static void send_to(struct router *r, bus_id peer, const struct wire_out *w) {
-    if (!w->st) (void)!bus_send(r->o.bus, peer, w->buf->data, w->buf->len);
+static enum st send_to(struct router *r, bus_id peer, const struct wire_out *w) {
+    return w->st ? w->st : bus_send(r->o.bus, peer, w->buf->data, w->buf->len);
 }
 
-void router_send(struct router *r, const struct mate *m, const struct wire_out *w) {
-    send_to(r, m->peer, w);
+/* A member counts on every message: one that was lost ends its life, at the next step. */
+void router_send(struct router *r, struct mate *m, const struct wire_out *w) {
+    enum st st = send_to(r, m->peer, w);
+    if (st && st != ST_GONE) m->broken = true;
 }
 
-void router_tell(struct router *r, const struct mate *m, enum proto_kind kind, uint64_t flight) {
+void router_tell(struct router *r, struct mate *m, enum proto_kind kind, uint64_t flight) {
     struct wire_out w = router_begin(r, kind);
     wire_put_u64(&w, flight);
     router_send(r, m, &w);
@@ -82,7 +84,7 @@ static void tell_members(struct router *r) {
         wire_put_u8(&w, (uint8_t)m->info.role);
         wire_put_u64(&w, m->info.epoch);
     }
-    for (const struct mate *m = r->mates; m; m = m->next) router_send(r, m, &w);
+    for (struct mate *m = r->mates; m; m = m->next) router_send(r, m, &w);
     r->changed = false;
 }
 
@@ -104,24 +106,29 @@ static void remove_mate(struct router *r, struct mate *m, const char *why) {
 static void refuse(struct router *r, bus_id peer, const char *why) {
     struct wire_out w = router_begin(r, PROTO_REFUSED);
     wire_put_text(&w, why);
-    send_to(r, peer, &w);
+    if (send_to(r, peer, &w)) bus_close(r->o.bus, peer);
 }
 
-static bool same_shape(const struct block_shape *a, const struct block_shape *b) {
-    return a->n_layers == b->n_layers && a->layer_bytes == b->layer_bytes &&
-           a->tail_bytes == b->tail_bytes;
+/* It is shown on terminals and in logs. */
+static bool is_name(const char *text) {
+    static const char ok[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    return text[0] && text[strspn(text, ok)] == 0;
 }
 
 /* NULL: it may join. */
 static const char *objection(const struct router *r, const struct mate *m,
                              const struct block_shape *shape, uint32_t max_model_len, char *text,
                              size_t size) {
-    uint32_t n = 0;
-    for (const struct mate *o = r->mates; o; o = o->next) n++;
+    uint32_t n = 0, n_pools = 0;
+    for (const struct mate *o = r->mates; o; o = o->next) {
+        if (strcmp(o->info.name, m->info.name) == 0) continue; /* its older life */
+        n++;
+        n_pools += o->info.role == ROLE_OF_POOL;
+    }
     if (n >= CLUSTER_MEMBERS_MAX) return "the cluster has as many members as it can have";
-    if (!m->info.name[0]) return "a member needs a name";
-    if (m->info.role == ROLE_OF_POOL) return NULL;
-    if (!same_shape(shape, &r->o.shape))
+    if (m->info.role == ROLE_OF_POOL)
+        return n_pools < RING_SERVERS_MAX ? NULL : "the pool has as many servers as it can have";
+    if (!block_shape_equal(shape, &r->o.shape))
         return "its KV pages have another layout than the cluster's (model or --kv-dtype)";
     if (max_model_len >= r->o.max_model_len) return NULL;
     snprintf(text, size,
@@ -146,13 +153,13 @@ static void join(struct router *r, bus_id peer, struct wire_in *in) {
     m->info.pid = wire_get_u32(in);
     proto_get_shape(in, &shape);
     uint32_t max_model_len = wire_get_u32(in);
-    bool ok =
-        wire_get_end(in) && role < MEMBER_ROLES && seen < UINT64_MAX / 2 && !mate_by_peer(r, peer);
+    bool ok = wire_get_end(in) && role < MEMBER_ROLES && seen < UINT32_MAX / 2 &&
+              is_name(m->info.name) && !mate_by_peer(r, peer);
     m->info.role = ok ? (enum member_role)role : ROLE_OF_POOL;
     const char *why =
         ok ? objection(r, m, &shape, max_model_len, text, sizeof text) : "its JOIN cannot be read";
     if (why) {
-        router_say(r, "%s was refused: %s", m->info.name, why);
+        router_say(r, "%s was refused: %s", ok ? m->info.name : "a member", why);
         refuse(r, peer, why);
         free(m);
         return;
@@ -173,19 +180,20 @@ static void join(struct router *r, bus_id peer, struct wire_in *in) {
     router_say(r, "%s joined, epoch %" PRIu64, m->info.name, m->info.epoch);
 }
 
-static void take_load(struct mate *m, struct wire_in *in, uint64_t now_ns) {
+static bool take_load(struct mate *m, struct wire_in *in, uint64_t now_ns) {
     struct rates *b = &m->before;
     struct member_load load;
     proto_get_load(in, &load);
-    if (!wire_get_end(in)) return;
+    if (!wire_get_end(in)) return false;
     m->info.load = load;
-    if (b->at_ns && now_ns - b->at_ns < rate_ns) return;
+    if (b->at_ns && now_ns - b->at_ns < rate_ns) return true;
     double s = (double)(now_ns - b->at_ns) / 1e9;
     if (b->at_ns) {
         m->info.prompt_rate = (double)(load.computed_tokens - b->prompt) / s;
         m->info.token_rate = (double)(load.generated_tokens - b->generated) / s;
     }
     *b = (struct rates){now_ns, load.computed_tokens, load.generated_tokens};
+    return true;
 }
 
 /* --- what an operator may do ------------------------------------------------------------------ */
@@ -227,7 +235,7 @@ static void answer(struct router *r, bus_id peer, enum st st, const struct err *
     struct wire_out w = router_begin(r, PROTO_CTL_DONE);
     wire_put_u8(&w, (uint8_t)st);
     wire_put_text(&w, st ? err->text : "");
-    send_to(r, peer, &w);
+    if (send_to(r, peer, &w)) bus_close(r->o.bus, peer);
 }
 
 static void ctl_message(struct router *r, bus_id peer, uint8_t kind, struct wire_in *in) {
@@ -238,7 +246,7 @@ static void ctl_message(struct router *r, bus_id peer, uint8_t kind, struct wire
         struct wire_out w = router_begin(r, PROTO_CTL_VIEW);
         if (v) router_view(r, v);
         if (v) proto_put_view(&w, v);
-        if (v) send_to(r, peer, &w);
+        if (!v || send_to(r, peer, &w)) bus_close(r->o.bus, peer);
         free(v);
         return;
     }
@@ -269,12 +277,14 @@ static void take_message(struct router *r, const struct bus_event *ev) {
         r->view.stale++;
         return;
     }
+    bool ok = true;
     if (kind == PROTO_LOAD)
-        take_load(m, &in, bus_now(r->o.bus));
+        ok = take_load(m, &in, bus_now(r->o.bus));
     else if (kind == PROTO_LEAVE)
         drain(r, m);
     else
-        flights_message(r, m, kind, &in);
+        ok = flights_message(r, m, kind, &in);
+    if (!ok) remove_mate(r, m, "was cut off, a message of it cannot be read");
 }
 
 static void take_event(struct router *r, const struct bus_event *ev) {
@@ -314,11 +324,25 @@ static void fence_silent(struct router *r, uint64_t now_ns) {
     }
 }
 
+static void drop_broken(struct router *r) {
+    struct mate *m = r->mates;
+    while (m && !m->broken) m = m->next;
+    if (!m) return;
+    r->view.deaths++;
+    remove_mate(r, m, "was cut off, it does not read");
+    drop_broken(r); /* removing one may break others */
+}
+
 uint64_t router_step(struct router *r) {
     struct bus_event ev;
-    while (bus_next(r->o.bus, &ev)) take_event(r, &ev);
+    uint32_t n = 0;
+    while (n < EVENTS_A_STEP && bus_next(r->o.bus, &ev)) {
+        take_event(r, &ev);
+        n++;
+    }
     uint64_t now = bus_now(r->o.bus);
     fence_silent(r, now);
+    drop_broken(r);
     if (r->changed) tell_members(r);
     flights_dispatch(r, now);
     if (r->rate_at_ns == 0 || now - r->rate_at_ns >= rate_ns) {
@@ -328,6 +352,7 @@ uint64_t router_step(struct router *r) {
         r->rate_at_ns = now;
         r->rate_requests = r->view.requests;
     }
+    if (n == EVENTS_A_STEP) return now; /* there may be more */
     uint64_t due = flights_due(r, now);
     return due < now + idle_ns ? due : now + idle_ns;
 }

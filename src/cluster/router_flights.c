@@ -3,15 +3,20 @@
  * tokens exist, a flight that is lost is begun again choice by choice, from the record. A flight is
  * queued, has room reserved at a decode worker, is computed at a prefill worker, and is decoded; a
  * worker's word counts only for the flight it has now, and a token only at the next position. */
-#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cluster/router_impl.h"
 #include "engine/block_key.h"
+#include "engine/sched.h"
 
-enum { PREFILL_TOKENS = 16384, ATTEMPTS = 64, BLOCK_TOKENS = 128 };
+enum {
+    PREFILL_TOKENS = 16384,
+    ATTEMPTS = 64,
+    BLOCK_TOKENS = 128,
+    ASKED_MAX = 4, /* flights that one decode worker is asked about at a time */
+};
 static const uint64_t full_ns = 5000000, retry_ns = 20000000, renew_default_ns = 1000000000,
                       no_worker_ns = 30000000000;
 
@@ -27,10 +32,10 @@ static double seconds(uint64_t from_ns, uint64_t to_ns) {
 
 /* Priority, then arrival, then the number: ties never fall to chance. */
 static bool before(const struct route *a, const struct route *b) {
-    int32_t pa = a->ticket->q->priority, pb = b->ticket->q->priority;
-    if (pa != pb) return pa < pb;
-    if (a->ticket->order != b->ticket->order) return a->ticket->order < b->ticket->order;
-    return a->id < b->id;
+    const struct ticket *ta = a->ticket, *tb = b->ticket;
+    if (ta->priority != tb->priority) return ta->priority < tb->priority;
+    if (ta->order != tb->order) return ta->order < tb->order;
+    return a->order < b->order;
 }
 
 static void link_route(struct router *r, struct route *f) {
@@ -48,9 +53,27 @@ static void unlink_route(struct router *r, struct route *f) {
 }
 
 static struct route *route_find(const struct router *r, uint64_t id) {
-    struct route *f = r->routes;
-    while (f && f->id != id) f = f->next;
+    struct route *f = id ? r->buckets[id % ROUTE_BUCKETS] : NULL;
+    while (f && f->id != id) f = f->next_in_bucket;
     return f;
+}
+
+/* Its number is no flight's any more. */
+static void drop_id(struct router *r, struct route *f) {
+    struct route **at = &r->buckets[f->id % ROUTE_BUCKETS];
+    if (!f->id) return;
+    while (*at != f) at = &(*at)->next_in_bucket;
+    *at = f->next_in_bucket;
+    f->id = 0;
+}
+
+/* Numbers of an older router's flights are lower: no member has seen an epoch as high as ours. */
+static void take_id(struct router *r, struct route *f) {
+    drop_id(r, f);
+    f->id = (r->epoch << 32) + ++r->n_flights_ever;
+    struct route **bucket = &r->buckets[f->id % ROUTE_BUCKETS];
+    f->next_in_bucket = *bucket;
+    *bucket = f;
 }
 
 static bool in_flight(const struct route *f, uint32_t choice) {
@@ -67,7 +90,15 @@ static void leave_prefill(struct route *f) {
     f->rows = 0;
 }
 
+/* It has its answer about room, or needs none any more. */
+static void answered(struct router *r, struct route *f) {
+    if (f->state != FLIGHT_RESERVING) return;
+    f->decode->n_asked--;
+    r->asked_rows -= f->kv;
+}
+
 static void leave_decode(struct route *f) {
+    f->lender = NULL;
     if (!f->decode) return;
     f->decode->n_flights--;
     f->decode->kv_tokens -= f->kv;
@@ -79,14 +110,17 @@ static void leave_decode(struct route *f) {
 static void grow(struct route *f) {
     f->kv++;
     f->decode->kv_tokens++;
+    f->lender = NULL; /* its rows are all there */
 }
 
 /* Nobody works on it any more. */
 static void recall(struct router *r, struct route *f) {
+    answered(r, f);
     if (f->prefill) router_tell(r, f->prefill, PROTO_CANCEL, f->id);
     if (f->decode) router_tell(r, f->decode, PROTO_CANCEL, f->id);
     leave_prefill(f);
     leave_decode(f);
+    f->state = FLIGHT_QUEUED;
 }
 
 static struct route *route_new(struct router *r, struct ticket *t, uint32_t choice,
@@ -94,15 +128,15 @@ static struct route *route_new(struct router *r, struct ticket *t, uint32_t choi
     struct route *f = calloc(1, sizeof *f);
     if (!f) return NULL;
     *f = (struct route){.ticket = t, .choice = choice, .queued_ns = now_ns};
-    f->id = ++r->n_routes_ever;
+    f->order = ++r->n_routes_ever;
     t->n_routes++;
     link_route(r, f);
     return f;
 }
 
+/* It was recalled. */
 static void route_free(struct router *r, struct route *f) {
-    leave_prefill(f);
-    leave_decode(f);
+    drop_id(r, f);
     unlink_route(r, f);
     f->ticket->n_routes--;
     free(f);
@@ -161,15 +195,15 @@ static void lose(struct router *r, struct route *f, uint64_t now_ns, bool moved)
     struct err err;
     recall(r, f);
     route_free(r, f);
-    r->view.moved += moved;
     for (uint32_t i = 0; i < q->n_choices; i++) {
         if (q->choices[i].finish || !(choice == CHOICE_ALL || choice == i)) continue;
         left++;
         with_ids += q->choices[i].n_ids > 0;
     }
-    q->attempt++;
-    bool together = choice == CHOICE_ALL && with_ids == 0, ok = true;
-    if (attempts > (r->o.attempts_max ? r->o.attempts_max : ATTEMPTS)) {
+    r->view.moved += moved && left > 0;
+    q->attempt += left > 0;
+    bool together = choice == CHOICE_ALL && with_ids == 0 && left == q->n_choices, ok = true;
+    if (left > 0 && attempts > (r->o.attempts_max ? r->o.attempts_max : ATTEMPTS)) {
         (void)err_set(&err, ST_GONE, "the request was lost %u times", attempts);
         end_ticket(r, t, &err, false);
         return;
@@ -192,7 +226,7 @@ static void lose(struct router *r, struct route *f, uint64_t now_ns, bool moved)
 
 static struct route *route_at(const struct router *r, const struct mate *m) {
     struct route *f = r->routes;
-    while (f && f->prefill != m && f->decode != m) f = f->next;
+    while (f && f->prefill != m && f->decode != m && f->lender != m) f = f->next;
     return f;
 }
 
@@ -272,7 +306,8 @@ static struct mate *choose_prefill(struct router *r, const struct route *f, uint
 static struct mate *choose_decode(struct router *r, uint64_t now_ns) {
     struct mate *best = NULL;
     for (struct mate *m = r->mates; m; m = m->next) {
-        if (!mate_may(m, ROLE_OF_DECODE) || now_ns < m->full_until_ns) continue;
+        if (!mate_may(m, ROLE_OF_DECODE) || now_ns < m->full_until_ns || m->n_asked >= ASKED_MAX)
+            continue;
         if (!best || m->kv_tokens < best->kv_tokens) best = m;
     }
     return best;
@@ -287,11 +322,10 @@ static bool any_alive(const struct router *r, enum member_role role) {
 /* --- sending ---------------------------------------------------------------------------------- */
 
 /* The record as the flight needs it: choices that are over or fly apart count as finished. */
-static bool put_record(struct router *r, struct wire_out *w, const struct route *f) {
+static bool put_record(struct wire_out *w, const struct route *f) {
     const struct request *q = f->ticket->q;
     struct request copy = *q;
     struct request_choice choices[REQUEST_CHOICES_MAX];
-    (void)r;
     copy.choices = choices;
     copy.time_left_ms = 0;
     if (f->ticket->n_told + 1 >= q->n_prompt) copy.prompt_logprobs = -1; /* all were given */
@@ -304,15 +338,19 @@ static bool put_record(struct router *r, struct wire_out *w, const struct route 
     return !w->st && (w->st = request_write(w->buf, &copy)) == ST_OK;
 }
 
-static void reserve(struct router *r, struct route *f, struct mate *m) {
+static void reserve(struct router *r, struct route *f, struct mate *m, uint64_t now_ns) {
     struct wire_out w = router_begin(r, PROTO_RESERVE);
+    take_id(r, f);
     wire_put_u64(&w, f->id);
-    if (!put_record(r, &w, f)) return; /* out of memory: it stays queued */
+    if (!put_record(&w, f)) return; /* out of memory: it stays queued */
     f->decode = m;
     f->kv = request_len(f->ticket->q, leader_of(f));
     m->kv_tokens += f->kv;
     m->n_flights++;
+    m->n_asked++;
+    r->asked_rows += f->kv;
     f->state = FLIGHT_RESERVING;
+    f->renew_ns = now_ns + renew_every(r);
     router_send(r, m, &w);
 }
 
@@ -324,7 +362,7 @@ static bool begin_prefill(struct router *r, struct route *f, uint64_t now_ns) {
     wire_put_u64(&w, f->id);
     wire_put_text(&w, f->decode->info.name);
     wire_put_u64(&w, f->decode->info.epoch);
-    if (!put_record(r, &w, f)) return false;
+    if (!put_record(&w, f)) return false;
     f->prefill = m;
     f->rows = rows;
     m->prefill_rows += rows;
@@ -335,11 +373,48 @@ static bool begin_prefill(struct router *r, struct route *f, uint64_t now_ns) {
     return true;
 }
 
-static void unqueue(struct router *r, struct route *f, uint64_t now_ns) {
-    struct mate *m = choose_decode(r, now_ns);
-    bool room = false;
-    for (const struct mate *p = r->mates; p && !room; p = p->next) room = prefill_has_room(r, p);
-    if (m && room) reserve(r, f, m);
+/* Prompt tokens that may be under way before more wait here; what was asked about counts already. */
+static bool prefill_room(const struct router *r) {
+    uint64_t n = 0, rows = r->asked_rows, most = r->o.prefill_tokens;
+    bool any = false;
+    for (const struct mate *m = r->mates; m; m = m->next) {
+        if (!mate_may(m, ROLE_OF_PREFILL)) continue;
+        n++;
+        rows += m->prefill_rows;
+        any = any || prefill_has_room(r, m);
+    }
+    return any && rows < n * (most ? most : PREFILL_TOKENS);
+}
+
+/* False: nobody has room for it now. */
+static bool unqueue(struct router *r, struct route *f, uint64_t now_ns) {
+    struct mate *m = prefill_room(r) ? choose_decode(r, now_ns) : NULL;
+    if (m) reserve(r, f, m, now_ns);
+    return m;
+}
+
+/* In the order of rank, and nobody overtakes: who finds no room stops all behind it, and who was
+ * refused once asks alone, so that smaller ones do not take what becomes free before it. */
+static void unqueue_all(struct router *r, uint64_t now_ns) {
+    for (struct route *f = r->routes; f; f = f->next) {
+        if (f->state == FLIGHT_RESERVING && f->refused) return;
+        if (f->state != FLIGHT_QUEUED || now_ns < f->retry_ns) continue;
+        if (!unqueue(r, f, now_ns) || f->refused) return;
+    }
+}
+
+/* Who waited for long goes before all others, whatever their priority. */
+static void raise_starving(struct router *r, uint64_t now_ns) {
+    for (struct route *f = r->routes, *next; f; f = next) {
+        struct ticket *t = f->ticket;
+        next = f->next;
+        if (f->state != FLIGHT_QUEUED || t->priority == INT32_MIN ||
+            now_ns - f->queued_ns < SCHED_STARVE_S * UINT64_C(1000000000))
+            continue;
+        t->priority = INT32_MIN;
+        unlink_route(r, f);
+        link_route(r, f);
+    }
 }
 
 /* --- time ------------------------------------------------------------------------------------- */
@@ -381,6 +456,11 @@ static void renew(struct router *r, struct route *f, uint64_t now_ns) {
     router_send(r, f->decode, &w);
 }
 
+/* Room is reserved for it, or its rows are on their way. */
+static bool waits_for_rows(const struct route *f) {
+    return f->state == FLIGHT_RESERVING || f->state == FLIGHT_PREFILL || f->lender;
+}
+
 void flights_dispatch(struct router *r, uint64_t now_ns) {
     end_late(r, now_ns);
     for (struct route *f = r->routes, *next; f; f = next) {
@@ -388,10 +468,10 @@ void flights_dispatch(struct router *r, uint64_t now_ns) {
         /* giving one up ends all of its request */
         if (f->state == FLIGHT_QUEUED && give_up(r, f, now_ns)) next = r->routes;
     }
-    for (struct route *f = r->routes; f; f = f->next) {
-        if (f->state == FLIGHT_QUEUED && now_ns >= f->retry_ns) unqueue(r, f, now_ns);
-        if (f->state == FLIGHT_PREFILL || f->state == FLIGHT_RESERVING) renew(r, f, now_ns);
-    }
+    raise_starving(r, now_ns);
+    unqueue_all(r, now_ns);
+    for (struct route *f = r->routes; f; f = f->next)
+        if (waits_for_rows(f)) renew(r, f, now_ns);
 }
 
 uint64_t flights_due(const struct router *r, uint64_t now_ns) {
@@ -400,7 +480,7 @@ uint64_t flights_due(const struct router *r, uint64_t now_ns) {
         if (t->deadline_ns && t->deadline_ns < due) due = t->deadline_ns;
     for (const struct route *f = r->routes; f; f = f->next) {
         uint64_t at = f->state == FLIGHT_QUEUED ? now_ns + full_ns : f->renew_ns;
-        if (f->state != FLIGHT_DECODE && at < due) due = at;
+        if ((f->state == FLIGHT_QUEUED || waits_for_rows(f)) && at < due) due = at;
     }
     return due;
 }
@@ -408,22 +488,21 @@ uint64_t flights_due(const struct router *r, uint64_t now_ns) {
 /* --- what workers say ------------------------------------------------------------------------- */
 
 static void reserved(struct router *r, struct route *f, uint64_t now_ns) {
-    f->renew_ns = now_ns + renew_every(r);
+    answered(r, f);
+    f->refused = false;
     if (begin_prefill(r, f, now_ns)) return;
     /* the prefill workers filled up or died meanwhile */
+    f->state = FLIGHT_PREFILL; /* answered */
     recall(r, f);
-    unlink_route(r, f);
-    f->id = ++r->n_routes_ever;
-    f->state = FLIGHT_QUEUED;
     f->retry_ns = now_ns + full_ns;
-    link_route(r, f);
 }
 
 static void no_room(struct router *r, struct route *f, uint64_t now_ns) {
+    answered(r, f);
     f->decode->full_until_ns = now_ns + full_ns;
+    f->refused = true;
     leave_decode(f);
     f->state = FLIGHT_QUEUED;
-    (void)r;
 }
 
 static bool has_first(const struct route *f, uint32_t choice) {
@@ -435,6 +514,7 @@ static void lent(struct router *r, struct route *f, uint64_t now_ns) {
     const struct request *q = f->ticket->q;
     bool on = false;
     uint32_t n = 0;
+    f->lender = f->prefill;
     leave_prefill(f);
     for (uint32_t i = 0; i < q->n_choices; i++) {
         on = on || (in_flight(f, i) && !q->choices[i].finish);
@@ -491,14 +571,13 @@ static void count_token(struct router *r, struct ticket *t, uint64_t now_ns) {
     histogram_add(&s->ttft, seconds(t->arrived_ns, now_ns));
 }
 
-static void take_prompt_logprob(struct router *r, struct ticket *t, struct token_out *out) {
-    if (out->position != t->n_told + 1 || out->choice != 0) {
-        r->view.stale += out->position > t->n_told + 1;
-        return; /* computed again after a loss */
-    }
+static bool take_prompt_logprob(struct ticket *t, struct token_out *out) {
+    if (out->position <= t->n_told) return true; /* computed again after a loss */
+    if (out->position != t->n_told + 1 || out->choice != 0) return false;
     t->n_told++;
     out->attempt = t->q->attempt;
     (void)t->sink.token(t->ctx, out);
+    return true;
 }
 
 /* A token of a flight, by the worker that has it. False: one is missing before it. */
@@ -507,10 +586,7 @@ static bool take_token(struct router *r, struct route *f, struct token_out *out,
     struct request *q = t->q;
     if (out->choice >= q->n_choices || !in_flight(f, out->choice)) return false;
     struct request_choice *c = &q->choices[out->choice];
-    if (out->position < q->n_prompt) {
-        take_prompt_logprob(r, t, out);
-        return true;
-    }
+    if (out->position < q->n_prompt) return take_prompt_logprob(t, out);
     if (c->finish) return true; /* not wanted any more, and it does not know yet */
     if (out->position != request_len(q, out->choice) || c->n_ids >= q->max_tokens) return false;
     c->ids[c->n_ids++] = out->id;
@@ -531,13 +607,13 @@ static bool take_token(struct router *r, struct route *f, struct token_out *out,
 }
 
 /* Tokens of one step come in the order of the flights there. */
-static void take_tokens(struct router *r, struct mate *m, struct wire_in *in, uint64_t now_ns) {
+static bool take_tokens(struct router *r, struct mate *m, struct wire_in *in, uint64_t now_ns) {
     struct token_logprob top[REQUEST_LOGPROBS_MAX];
     uint32_t n = wire_get_count(in, 30);
     for (uint32_t i = 0; i < n; i++) {
         struct token_out t = {0};
         uint64_t flight;
-        if (!get_token(in, &flight, &t, top)) return;
+        if (!get_token(in, &flight, &t, top)) return false;
         struct route *f = route_find(r, flight);
         bool its = f && ((f->state == FLIGHT_PREFILL && f->prefill == m) ||
                          (f->state == FLIGHT_DECODE && f->decode == m));
@@ -546,31 +622,32 @@ static void take_tokens(struct router *r, struct mate *m, struct wire_in *in, ui
         else if (!take_token(r, f, &t, now_ns))
             lose(r, f, now_ns, false);
     }
+    return wire_get_end(in);
 }
 
-static void failed(struct router *r, struct route *f, struct wire_in *in, uint64_t now_ns) {
+static bool failed(struct router *r, struct route *f, struct wire_in *in, uint64_t now_ns) {
     struct err err;
     char text[256];
     enum st st = (enum st)wire_get_u8(in);
     wire_get_text(in, text, sizeof text);
+    if (!wire_get_end(in)) return false;
     if (st == ST_INVALID || st == ST_UNSUPPORTED) {
         /* saying it again will not help */
         (void)err_set(&err, ST_INVALID, "%s", text);
         end_ticket(r, f->ticket, &err, false);
-        return;
+    } else {
+        lose(r, f, now_ns, false);
     }
-    lose(r, f, now_ns, false);
+    return true;
 }
 
-void flights_message(struct router *r, struct mate *m, uint8_t kind, struct wire_in *in) {
+bool flights_message(struct router *r, struct mate *m, uint8_t kind, struct wire_in *in) {
     uint64_t now = bus_now(r->o.bus);
-    if (kind == PROTO_TOKENS) {
-        take_tokens(r, m, in, now);
-        return;
-    }
+    if (kind == PROTO_TOKENS) return take_tokens(r, m, in, now);
     struct route *f = route_find(r, wire_get_u64(in));
     bool by_prefill = f && f->prefill == m && f->state == FLIGHT_PREFILL,
-         by_decode = f && f->decode == m;
+         by_decode = f && f->decode == m, by_lender = f && f->lender == m;
+    if (in->bad || kind < PROTO_RESERVED || kind > PROTO_FAILED) return false;
     if (kind == PROTO_RESERVED && by_decode && f->state == FLIGHT_RESERVING)
         reserved(r, f, now);
     else if (kind == PROTO_NO_ROOM && by_decode && f->state == FLIGHT_RESERVING)
@@ -579,10 +656,11 @@ void flights_message(struct router *r, struct mate *m, uint8_t kind, struct wire
         lent(r, f, now);
     else if (kind == PROTO_ENDED && by_decode && f->state == FLIGHT_DECODE)
         lose(r, f, now, false); /* what it left unfinished is begun again */
-    else if (kind == PROTO_FAILED && (by_prefill || by_decode))
-        failed(r, f, in, now);
+    else if (kind == PROTO_FAILED && (by_prefill || by_decode || by_lender))
+        return failed(r, f, in, now);
     else
         r->view.stale++;
+    return true;
 }
 
 /* --- in and out ------------------------------------------------------------------------------- */
@@ -597,7 +675,8 @@ enum st router_add(struct router *r, struct request *q, const struct engine_sink
                        q->max_tokens, q->n_prompt, r->o.max_model_len);
     struct ticket *t = calloc(1, sizeof *t);
     if (!t) return err_set(err, ST_NO_MEMORY, "router: out of memory");
-    *t = (struct ticket){.q = q, .sink = *sink, .ctx = ctx, .arrived_ns = arrived_ns};
+    *t = (struct ticket){
+        .q = q, .sink = *sink, .ctx = ctx, .arrived_ns = arrived_ns, .priority = q->priority};
     t->order = ++r->n_tickets_ever;
     if (q->time_left_ms) t->deadline_ns = arrived_ns + q->time_left_ms * UINT64_C(1000000);
     if (!route_new(r, t, CHOICE_ALL, arrived_ns)) {

@@ -7,13 +7,18 @@
 #include "cluster/proto.h"
 #include "cluster/router.h"
 
-enum { HINTS = 1 << 14 /* blocks that a worker is believed to have */, CHOICE_ALL = UINT32_MAX };
+enum {
+    HINTS = 1 << 14, /* blocks that a worker is believed to have */
+    ROUTE_BUCKETS = 1024,
+    CHOICE_ALL = UINT32_MAX
+};
 
 struct mate {          /* a member */
     struct mate *next; /* in the order of joining */
     bus_id peer;
     struct member_info info;
-    uint32_t n_flights;
+    bool broken;                          /* a message to it was lost */
+    uint32_t n_flights, n_asked;          /* asked: for room, no answer yet */
     uint64_t prefill_rows;                /* prompt tokens that wait or are computed there */
     uint64_t kv_tokens;                   /* of requests that decode there, or will */
     uint64_t full_until_ns, suspended_ns; /* it had no room; is silent */
@@ -31,13 +36,17 @@ enum flight_state {
 };
 
 /* One attempt at a request, or at one choice of it. */
-struct route {                 /* (a flight, from here) */
-    struct route *next, *prev; /* of all, by rank */
+struct route {                    /* (a flight, from here) */
+    struct route *next, *prev;    /* of all, by rank */
+    struct route *next_in_bucket; /* by id */
     struct ticket *ticket;
-    uint64_t id;
+    uint64_t order;  /* of making */
+    uint64_t id;     /* the flight's number, new each time room is asked for; 0: not yet */
     uint32_t choice; /* CHOICE_ALL: none has a token yet */
     enum flight_state state;
     struct mate *prefill, *decode;
+    struct mate *lender; /* its pages may still be needed: until the first token from decode */
+    bool refused;        /* a decode worker had no room: nobody overtakes it now */
     uint32_t attempts;
     uint64_t
         first[REQUEST_CHOICES_MAX / 64]; /* choices that have their next token by this flight */
@@ -53,6 +62,7 @@ struct ticket {                 /* a request */
     struct request *q;
     struct engine_sink sink;
     void *ctx;
+    int32_t priority; /* the request's, or first of all after a long wait */
     uint64_t order, arrived_ns, deadline_ns, first_ns, last_ns;
     uint32_t n_routes, n_told; /* prompt logprobs */
     uint32_t n_tokens;
@@ -64,8 +74,10 @@ struct router {
     struct mate *mates;
     struct route *routes, *last_route;
     struct ticket *tickets, *last_ticket;
-    uint64_t n_routes_ever, n_tickets_ever, epoch;
-    bool changed; /* the list of members is to be told */
+    struct route *buckets[ROUTE_BUCKETS];
+    uint64_t n_routes_ever, n_flights_ever, n_tickets_ever, epoch;
+    uint64_t asked_rows; /* of flights that wait for an answer about room */
+    bool changed;        /* the list of members is to be told */
     struct buf message;
     struct cluster_view view; /* counters and events */
     struct engine_stats stats;
@@ -74,13 +86,14 @@ struct router {
 
 /* router.c */
 struct wire_out router_begin(struct router *r, enum proto_kind kind);
-void router_send(struct router *r, const struct mate *m, const struct wire_out *w);
-void router_tell(struct router *r, const struct mate *m, enum proto_kind kind, uint64_t flight);
+void router_send(struct router *r, struct mate *m, const struct wire_out *w);
+void router_tell(struct router *r, struct mate *m, enum proto_kind kind, uint64_t flight);
 void router_say(struct router *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 bool mate_may(const struct mate *m, enum member_role role); /* new work of this kind may go there */
 
 /* router_flights.c */
-void flights_message(struct router *r, struct mate *m, uint8_t kind, struct wire_in *in);
+/* False: it cannot be read. */
+bool flights_message(struct router *r, struct mate *m, uint8_t kind, struct wire_in *in);
 void flights_mate_gone(struct router *r, struct mate *m);
 void flights_dispatch(struct router *r, uint64_t now_ns); /* what waits, deadlines, leases */
 uint64_t flights_due(const struct router *r, uint64_t now_ns);

@@ -237,7 +237,7 @@ static uint32_t leader_of(const struct entry *n) {
     return i;
 }
 
-/* All that go on have the same rows: none has a token yet, or there is only one. */
+/* All that go on have the same rows: none has a token yet and none is over, or there is only one. */
 static bool shares_rows(const struct request *r) {
     uint32_t n = 0, with_ids = 0;
     for (uint32_t i = 0; i < r->n_choices; i++) {
@@ -245,7 +245,7 @@ static bool shares_rows(const struct request *r) {
         n++;
         with_ids += r->choices[i].n_ids > 0;
     }
-    return n == 1 || with_ids == 0;
+    return n == 1 || (with_ids == 0 && n == r->n_choices);
 }
 
 enum st engine_add_how(struct engine *e, struct request *r, const struct engine_how *how,

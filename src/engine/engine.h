@@ -45,15 +45,16 @@ struct engine_sink {
     /* The rest is for requests that are handed over, or whose blocks come from elsewhere; NULL
      * otherwise. */
 
-    /* ENGINE_PREFILL: a chunk begins that computes rows [from, from + n); pages are the sequence's
+    /* Prefill only (engine_how): a chunk begins that computes rows [from, from + n); pages are the sequence's
      * block table so far. Returns where to tell of finished rows (exec_run.rows_done), or NULL. */
     _Atomic uint32_t *(*rows)(void *ctx, const uint32_t *pages, uint32_t n_pages, uint32_t from,
                               uint32_t n);
-    /* ENGINE_PREFILL, just before done(NULL): every choice that goes on has one token more, rows of
+    /* Prefill only, just before done(NULL): every choice that goes on has one token more, rows of
      * all tokens before it are final, and slot is the executor's state there. */
     void (*lend)(void *ctx, struct engine_loan *loan, const void *slot);
-    /* The sequence was admitted and lacks blocks [first, first + n), which find said are to be had:
-     * they should come into pages[n]. Returns their gate, which lives until fetched; NULL: no. */
+    /* The sequence was admitted and lacks blocks [first, first + n), which can be had (n_to_find):
+     * they should come into pages[n]. Returns their gate, which lives until fetched; NULL: no. Asked
+     * again, for fewer, after one that failed. */
     const struct block_gate *(*fetch)(void *ctx, uint32_t first, uint32_t n, const uint32_t *pages);
     /* True: that is over, well or not, and nobody writes to the pages any more. Before it is, the
      * request must not be cancelled. */

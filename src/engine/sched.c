@@ -329,7 +329,7 @@ static void settle_fetch(struct sched *s, struct seq *q) {
     uint32_t bad = atomic_load_explicit(&q->gate->bad, memory_order_acquire);
     if (bad == BLOCK_GATE_GOOD) {
         bool all = atomic_load_explicit(&q->gate->parts, memory_order_acquire) == s->n_parts;
-        if (all && !q->in_chunk) q->gate = NULL;
+        if (all && !q->in_chunk) sched_computed(s, q, q->n_done);
         return;
     }
     if (q->in_chunk) drop_chunk(s);
@@ -386,6 +386,7 @@ void sched_adopt(struct sched *s, struct seq *q, uint64_t now_ns) {
     q->state = SEQ_RUNNING;
     q->admitted_once = true;
     q->admitted_ns = now_ns;
+    q->n_prompt_told = q->r->n_prompt; /* elsewhere */
     list_insert(&s->running, q);
     /* who computed its blocks has offered them already */
     q->fetch_end = (seq_len(q) - 1) / KV_PAGE_TOKENS;
@@ -691,7 +692,7 @@ void sched_piece_over(struct sched *s) {
 static void control(struct sched *s) {
     double target = (double)s->c.tpot_ns, n = s->seqs_now;
     if (!s->c.tpot_ns || ++s->steps_at_size < GROW_STEPS) return;
-    bool full = s->running.len >= s->seqs_now;
+    bool full = seated(s) >= s->seqs_now;
     if (s->interval_ns > target && s->seqs_now > 1 && s->running.len > 0) {
         s->seqs_now = (s->running.len < s->seqs_now ? s->running.len : s->seqs_now) - 1;
         if (s->seqs_now == 0) s->seqs_now = 1;

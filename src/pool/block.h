@@ -25,6 +25,10 @@ static inline uint32_t block_part_bytes(const struct block_shape *s, uint32_t pa
 static inline uint64_t block_bytes(const struct block_shape *s) {
     return (uint64_t)s->n_layers * s->layer_bytes + s->tail_bytes;
 }
+static inline bool block_shape_equal(const struct block_shape *a, const struct block_shape *b) {
+    return a->n_layers == b->n_layers && a->layer_bytes == b->layer_bytes &&
+           a->tail_bytes == b->tail_bytes;
+}
 /* Of a part in a block on its own. */
 static inline uint64_t block_part_at(const struct block_shape *s, uint32_t part) {
     return (uint64_t)part * s->layer_bytes;

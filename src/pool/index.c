@@ -19,11 +19,6 @@ bool block_shape_ok(const struct block_shape *s) {
     return s->tail_bytes <= SLOT_BYTES_MAX / 4 && block_bytes(s) <= SLOT_BYTES_MAX / 2;
 }
 
-bool block_shape_equal(const struct block_shape *a, const struct block_shape *b) {
-    return a->n_layers == b->n_layers && a->layer_bytes == b->layer_bytes &&
-           a->tail_bytes == b->tail_bytes;
-}
-
 uint32_t index_tenant(const char *tenant) {
     return (uint32_t)sum64_of(tenant, strlen(tenant));
 }

@@ -65,7 +65,6 @@ static inline uint32_t segment_extent(uint32_t segment) {
 
 /* Whether a shape is one we can hold. */
 bool block_shape_ok(const struct block_shape *s);
-bool block_shape_equal(const struct block_shape *a, const struct block_shape *b);
 
 static inline uint32_t slot_header_bytes(const struct block_shape *s) {
     return (uint32_t)((sizeof(struct slot_header) + block_parts(s) * sizeof(struct sum) + 63) / 64 *

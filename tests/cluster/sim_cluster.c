@@ -36,6 +36,12 @@ static void begin_pool(struct sim_cluster *c, struct sim_member *m) {
     must(pool_node_new(&m->pool, &o, &err));
 }
 
+/* The copying thread has a core of its own. */
+static void copy_meanwhile(void *ctx) {
+    struct sim_member *m = ctx;
+    if (m->node && m->x.now_ns >= m->copy_ns) (void)node_copy(m->node);
+}
+
 static void begin_worker(struct sim_cluster *c, struct sim_member *m) {
     struct err err;
     void *memory;
@@ -54,7 +60,9 @@ static void begin_worker(struct sim_cluster *c, struct sim_member *m) {
                                 .draft_right_percent = 60,
                                 .slow_percent = c->o.slow_percent,
                                 .seed = c->o.seed + m->lives,
-                                .memory = memory};
+                                .memory = memory,
+                                .meanwhile = copy_meanwhile,
+                                .meanwhile_ctx = m};
     must(standin_init(&m->x, &x, &err));
     struct node_options o = {.bus = m->bus,
                              .executor = &m->x.x,

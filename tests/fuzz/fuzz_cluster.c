@@ -83,7 +83,8 @@ static void ask(struct world *w) {
     q->roles = calloc(1, sizeof *q->roles);
     q->roles[0].len = q->n_prompt;
     q->n_roles = 1;
-    must(request_make_choices(q, 2, &err));
+    must(request_make_choices(q, 3, &err));
+    q->choices[0].finish = FINISH_CANCELLED;
 }
 
 static void open_router(struct world *w, const struct block_shape *shape) {

@@ -166,6 +166,7 @@ static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t un
         }
         if (run->r) compute_row(s, run, run->from + s->chunk_row);
         spend(s, s->o.row_ns);
+        if (s->o.meanwhile) s->o.meanwhile(s->o.meanwhile_ctx);
         if (++s->chunk_row < run->n) continue;
         for (uint32_t l = 0; l < LAYERS && run->rows_done; l++)
             atomic_store_explicit(&run->rows_done[l], run->from + run->n, memory_order_release);

@@ -18,6 +18,9 @@ struct standin_options {
     uint64_t seed;         /* of the faults; answers do not depend on it */
     /* [standin_bytes(n_pages)] where pages lie that others read, zeroed and borrowed; NULL: its own */
     void *memory;
+    /* What other threads do while it computes: called after each row of a chunk; NULL: nothing. */
+    void (*meanwhile)(void *ctx);
+    void *meanwhile_ctx;
 };
 
 struct standin {
