@@ -79,7 +79,7 @@ static void who_does_not_fit_is_refused_with_a_sentence(void **state) {
     say_join(&w, p, "p0", ROLE_OF_PREFILL, 0, &shape, MODEL_LEN - 1);
     hears_refused(p, "sequences of 2047 tokens, and the router's max-model-len is 2048");
     say_join(&w, p, "", ROLE_OF_PREFILL, 0, &shape, MODEL_LEN);
-    hears_refused(p, "needs a name");
+    hears_refused(p, "cannot be read");
     say_join(&w, p, "p0", MEMBER_ROLES, 0, &shape, MODEL_LEN);
     hears_refused(p, "cannot be read");
     say_join(&w, p, "p0", ROLE_OF_PREFILL, UINT64_MAX, &shape, MODEL_LEN); /* no epoch is higher */
