@@ -8,14 +8,10 @@
 #include <string.h>
 
 #include "cluster/router_impl.h"
-#include "engine/block_key.h"
 #include "engine/sched.h"
 
 enum {
-    PREFILL_TOKENS = 16384,
     ATTEMPTS = 64,
-    BLOCK_TOKENS = 128,
-    ASKED_MAX = 4, /* flights that one decode worker is asked about at a time */
 };
 static const uint64_t full_ns = 5000000, retry_ns = 20000000, renew_default_ns = 1000000000,
                       no_worker_ns = 30000000000;
@@ -74,10 +70,6 @@ static void take_id(struct router *r, struct route *f) {
     struct route **bucket = &r->buckets[f->id % ROUTE_BUCKETS];
     f->next_in_bucket = *bucket;
     *bucket = f;
-}
-
-static bool in_flight(const struct route *f, uint32_t choice) {
-    return f->choice == CHOICE_ALL || f->choice == choice;
 }
 
 /* --- who has it ------------------------------------------------------------------------------- */
@@ -237,82 +229,6 @@ void flights_mate_gone(struct router *r, struct mate *m) {
     while ((f = route_at(r, m))) lose(r, f, now, true);
 }
 
-/* --- choosing --------------------------------------------------------------------------------- */
-
-static uint64_t *hint_of(const struct mate *m, const struct block_key *key, uint64_t *value) {
-    memcpy(value, key->bytes, sizeof *value);
-    return &m->hints[*value % HINTS];
-}
-
-/* The choice whose rows are the flight's. */
-static uint32_t leader_of(const struct route *f) {
-    const struct request *q = f->ticket->q;
-    uint32_t i = 0;
-    while (i + 1 < q->n_choices && (q->choices[i].finish || !in_flight(f, i))) i++;
-    return i;
-}
-
-static uint32_t hinted(const struct mate *m, const struct block_key *keys, uint32_t n) {
-    uint32_t b = 0;
-    uint64_t v;
-    if (!m->hints) return 0;
-    while (b < n && *hint_of(m, &keys[b], &v) == v) b++;
-    return b;
-}
-
-static void remember(struct mate *m, const struct block_key *keys, uint32_t n) {
-    uint64_t v;
-    if (!m->hints) m->hints = calloc(HINTS, sizeof *m->hints); /* without it nothing is believed */
-    for (uint32_t b = 0; b < n && m->hints; b++) {
-        uint64_t *at = hint_of(m, &keys[b], &v);
-        *at = v;
-    }
-}
-
-static bool prefill_has_room(const struct router *r, const struct mate *m) {
-    uint64_t most = r->o.prefill_tokens ? r->o.prefill_tokens : PREFILL_TOKENS;
-    return mate_may(m, ROLE_OF_PREFILL) && m->prefill_rows < most;
-}
-
-/* Where it is computed soonest: what waits there already, and what is not believed to be there. */
-static struct mate *choose_prefill(struct router *r, const struct route *f, uint64_t *rows) {
-    const struct request *q = f->ticket->q;
-    uint32_t choice = leader_of(f), len = request_len(q, choice), n = (len - 1) / BLOCK_TOKENS;
-    struct block_key *keys = q->prompt_logprobs < 0 && n ? malloc(n * sizeof *keys) : NULL;
-    struct mate *best = NULL;
-    uint64_t best_cost = UINT64_MAX;
-    if (!keys) n = 0;
-    struct block_key key;
-    block_key_root(&key, q);
-    for (uint32_t b = 0; b < n; b++) {
-        block_key_next(&key, &key, q, choice, b);
-        keys[b] = key;
-    }
-    for (struct mate *m = r->mates; m; m = m->next) {
-        /* one that changed its role meanwhile may have the room reserved */
-        if (!prefill_has_room(r, m) || m == f->decode) continue;
-        uint64_t mine = len - (uint64_t)hinted(m, keys, n) * BLOCK_TOKENS;
-        if (m->prefill_rows + mine >= best_cost) continue;
-        best_cost = m->prefill_rows + mine;
-        *rows = mine;
-        best = m;
-    }
-    if (best) remember(best, keys, n);
-    free(keys);
-    return best;
-}
-
-/* The one with the least KV in use, room for outputs to come not counted: it comes to all alike. */
-static struct mate *choose_decode(struct router *r, uint64_t now_ns) {
-    struct mate *best = NULL;
-    for (struct mate *m = r->mates; m; m = m->next) {
-        if (!mate_may(m, ROLE_OF_DECODE) || now_ns < m->full_until_ns || m->n_asked >= ASKED_MAX)
-            continue;
-        if (!best || m->kv_tokens < best->kv_tokens) best = m;
-    }
-    return best;
-}
-
 static bool any_alive(const struct router *r, enum member_role role) {
     for (const struct mate *m = r->mates; m; m = m->next)
         if (m->info.role == role) return true;
@@ -356,7 +272,7 @@ static void reserve(struct router *r, struct route *f, struct mate *m, uint64_t 
 
 static bool begin_prefill(struct router *r, struct route *f, uint64_t now_ns) {
     uint64_t rows = 0;
-    struct mate *m = choose_prefill(r, f, &rows);
+    struct mate *m = place_prefill(r, f, &rows);
     if (!m) return false;
     struct wire_out w = router_begin(r, PROTO_PREFILL);
     wire_put_u64(&w, f->id);
@@ -373,22 +289,9 @@ static bool begin_prefill(struct router *r, struct route *f, uint64_t now_ns) {
     return true;
 }
 
-/* Prompt tokens that may be under way before more wait here; what was asked about counts already. */
-static bool prefill_room(const struct router *r) {
-    uint64_t n = 0, rows = r->asked_rows, most = r->o.prefill_tokens;
-    bool any = false;
-    for (const struct mate *m = r->mates; m; m = m->next) {
-        if (!mate_may(m, ROLE_OF_PREFILL)) continue;
-        n++;
-        rows += m->prefill_rows;
-        any = any || prefill_has_room(r, m);
-    }
-    return any && rows < n * (most ? most : PREFILL_TOKENS);
-}
-
 /* False: nobody has room for it now. */
 static bool unqueue(struct router *r, struct route *f, uint64_t now_ns) {
-    struct mate *m = prefill_room(r) ? choose_decode(r, now_ns) : NULL;
+    struct mate *m = place_room(r) ? place_decode(r, now_ns) : NULL;
     if (m) reserve(r, f, m, now_ns);
     return m;
 }

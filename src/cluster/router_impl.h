@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The inside of the router, shared by router.c (life, members, ctl) and router_flights.c (requests);
+/* The inside of the router, shared by router.c (life, members, ctl), router_flights.c (requests) and router_place.c (who gets them);
  * nobody else includes it. */
 #ifndef SUPERNODE_CLUSTER_ROUTER_IMPL_H
 #define SUPERNODE_CLUSTER_ROUTER_IMPL_H
@@ -84,12 +84,29 @@ struct router {
     uint64_t rate_at_ns, rate_requests;
 };
 
+static inline bool in_flight(const struct route *f, uint32_t choice) {
+    return f->choice == CHOICE_ALL || f->choice == choice;
+}
+/* The choice whose rows are the flight's. */
+static inline uint32_t leader_of(const struct route *f) {
+    const struct request *q = f->ticket->q;
+    uint32_t i = 0;
+    while (i + 1 < q->n_choices && (q->choices[i].finish || !in_flight(f, i))) i++;
+    return i;
+}
+
 /* router.c */
 struct wire_out router_begin(struct router *r, enum proto_kind kind);
 void router_send(struct router *r, struct mate *m, const struct wire_out *w);
 void router_tell(struct router *r, struct mate *m, enum proto_kind kind, uint64_t flight);
 void router_say(struct router *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 bool mate_may(const struct mate *m, enum member_role role); /* new work of this kind may go there */
+
+/* router_place.c; NULL: nobody at present */
+struct mate *place_prefill(struct router *r, const struct route *f,
+                           uint64_t *rows); /* rows: to compute */
+struct mate *place_decode(struct router *r, uint64_t now_ns);
+bool place_room(const struct router *r); /* some prefill worker may be sent more */
 
 /* router_flights.c */
 /* False: it cannot be read. */
