@@ -206,7 +206,8 @@ void sim_cluster_start(struct sim_cluster *c, const struct sim_cluster_options *
                                .shape = c->v[0].x.x.shape,
                                .max_model_len = SIM_MODEL_LEN,
                                .renew_ns = o->lease_ns / 3,
-                               .no_worker_ns = o->no_worker_ns};
+                               .no_worker_ns = o->no_worker_ns,
+                               .attempts_max = 100000};
     must(router_new(&c->router, &r, &err));
     c->router_due_ns = sim_net_now(c->net) + 1;
 }

@@ -263,6 +263,11 @@ static void random_history(uint64_t seed, bool calm) {
         .slow_permille = below(&w.g, 2) ? 0 : below(&w.g, 60),
         .slow_percent = below(&w.g, 2) ? 0 : 5,
         .speculate = below(&w.g, 2)};
+    if (below(&w.g, 4) == 0) { /* a slow network: leases run out while rows are on their way */
+        o.delay_ns_max = 2 * ms;
+        o.slow_permille = 50 + below(&w.g, 150);
+        o.lease_ns = 150 * ms;
+    }
     if (calm) {
         o.lease_ns = 400 * ms;
         o.slow_permille = 0;
