@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/wire.h"
 #include "engine/request.h"
 
 enum {
@@ -19,78 +20,55 @@ enum {
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
-struct writer {
-    struct buf *out;
-    enum st st; /* the first failure; nothing is written after it */
-};
-
-static void put(struct writer *w, const void *data, size_t len) {
-    if (!w->st) w->st = buf_append(w->out, data, len);
+static void put_ids(struct wire_out *w, const uint32_t *ids, uint32_t n) {
+    wire_put_u32(w, n);
+    wire_put(w, ids, (size_t)n * sizeof *ids);
 }
-static void put_u8(struct writer *w, uint8_t v) {
-    put(w, &v, sizeof v);
-}
-static void put_u32(struct writer *w, uint32_t v) {
-    put(w, &v, sizeof v); /* every host we build for is little-endian; bytes.c asserts it */
-}
-static void put_f32(struct writer *w, float v) {
-    put(w, &v, sizeof v);
-}
-static void put_ids(struct writer *w, const uint32_t *ids, uint32_t n) {
-    put_u32(w, n);
-    put(w, ids, (size_t)n * sizeof *ids);
-}
-static void put_text(struct writer *w, const char *text) {
-    size_t len = strlen(text);
-    put_u8(w, (uint8_t)len);
-    put(w, text, len);
-}
-
-static void put_sampling(struct writer *w, const struct ops_sample_params *p) {
-    put_f32(w, p->temperature);
-    put_f32(w, p->top_p);
-    put_f32(w, p->min_p);
-    put_u32(w, p->top_k);
-    put_f32(w, p->repetition_penalty);
-    put_f32(w, p->frequency_penalty);
-    put_f32(w, p->presence_penalty);
-    put_u32(w, p->n_bias);
+static void put_sampling(struct wire_out *w, const struct ops_sample_params *p) {
+    wire_put_f32(w, p->temperature);
+    wire_put_f32(w, p->top_p);
+    wire_put_f32(w, p->min_p);
+    wire_put_u32(w, p->top_k);
+    wire_put_f32(w, p->repetition_penalty);
+    wire_put_f32(w, p->frequency_penalty);
+    wire_put_f32(w, p->presence_penalty);
+    wire_put_u32(w, p->n_bias);
     for (uint32_t i = 0; i < p->n_bias; i++) {
-        put_u32(w, p->bias[i].id);
-        put_f32(w, p->bias[i].bias);
+        wire_put_u32(w, p->bias[i].id);
+        wire_put_f32(w, p->bias[i].bias);
     }
 }
 
 enum st request_write(struct buf *out, const struct request *r) {
-    struct writer w = {out, ST_OK};
+    struct wire_out w = {out, ST_OK};
     size_t from = out->len;
-    put_u32(&w, r->version);
-    put_text(&w, r->id);
-    put_u32(&w, r->attempt);
-    put_text(&w, r->model_id);
-    put_text(&w, r->tenant);
-    put_text(&w, r->salt);
+    wire_put_u32(&w, r->version);
+    wire_put_text(&w, r->id);
+    wire_put_u32(&w, r->attempt);
+    wire_put_text(&w, r->model_id);
+    wire_put_text(&w, r->tenant);
+    wire_put_text(&w, r->salt);
     put_ids(&w, r->prompt, r->n_prompt);
-    put_u32(&w, r->n_roles);
+    wire_put_u32(&w, r->n_roles);
     for (uint32_t i = 0; i < r->n_roles; i++) {
-        put_u32(&w, r->roles[i].len);
-        put_u8(&w, (uint8_t)r->roles[i].role);
+        wire_put_u32(&w, r->roles[i].len);
+        wire_put_u8(&w, (uint8_t)r->roles[i].role);
     }
     put_sampling(&w, &r->sampling);
-    put(&w, &r->seed, sizeof r->seed);
+    wire_put(&w, &r->seed, sizeof r->seed);
     put_ids(&w, r->stop_ids, r->n_stop_ids);
-    put_u32(&w, r->max_tokens);
-    put_u32(&w, r->min_tokens);
-    put_u32(&w, (uint32_t)r->logprobs);
-    put_u32(&w, (uint32_t)r->prompt_logprobs);
-    put_u32(&w, (uint32_t)r->priority);
-    put_u32(&w, r->time_left_ms);
-    put_u32(&w, r->n_choices);
+    wire_put_u32(&w, r->max_tokens);
+    wire_put_u32(&w, r->min_tokens);
+    wire_put_u32(&w, (uint32_t)r->logprobs);
+    wire_put_u32(&w, (uint32_t)r->prompt_logprobs);
+    wire_put_u32(&w, (uint32_t)r->priority);
+    wire_put_u32(&w, r->time_left_ms);
+    wire_put_u32(&w, r->n_choices);
     for (uint32_t i = 0; i < r->n_choices; i++) {
         const struct request_choice *c = &r->choices[i];
         put_ids(&w, c->ids, c->n_ids);
-        put_u32(&w, c->n_delivered);
-        put_u8(&w, (uint8_t)c->finish);
+        wire_put_u32(&w, c->n_delivered);
+        wire_put_u8(&w, (uint8_t)c->finish);
     }
     if (!w.st && out->len - from > REQUEST_BYTES_MAX) w.st = ST_FULL;
     if (w.st) out->len = from;
