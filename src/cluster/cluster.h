@@ -59,7 +59,7 @@ struct cluster_view {
     uint64_t events_total; /* since the start, so that a reader knows which are new to it */
     uint32_t n_events;     /* the last ones, newest first */
     struct cluster_event {
-        uint64_t at_s; /* since 1970; filled by the runtime */
+        uint64_t at_ns; /* on the router's clock, as now_ns */
         char text[CLUSTER_EVENT_BYTES];
     } events[CLUSTER_EVENTS];
 };

@@ -49,7 +49,7 @@ void router_say(struct router *r, const char *fmt, ...) {
     va_start(args, fmt);
     vsnprintf(v->events[0].text, sizeof v->events[0].text, fmt, args);
     va_end(args);
-    v->events[0].at_s = 0;
+    v->events[0].at_ns = bus_now(r->o.bus);
     v->n_events += v->n_events < CLUSTER_EVENTS;
     v->events_total++;
 }

@@ -2,6 +2,8 @@
 /* Implements cluster_json.h: the members' names are those of struct cluster_view, tables below. */
 #include "serve/cluster_json.h"
 
+#include <time.h>
+
 #include <string.h>
 
 static void key(struct json_out *o, bool *first, const char *name) {
@@ -99,6 +101,7 @@ void cluster_json_write(struct json_out *o, const struct cluster_view *v) {
         {"drains", v->drains},
         {"stale", v->stale},
     };
+    uint64_t now_s = (uint64_t)time(NULL);
     bool first = true;
     json_out_raw(o, "{");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
@@ -113,7 +116,7 @@ void cluster_json_write(struct json_out *o, const struct cluster_view *v) {
     for (uint32_t i = 0; i < v->n_events; i++) {
         bool begun = true;
         json_out_raw(o, i ? ",{" : "{");
-        number(o, &begun, "at_s", v->events[i].at_s);
+        number(o, &begun, "at_s", now_s - (v->now_ns - v->events[i].at_ns) / 1000000000);
         text(o, &begun, "text", v->events[i].text);
         json_out_raw(o, "}");
     }

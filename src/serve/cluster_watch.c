@@ -5,7 +5,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 struct cluster_watch {
     const struct log *log;
@@ -33,22 +32,20 @@ struct cluster_view *cluster_watch_next(struct cluster_watch *w) {
     return &w->next;
 }
 
-/* Events that the last view did not have get their time, and a line in the log, oldest first. */
-static void date_events(struct cluster_watch *w) {
-    struct cluster_view *next = &w->next, *last = &w->view;
+/* Events that the last view did not have get a line in the log, oldest first. */
+static void log_events(struct cluster_watch *w) {
+    const struct cluster_view *next = &w->next, *last = &w->view;
     uint64_t n_new = next->events_total - last->events_total;
     uint32_t n = n_new < next->n_events ? (uint32_t)n_new : next->n_events;
     char line[CLUSTER_EVENT_BYTES + 16];
     for (uint32_t i = n; i-- > 0;) {
-        next->events[i].at_s = (uint64_t)time(NULL);
         snprintf(line, sizeof line, "router: %s", next->events[i].text);
         log_event(w->log, LOG_INFO, line, NULL);
     }
-    for (uint32_t i = n; i < next->n_events; i++) next->events[i].at_s = last->events[i - n].at_s;
 }
 
 void cluster_watch_publish(struct cluster_watch *w) {
-    date_events(w);
+    log_events(w);
     pthread_mutex_lock(&w->lock);
     w->view = w->next;
     pthread_mutex_unlock(&w->lock);
