@@ -270,7 +270,7 @@ static void a_record_that_cannot_be_read_or_moved_fails(void **state) {
     router_tells(&w, PROTO_CANCEL, FLIGHT);
     played_tell(&w.router, PROTO_RESERVE, FLIGHT + 1); /* no record */
     settle(&w);
-    hears_failed(&w.router, FLIGHT + 1, ST_CORRUPT, "");
+    hears_failed(&w.router, FLIGHT + 1, ST_INVALID, "");
     begin_job(&j, 300, 20, 2);
     j.a.r.choices[0].n_ids = 1;
     say_record(&w, PROTO_RESERVE, FLIGHT + 2, 0, &j.a.r);

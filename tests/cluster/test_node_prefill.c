@@ -195,7 +195,7 @@ static void a_record_that_cannot_be_read_or_computed_fails(void **state) {
     wire_put_text(&o, "nothing like a record");
     played_send(&w.router, &o);
     settle(&w);
-    hears_failed(&w.router, FLIGHT, ST_CORRUPT, "");
+    hears_failed(&w.router, FLIGHT, ST_INVALID, "");
     j.a.r.prompt[7] = VOCAB;
     say_record(&w, PROTO_PREFILL, FLIGHT + 1, OTHER_EPOCH, &j.a.r);
     hears_failed(&w.router, FLIGHT + 1, ST_INVALID, "the vocabulary has 211");
