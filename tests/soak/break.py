@@ -53,11 +53,6 @@ def make_requests(seed, n):
     return [make_request(rng, shared) for _ in range(n)]
 
 
-def difference(found, expected):
-    at = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
-    return f"they differ at {at}: ...{found[max(0, at - 60):at + 60]!r}... and ...{expected[max(0, at - 60):at + 60]!r}..."
-
-
 # --- load ------------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +110,7 @@ class Load:
             self.count("identical")
         else:
             f, e = a.said(), expected.said()
-            self.fail(i, f"{'stream' if stream else 'whole'}, ended {a.ended}\n  found    {f}\n  expected {e}\n  {difference(f, e)}", begun)
+            self.fail(i, f"{'stream' if stream else 'whole'}, ended {a.ended}\n  found    {f}\n  expected {e}\n  {parts.difference(f, e)}", begun)
 
     def count(self, what):
         with self.lock:

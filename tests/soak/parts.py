@@ -249,6 +249,11 @@ class Answer:
         return {i: c.text for i, c in self.choices.items()}
 
 
+def difference(found, expected):
+    at = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
+    return f"they differ at {at}: ...{found[max(0, at - 60):at + 60]!r}... and ...{expected[max(0, at - 60):at + 60]!r}..."
+
+
 def read_events(r, answer, leave_after, on_event):
     for line in r:
         if not line.startswith(b"data: "):
