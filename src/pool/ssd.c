@@ -13,11 +13,12 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "pool/ssd_impl.h"
 
-enum { SSD_VERSION = 1 };
+enum { SSD_VERSION = 1, LOCK_TRIES = 200 };
 static const uint64_t FILE_MAGIC = 0x31647373706e7573;   /* "sunpssd1" */
 static const uint64_t RECORD_MAGIC = 0x31636572706e7573; /* "sunprec1" */
 
@@ -77,6 +78,16 @@ static uint64_t rec_at(const struct ssd *s, uint32_t rec) {
 
 /* --- opening -------------------------------------------------------------------------------- */
 
+/* A server that was killed keeps its lock until the kernel has ended what it had under way. */
+static bool lock_file(int fd) {
+    static const struct timespec pause = {.tv_nsec = 10000000};
+    for (uint32_t i = 0; flock(fd, LOCK_EX | LOCK_NB) != 0; i++) {
+        if (errno != EWOULDBLOCK || i == LOCK_TRIES) return false;
+        nanosleep(&pause, NULL);
+    }
+    return true;
+}
+
 static enum st open_file(struct ssd *s, const char *dir, struct err *err) {
     char path[PATH_MAX];
     if (snprintf(path, sizeof path, "%s/blocks", dir) >= (int)sizeof path)
@@ -90,7 +101,7 @@ static enum st open_file(struct ssd *s, const char *dir, struct err *err) {
     struct stat sb;
     if (fstat(s->fd, &sb) != 0 || !S_ISREG(sb.st_mode))
         return err_set(err, ST_INVALID, "%s: not a regular file", path);
-    if (flock(s->fd, LOCK_EX | LOCK_NB) != 0)
+    if (!lock_file(s->fd))
         return err_set(err, ST_IO, "%s: another server has it: %s", path, strerror(errno));
     return ST_OK;
 }

@@ -4,7 +4,9 @@
 #include "pool_test.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -208,6 +210,22 @@ static void a_torn_write_is_nothing(void **state) {
     ssd_close(s);
 }
 
+static void *let_go(void *fd) {
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    close(*(int *)fd);
+    return NULL;
+}
+
+static void a_lock_that_a_killed_server_still_holds_is_waited_for(void **state) {
+    (void)state;
+    pthread_t thread;
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    assert_int_equal(flock(fd, LOCK_EX | LOCK_NB), 0);
+    assert_int_equal(pthread_create(&thread, NULL, let_go, &fd), 0);
+    ssd_close(open_it(SSD_AUTO));
+    pthread_join(thread, NULL);
+}
+
 static void a_second_server_and_a_strangers_file_are_refused(void **state) {
     (void)state;
     unlink(path);
@@ -283,6 +301,7 @@ int main(void) {
         cmocka_unit_test(the_newest_record_of_a_block_comes_first),
         cmocka_unit_test(every_damaged_bit_of_a_record_is_noticed),
         cmocka_unit_test(a_torn_write_is_nothing),
+        cmocka_unit_test(a_lock_that_a_killed_server_still_holds_is_waited_for),
         cmocka_unit_test(a_second_server_and_a_strangers_file_are_refused),
         cmocka_unit_test(blocks_of_another_shape_are_dropped_and_a_smaller_size_is_kept),
         cmocka_unit_test(a_full_disk_is_counted_and_nothing_else),
