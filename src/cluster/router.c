@@ -97,8 +97,11 @@ static void remove_mate(struct router *r, struct mate *m, const char *why) {
     bus_close(r->o.bus, m->peer);
     flights_mate_gone(r, m);
     r->changed = true;
-    router_say(r, "%s %s%s%u request%s%s", m->info.name, why, n_flights ? ": " : "", n_flights,
-               n_flights == 1 ? "" : "s", n_flights ? " go on elsewhere" : "");
+    if (n_flights)
+        router_say(r, "%s %s: %u request%s on elsewhere", m->info.name, why, n_flights,
+                   n_flights == 1 ? " goes" : "s go");
+    else
+        router_say(r, "%s %s", m->info.name, why);
     free(m->hints);
     free(m);
 }

@@ -246,6 +246,7 @@ def test_blocks_of_a_stopped_pool_server_are_found_until_it_is_fenced(serve):
         try:
             assert cached(c, serve, "a", 1300) == 1280
             wait_for(lambda: "m0" not in [m["name"] for m in c.view()["members"]], 60, "it is fenced")
+            assert "m0 gone (silent)" in [e["text"] for e in c.view()["events"]]
             assert cached(c, serve, "b", 1300) == 0
         finally:
             c.members["m0"].signal(signal.SIGCONT)
