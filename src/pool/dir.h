@@ -64,7 +64,7 @@ struct dir {
     struct dir_namespace ns[POOL_NAMESPACES_MAX];
     uint32_t n_ns, serial;
     uint32_t hand, rec_hand, recs_begun, vacating; /* recs_begun: records that were ever used */
-    uint32_t no_make; /* slots to be taken before memory is asked for again */
+    uint32_t no_make; /* calls of dir_need before memory is asked for again */
     const struct pool_quota *quotas;
     uint32_t n_quotas;
 };

@@ -78,7 +78,6 @@ static uint32_t take(struct dir *d, uint32_t ns) {
         uint32_t slot = x->free;
         struct dir_slot *s = &d->slots[slot];
         x->free = s->next_free;
-        if (d->no_make > 0) d->no_make--;
         s->taken = true;
         s->generation++;
         x->n_taken++;
@@ -103,6 +102,7 @@ bool dir_has_room(const struct dir *d, uint32_t ns) {
 }
 
 enum dir_need dir_need(struct dir *d, uint32_t ns, uint32_t *value) {
+    if (d->no_make > 0) d->no_make--;
     if (d->vacating != DIR_NONE) return vacate(d, value);
     if (d->ns[ns].n_slots >= d->ns[ns].n_slots_max) return evict_own(d, ns, value);
     *value = take(d, ns);

@@ -26,6 +26,21 @@ static void end(struct house *r) {
     dir_release(&r->d);
 }
 
+static void memory_that_was_refused_is_asked_for_again_even_if_there_is_none_at_all(void **state) {
+    (void)state;
+    struct house r;
+    uint32_t v, calls = 0;
+    begin(&r, 4, 0, NULL, 0);
+    uint32_t ns = dir_namespace(&r.d, "t");
+    assert_int_equal(dir_need(&r.d, ns, &v), DIR_MAKE);
+    dir_extent_failed(&r.d);
+    assert_int_equal(dir_need(&r.d, ns, &v), DIR_NO);
+    while (calls++ < 10000 && dir_need(&r.d, ns, &v) == DIR_NO) {
+    }
+    assert_in_range(calls, 100, 5000);
+    end(&r);
+}
+
 /* Everything the directory counts, counted again. */
 static void check(const struct house *r) {
     const struct dir *d = &r->d;
@@ -319,6 +334,7 @@ static void every_count_is_right_after_any_history(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(memory_that_was_refused_is_asked_for_again_even_if_there_is_none_at_all),
         cmocka_unit_test(the_oldest_goes_first_unless_it_was_hit),
         cmocka_unit_test(a_slot_that_is_taken_again_has_another_generation),
         cmocka_unit_test(a_busy_tenant_takes_what_lies_idle_and_no_more_than_half_of_what_does_not),
