@@ -26,6 +26,8 @@ enum {
     BEAT_MS_MAX = 250, /* and at most a sixth of the timeout */
     HANDSHAKE_MS_MIN = 1000,
     EVENTS = 32,
+    RECORDS_A_TURN = 256, /* of one peer, where none is an event */
+    SHARE_TURNS = 64,     /* at its socket for a share's memory: more than it holds */
 };
 
 /* --- events and ends -------------------------------------------------------------------------- */
@@ -184,7 +186,8 @@ static enum st take_share(struct shm_bus *b, struct shm_peer *p, struct bus_even
     struct record_share s;
     const struct record *r = &p->in.record;
     memcpy(&s, p->in.data, sizeof s);
-    if (p->n_fds == 0) shm_socket_step(b, p);
+    for (int i = 0; i < SHARE_TURNS && p->n_fds == 0 && shm_socket_step(b, p); i++) {
+    }
     if (p->state == PEER_ENDED) return ST_GONE;
     if (p->n_fds == 0) return err_set(err, ST_CORRUPT, "the peer shares memory that never came");
     int fd = p->fds[0];
@@ -221,14 +224,14 @@ static enum st take_record(struct shm_bus *b, struct shm_peer *p, struct bus_eve
     return ST_OK;
 }
 
-/* One event of the peer's ring, or its end. */
+/* One event of the peer's ring, or its end. A peer that goes on saying nothing has its turn only. */
 static bool read_ring(struct shm_bus *b, struct shm_peer *p, struct bus_event *ev) {
     struct err err;
     enum st st = ST_OK;
-    bool whole = false, event = false, any = false;
-    while (!st && !event && ring_in_ready(&p->in)) {
+    bool whole = false, event = false;
+    int n = 0;
+    for (; !st && !event && n < RECORDS_A_TURN && ring_in_ready(&p->in); n++) {
         if (p->closed && (int64_t)(p->in.head - p->closed_tail) >= 0) break;
-        any = true;
         st = ring_take(&p->in, &whole, &err);
         if (!st && whole) st = take_record(b, p, ev, &event, &err);
     }
@@ -237,11 +240,11 @@ static bool read_ring(struct shm_bus *b, struct shm_peer *p, struct bus_event *e
         shm_peer_fail(b, p, err.text);
         return false;
     }
-    if (any && atomic_load(&p->in.ring->writer_waits)) {
+    if (n > 0 && atomic_load(&p->in.ring->writer_waits)) {
         atomic_store(&p->in.ring->writer_waits, 0);
         shm_out_kick(p->out);
     }
-    if (!event && p->closed) shm_peer_fail(b, p, "closed the connection");
+    if (!event && p->closed && n < RECORDS_A_TURN) shm_peer_fail(b, p, "closed the connection");
     return event;
 }
 
@@ -365,7 +368,6 @@ static bus_id shm_connect(struct bus *base, const char *address) {
     p->id = ++b->last_id;
     p->state = OUT_CONNECT;
     p->socket = fd;
-    p->ring_fd = -1;
     p->deadline_ns = clock_now_ns() + b->handshake_ns;
     b->n_connecting++;
     bus_id id = p->id;

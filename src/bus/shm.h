@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The bus between processes of one host: memory handed over by the kernel (memfd, SCM_RIGHTS over a
- * Unix socket), plain loads, messages in shared rings with an eventfd to wake the reader. */
+ * Unix socket), plain loads, messages in shared rings, and a byte over the socket to wake a reader
+ * that sleeps. */
 #ifndef SUPERNODE_BUS_SHM_H
 #define SUPERNODE_BUS_SHM_H
 

@@ -139,13 +139,11 @@ static bool draw_nonce(uint8_t nonce[NONCE_BYTES]) {
 static bool send_with_memory(struct shm_bus *b, struct shm_peer *p, const struct packet *out) {
     struct err err;
     void *ring;
-    p->ring_fd = shm_memfd("supernode-ring", sizeof(struct ring), &ring, true, &err);
-    if (p->ring_fd < 0) return false;
+    int fds[2] = {shm_memfd("supernode-ring", sizeof(struct ring), &ring, true, &err), b->board_fd};
+    if (fds[0] < 0) return false;
     p->in.ring = ring;
-    int fds[2] = {p->ring_fd, b->board_fd};
     bool sent = send_packet(p, out, fds, 2);
-    close(p->ring_fd);
-    p->ring_fd = -1;
+    close(fds[0]);
     return sent;
 }
 

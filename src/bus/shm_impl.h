@@ -102,7 +102,6 @@ struct shm_out {
     struct out_item *first, **end;
     uint64_t unsent; /* bytes in items */
     _Atomic uint32_t n_items;
-    bool blocked; /* the socket is full */
 };
 
 enum peer_state {
@@ -135,7 +134,6 @@ struct shm_peer {
     struct bus_identity identity, ours;
     uint8_t nonce_client[NONCE_BYTES], nonce_server[NONCE_BYTES];
     uint64_t deadline_ns; /* of the handshake */
-    int ring_fd;          /* of in, until handed over */
     struct ring_in in;
     struct shm_out *out;
     int fds[FDS_MAX];
@@ -199,7 +197,8 @@ enum st ST_CHECKED shm_listen(struct shm_bus *b, struct err *err);
 void shm_listen_end(struct shm_bus *b);
 void shm_accept(struct shm_bus *b, uint64_t now_ns);
 void shm_connect_step(struct shm_bus *b, struct shm_peer *p);
-void shm_socket_step(struct shm_bus *b, struct shm_peer *p); /* it is readable */
+/* It is readable. False: nothing is left there, or the peer ended. */
+bool shm_socket_step(struct shm_bus *b, struct shm_peer *p);
 enum st ST_CHECKED shm_watch(struct shm_bus *b, int fd, void *what);
 void shm_handshake_step(struct shm_bus *b, struct shm_peer *p, const void *data, size_t len,
                         const int *fds, uint32_t n_fds); /* shm_handshake.c; fds are the caller's */

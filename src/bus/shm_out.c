@@ -72,7 +72,9 @@ void shm_out_kick(struct shm_out *o) {
     pthread_mutex_unlock(&o->lock);
 }
 
-/* As far as there is room; if that was not enough the reader is asked for a kick. */
+/* As far as there is room; if that was not enough the reader is asked for a kick. It looks whether
+ * one is wanted after it made room, and we look for room after saying so (all seq_cst): so one of us
+ * sees the other. If it takes the wish back in mid-way, its kick is on its way to the socket. */
 static enum st put(struct shm_out *o, struct ring_record *r, bool *whole, struct err *err) {
     for (int again = 0; again < 2; again++) {
         enum st st = ring_put(&o->ring, r, whole, err);
@@ -83,14 +85,12 @@ static enum st put(struct shm_out *o, struct ring_record *r, bool *whole, struct
 }
 
 static enum st flush(struct shm_out *o, struct err *err) {
-    o->blocked = false;
     bool any = false;
     enum st st = ST_OK;
     while (o->first && !st) {
         struct out_item *i = o->first;
         if (i->fd >= 0) {
-            o->blocked = !shm_socket_send(o->socket, &handed, 1, &i->fd, 1);
-            if (o->blocked) break;
+            if (!shm_socket_send(o->socket, &handed, 1, &i->fd, 1)) break; /* it is full */
             close(i->fd);
             i->fd = -1;
         }
@@ -141,9 +141,12 @@ static enum st send_locked(struct shm_out *o, struct ring_record *r, int fd) {
         kick_sleeper(o);
         if (!st && whole) return ST_OK;
     }
+    bool first = !o->first;
     enum st st = append(o, r, fd);
     if (st && r->begun) shutdown(o->socket, SHUT_RDWR); /* half a record: nothing can follow it */
-    if (!st && fd >= 0 && flush(o, &err)) return ST_OK;
+    /* The reader's kick for room may have come before there was an item: the owner's thread, if this
+     * is another, saw nothing to flush and sleeps again. So it is tried once more. */
+    if (!st && first && flush(o, &err)) return ST_OK;
     return st;
 }
 

@@ -98,13 +98,13 @@ static void closed(struct shm_bus *b, struct shm_peer *p) {
     p->closed_tail = atomic_load(&p->in.ring->tail);
 }
 
-void shm_socket_step(struct shm_bus *b, struct shm_peer *p) {
+bool shm_socket_step(struct shm_bus *b, struct shm_peer *p) {
     char data[2048];
     int fds[PACKET_FDS];
     uint32_t n_fds;
     for (int i = 0; i < PACKETS_A_TURN && p->state != PEER_ENDED && !p->closed; i++) {
         ssize_t n = receive(p->socket, data, sizeof data, fds, &n_fds);
-        if (n == -1) return;
+        if (n == -1) return false;
         if (n == 0 || n == -2 || p->state != PEER_UP) {
             if (n == 0)
                 closed(b, p);
@@ -117,6 +117,7 @@ void shm_socket_step(struct shm_bus *b, struct shm_peer *p) {
             take_packet(b, p, data, n, fds, n_fds);
         }
     }
+    return p->state != PEER_ENDED && !p->closed;
 }
 
 /* --- listening -------------------------------------------------------------------------------- */
@@ -178,7 +179,6 @@ static void take_in(struct shm_bus *b, int fd, uint64_t now_ns) {
     }
     p->state = IN_HELLO;
     p->socket = fd;
-    p->ring_fd = -1;
     p->deadline_ns = now_ns + b->handshake_ns;
     b->half[b->n_half++] = p;
 }

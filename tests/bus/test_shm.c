@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -221,6 +222,87 @@ static void two_threads_play_ping_pong_and_no_wake_up_is_lost(void **state) {
     pthread_join(t, NULL);
 }
 
+/* One of two sides that send each other bursts, and notifications from a thread of their own. */
+struct side {
+    struct bus *bus;
+    struct bus_queue *q;
+    bus_id peer, import; /* the other's segment */
+    uint32_t number;
+    uint64_t messages, notes, noted; /* that came; notes: that were sent */
+    sem_t round;                     /* the notifying thread may do one more */
+};
+
+enum { BURSTS = 1500, BURST_NOTES = 400 };
+
+static uint32_t burst_of(uint32_t side, uint32_t round) {
+    return 1 + (round * 2654435761u + side * 40503u) % 7;
+}
+static size_t size_of(uint32_t round, uint32_t i) {
+    uint32_t h = (round * 31 + i) * 2654435761u >> 16;
+    return h % 50 == 0 ? 8 + h * 9 : 8 + h % 200; /* to twice the ring */
+}
+
+static void *notify_in_bursts(void *arg) {
+    struct side *s = arg;
+    struct bus_completion c;
+    for (uint64_t round = 0; round < BURSTS; round++) {
+        sem_wait(&s->round);
+        for (uint64_t i = 0; i < BURST_NOTES; i++) {
+            assert_int_equal(bus_write_notify(s->q, s->import, 0, &i, 8, s->notes++, 1), ST_OK);
+            assert_int_equal(bus_completions(s->q, &c, 1), 1);
+            assert_int_equal(c.status, BUS_DONE);
+        }
+    }
+    return NULL;
+}
+
+/* Everything of a round came before the next one begins. */
+static void *burst(void *arg) {
+    struct side *s = arg;
+    static uint8_t data[600000];
+    uint64_t want = 0;
+    pthread_t t;
+    pthread_create(&t, NULL, notify_in_bursts, s);
+    for (uint32_t round = 0; round < BURSTS; round++) {
+        sem_post(&s->round);
+        for (uint32_t i = 0; i < burst_of(s->number, round); i++)
+            assert_int_equal(bus_send(s->bus, s->peer, data, size_of(round, i)), ST_OK);
+        want += burst_of(!s->number, round);
+        while (s->messages < want || s->noted < (round + 1) * (uint64_t)BURST_NOTES) {
+            struct bus_event ev;
+            while (!bus_next(s->bus, &ev)) bus_wait(s->bus, UINT64_MAX);
+            if (ev.kind == BUS_MESSAGE)
+                s->messages++;
+            else if (ev.kind == BUS_NOTIFY)
+                assert_int_equal(ev.value, s->noted++);
+            else if (ev.kind != BUS_SUSPENDED && ev.kind != BUS_RESUMED)
+                fail_msg("event %d came", ev.kind);
+        }
+    }
+    pthread_join(t, NULL);
+    return NULL;
+}
+
+static void bursts_in_both_directions_all_arrive(void **state) {
+    struct rig *r = *state;
+    struct pair p;
+    struct lent l, back;
+    pair_new(r, &p);
+    lend(r, &p, &l, 4096, BUS_PEERS_WRITE);
+    struct pair other = {p.b, p.a, p.ba, p.ab};
+    lend(r, &other, &back, 4096, BUS_PEERS_WRITE);
+    struct side sides[2] = {
+        {.bus = p.a->bus, .q = l.q, .peer = p.ab, .import = l.at_a},
+        {.bus = p.b->bus, .q = back.q, .peer = p.ba, .import = back.at_a, .number = 1}};
+    for (int i = 0; i < 2; i++) assert_int_equal(sem_init(&sides[i].round, 0, 0), 0);
+    pthread_t t;
+    pthread_create(&t, NULL, burst, &sides[1]);
+    burst(&sides[0]);
+    pthread_join(t, NULL);
+    bus_queue_free(l.q);
+    bus_queue_free(back.q);
+}
+
 struct writer {
     struct bus *bus;
     bus_id segment;
@@ -282,6 +364,7 @@ int main(void) {
              &shm_kind),
         CONF(a_secret_is_made_once_and_read_only_where_nobody_else_reads_it, &shm_kind),
         CONF(two_threads_play_ping_pong_and_no_wake_up_is_lost, &shm_kind),
+        CONF(bursts_in_both_directions_all_arrive, &shm_kind),
         CONF(queues_of_other_threads_notify_in_order_while_the_owner_closes, &shm_kind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

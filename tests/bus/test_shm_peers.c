@@ -350,6 +350,35 @@ static void records_that_make_no_sense_end_the_connection(void **state) {
     take(r, l.p.b, BUS_MESSAGE);
 }
 
+static void a_stream_of_records_that_say_nothing_keeps_nobody_busy_for_ever(void **state) {
+    struct rig *r = *state;
+    struct liar l;
+    struct bus_event ev;
+    liar_new(r, &l);
+    for (int i = 0; i < 2000; i++)
+        tell(&l, (struct record){.kind = RECORD_FREED, .segment = 12345});
+    assert_false(bus_next(l.p.b->bus, &ev)); /* and what is there waits for the next call */
+    const struct shm_peer *at_b = ids_get(&((struct shm_bus *)l.p.b->bus)->peers, l.p.ba);
+    assert_true(ring_in_ready(&at_b->in));
+    assert_int_equal(bus_send(l.p.a->bus, l.p.ab, "x", 1), ST_OK);
+    bus_close(l.p.a->bus, l.p.ab); /* all of it is read even after the end */
+    take(r, l.p.b, BUS_MESSAGE);
+    take(r, l.p.b, BUS_GONE);
+}
+
+static void a_share_behind_many_kicks_arrives(void **state) {
+    struct rig *r = *state;
+    struct liar l;
+    struct err err;
+    bus_id id;
+    void *memory;
+    liar_new(r, &l);
+    assert_int_equal(bus_segment_new(l.p.a->bus, 4096, BUS_PEERS_READ, &id, &memory, &err), ST_OK);
+    for (int i = 0; i < 200; i++) shm_out_kick(l.at_a->out); /* as of a queue's thread */
+    assert_int_equal(bus_share(l.p.a->bus, l.p.ab, id, 5), ST_OK);
+    assert_int_equal(take(r, l.p.b, BUS_SEGMENT)->ev.value, 5);
+}
+
 static void memory_that_could_change_its_size_is_not_imported(void **state) {
     struct rig *r = *state;
     for (int i = 0; i < 4; i++) {
@@ -403,6 +432,8 @@ int main(void) {
         CONF(a_crowd_that_says_nothing_keeps_nobody_out, &shm_kind),
         CONF(indexes_that_make_no_sense_end_the_connection, &shm_kind),
         CONF(records_that_make_no_sense_end_the_connection, &shm_kind),
+        CONF(a_stream_of_records_that_say_nothing_keeps_nobody_busy_for_ever, &shm_kind),
+        CONF(a_share_behind_many_kicks_arrives, &shm_kind),
         CONF(memory_that_could_change_its_size_is_not_imported, &shm_kind),
         CONF(packets_that_are_no_kicks_end_the_connection, &shm_kind),
     };
