@@ -87,7 +87,8 @@ static inline void begin_node(struct world *w, enum member_role role) {
 
 /* --- the router ------------------------------------------------------------------------------- */
 
-static inline void say_members(struct world *w, bool other) {
+/* other: the other's epoch; 0: it is no member. */
+static inline void say_members(struct world *w, uint64_t other) {
     struct wire_out o = played_say(&w->router, PROTO_VIEW);
     wire_put_u64(&o, OTHER_EPOCH);
     wire_put_u32(&o, other ? 1 : 0);
@@ -95,7 +96,7 @@ static inline void say_members(struct world *w, bool other) {
         wire_put_text(&o, "other");
         wire_put_text(&o, "other");
         wire_put_u8(&o, ROLE_OF_DECODE);
-        wire_put_u64(&o, OTHER_EPOCH);
+        wire_put_u64(&o, other);
     }
     played_send(&w->router, &o);
 }
@@ -106,7 +107,7 @@ static inline void take_in(struct world *w, uint64_t epoch) {
     wire_put_u64(&o, epoch);
     proto_put_shape(&o, &w->x.x.shape);
     played_send(&w->router, &o);
-    say_members(w, true);
+    say_members(w, OTHER_EPOCH);
     settle(w);
     assert_int_equal(node_state(w->n), NODE_READY);
     assert_true(node_epoch(w->n) == epoch);

@@ -174,13 +174,29 @@ static void who_is_no_member_any_more_is_left(void **state) {
     struct world w;
     struct job j;
     until_both(&w, &j);
-    say_members(&w, false);
+    say_members(&w, 0);
     settle(&w);
     assert_true(w.other.peer == 0);
     hears_failed(&w.router, 1, ST_GONE, "takes over is gone");
     assert_int_equal(stats(&w)->load.lent, 0);
     router_tells(&w, PROTO_CANCEL, 2);
     assert_int_equal(held(&w), 0);
+    end(&w, &j);
+}
+
+static void what_is_lent_to_an_older_life_of_a_member_comes_back(void **state) {
+    (void)state;
+    struct world w;
+    struct job j;
+    until_both(&w, &j);
+    say_members(&w, OTHER_EPOCH);
+    settle(&w);
+    assert_int_equal(stats(&w)->load.lent, 1);
+    say_members(&w, OTHER_EPOCH + 5); /* the router knows it first */
+    settle(&w);
+    hears_failed(&w.router, 1, ST_GONE, "takes over is gone");
+    assert_int_equal(stats(&w)->load.lent, 0);
+    assert_true(w.other.peer != 0); /* it says itself who it is now */
     end(&w, &j);
 }
 
@@ -221,6 +237,18 @@ static void it_leaves_when_all_it_has_is_over(void **state) {
     end(&w, &j);
 }
 
+static void where_the_router_dies_before_it_answers_it_leaves_too(void **state) {
+    (void)state;
+    struct world w;
+    struct job j;
+    until_both(&w, &j);
+    node_drain(w.n);
+    settle(&w);
+    router_goes(&w);
+    assert_int_equal(node_state(w.n), NODE_LEFT);
+    end(&w, &j);
+}
+
 static void where_nobody_knows_it_it_leaves_at_once(void **state) {
     (void)state;
     struct world w;
@@ -240,8 +268,10 @@ int main(void) {
         cmocka_unit_test(messages_about_what_it_does_not_have_are_counted),
         cmocka_unit_test(a_worker_with_other_pages_or_another_name_is_left),
         cmocka_unit_test(who_is_no_member_any_more_is_left),
+        cmocka_unit_test(what_is_lent_to_an_older_life_of_a_member_comes_back),
         cmocka_unit_test(it_takes_the_role_that_it_is_given),
         cmocka_unit_test(it_leaves_when_all_it_has_is_over),
+        cmocka_unit_test(where_the_router_dies_before_it_answers_it_leaves_too),
         cmocka_unit_test(where_nobody_knows_it_it_leaves_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

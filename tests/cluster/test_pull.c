@@ -268,6 +268,34 @@ static void a_table_whose_pages_change_is_copied_again(void **state) {
     stop(&w);
 }
 
+static void what_the_board_said_of_older_pages_does_not_count_for_new_ones(void **state) {
+    (void)state;
+    static const uint32_t later[] = {5, 9, 8};
+    for (uint32_t moment = 0; moment < 40; moment++) {
+        struct world w;
+        uint8_t rows[64];
+        start(&w);
+        memcpy(rows, rows_of(&w, 0, 9), sizeof rows);
+        struct pull *u = begin(&w, 0);
+        give_table(&w, u, from, 2, false);
+        tell(&w, 0, 256);
+        for (uint32_t i = 0; i < moment; i++) { /* in the middle of looking at it */
+            (void)puller_copy(w.p);
+            sim_net_advance(w.net, sim_net_now(w.net) + 250);
+        }
+        tell(&w, 0, 128);
+        memset(rows_of(&w, 0, 9), 0, sizeof rows); /* not computed yet */
+        give_table(&w, u, later, 2, false);
+        copy_for(&w, 3 * ms);
+        memcpy(rows_of(&w, 0, 9), rows, sizeof rows);
+        tell(&w, 0, 256);
+        give_table(&w, u, later, 3, true);
+        ends(&w, u, true, 0);
+        all_there(&w, later, 0);
+        stop(&w);
+    }
+}
+
 static void the_same_page_in_another_generation_is_copied_again(void **state) {
     (void)state;
     struct world w;
@@ -349,6 +377,33 @@ static void an_entry_that_is_anothers_fails_it(void **state) {
     stop(&w);
 }
 
+static void a_state_that_becomes_anothers_on_its_way_is_not_taken(void **state) {
+    (void)state;
+    uint32_t n_ok = 0, n_failed = 0;
+    for (uint32_t moment = 0; moment < 120; moment++) {
+        struct world w;
+        uint8_t mine[SLOT];
+        const void *got;
+        bool ok = true;
+        start(&w);
+        memset(mine, 0xab, sizeof mine);
+        struct pull *u = copied(&w);
+        for (uint32_t i = 0; i < moment; i++) {
+            (void)puller_copy(w.p);
+            sim_net_advance(w.net, sim_net_now(w.net) + 250);
+        }
+        set_flight(&w, FLIGHT + 1); /* as its owner gives the entry to another */
+        memset(entry(&w) + proto_entry_state_at(PARTS), 0xcd, SLOT);
+        copy_for(&w, ms);
+        assert_true(pull_over(u, &ok, &got));
+        if (ok) assert_memory_equal(got, mine, SLOT);
+        *(ok ? &n_ok : &n_failed) += 1;
+        pull_free(u);
+        stop(&w);
+    }
+    assert_true(n_ok > 10 && n_failed > 10); /* before it was read, after it, and in between */
+}
+
 static void a_source_that_goes_away_fails_it(void **state) {
     (void)state;
     struct world w;
@@ -411,11 +466,13 @@ int main(void) {
         cmocka_unit_test(layers_come_as_the_board_tells_while_the_other_side_computes),
         cmocka_unit_test(an_entry_of_another_flight_tells_nothing),
         cmocka_unit_test(a_table_whose_pages_change_is_copied_again),
+        cmocka_unit_test(what_the_board_said_of_older_pages_does_not_count_for_new_ones),
         cmocka_unit_test(the_same_page_in_another_generation_is_copied_again),
         cmocka_unit_test(blocks_that_are_there_already_are_not_copied),
         cmocka_unit_test(a_page_that_was_used_anew_fails_it),
         cmocka_unit_test(another_epoch_fails_it),
         cmocka_unit_test(an_entry_that_is_anothers_fails_it),
+        cmocka_unit_test(a_state_that_becomes_anothers_on_its_way_is_not_taken),
         cmocka_unit_test(a_source_that_goes_away_fails_it),
         cmocka_unit_test(a_cancelled_one_is_over_soon_and_no_failure),
         cmocka_unit_test(a_table_that_does_not_fit_is_refused),

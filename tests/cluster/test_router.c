@@ -198,6 +198,24 @@ static void what_a_member_tells_of_itself_is_shown(void **state) {
     stop(&w);
 }
 
+static void a_member_that_cannot_be_understood_is_cut_off(void **state) {
+    (void)state;
+    static const uint8_t kinds[] = {PROTO_LOAD, PROTO_RESERVED, PROTO_TOKENS, PROTO_HELLO, 0, 255};
+    struct world w;
+    start(&w, &defaults);
+    for (size_t i = 0; i < sizeof kinds; i++) {
+        struct played *p0 = join(&w, "p0", ROLE_OF_PREFILL);
+        struct wire_out o = played_say(p0, (enum proto_kind)kinds[i]);
+        wire_put_u32(&o, 1); /* and nothing more */
+        played_send(p0, &o);
+        go_on(&w, 3 * ms);
+        assert_true(p0->peer == 0);
+        assert_int_equal(view(&w)->n_members, 0);
+        played_end(p0);
+    }
+    stop(&w);
+}
+
 /* --- the operator ----------------------------------------------------------------------------- */
 
 static void a_draining_member_gets_nothing_new_and_keeps_what_it_has(void **state) {
@@ -337,6 +355,7 @@ int main(void) {
         cmocka_unit_test(a_silent_member_gets_nothing_new_and_is_dead_only_after_a_while),
         cmocka_unit_test(the_word_of_strangers_does_not_count),
         cmocka_unit_test(what_a_member_tells_of_itself_is_shown),
+        cmocka_unit_test(a_member_that_cannot_be_understood_is_cut_off),
         cmocka_unit_test(a_draining_member_gets_nothing_new_and_keeps_what_it_has),
         cmocka_unit_test(workers_change_roles_and_pool_servers_do_not),
         cmocka_unit_test(room_at_a_worker_that_became_a_prefill_worker_is_filled_by_another),

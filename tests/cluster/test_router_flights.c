@@ -213,6 +213,29 @@ static void a_dead_decode_worker_costs_nothing_that_was_delivered(void **state) 
     end(&t);
 }
 
+static void who_lends_counts_until_the_first_token_from_elsewhere(void **state) {
+    (void)state;
+    for (int told = 0; told < 2; told++) {
+        struct trio t;
+        struct request rec;
+        begin(&t, &defaults);
+        make(&t.a, 300, 9, 1);
+        uint64_t flight = until_decode(&t.w, &t.a, t.p0, t.d0);
+        if (told) says_token(&t.w, t.d0, flight, 0, 301, 50, FINISH_NONE);
+        says_failed(&t.w, t.p0, flight, ST_TIMEOUT, "its pages were lent for too long");
+        go_on(&t.w, 25 * ms);
+        assert_int_equal(view(&t.w)->stale, told);
+        if (!told) {
+            played_hears(t.d0, PROTO_CANCEL, flight);
+            assert_true(hears_reserve(t.d0, &rec) > flight);
+            assert_int_equal(rec.choices[0].n_ids, 1);
+            request_release(&rec);
+        }
+        played_quiet(t.d0);
+        end(&t);
+    }
+}
+
 static void choices_that_have_tokens_go_on_one_by_one(void **state) {
     (void)state;
     struct trio t;
@@ -233,6 +256,27 @@ static void choices_that_have_tokens_go_on_one_by_one(void **state) {
         request_release(&rec);
     }
     played_quiet(t.d1);
+    end(&t);
+}
+
+static void where_one_choice_is_over_the_others_go_on_one_by_one(void **state) {
+    (void)state;
+    struct trio t;
+    begin(&t, &defaults);
+    (void)join(&t.w, "p1", ROLE_OF_PREFILL);
+    make(&t.a, 300, 9, 3);
+    uint64_t flight = until_prefill(&t.w, &t.a, t.p0, t.d0);
+    says_token(&t.w, t.p0, flight, 0, 300, 9, FINISH_STOP);
+    dies(&t.w, t.p0);
+    played_hears(t.d0, PROTO_CANCEL, flight);
+    for (uint32_t choice = 1; choice < 3; choice++) {
+        struct request rec;
+        (void)hears_reserve(choice == 1 ? t.d0 : t.d1, &rec);
+        for (uint32_t i = 0; i < 3; i++)
+            assert_int_equal(rec.choices[i].finish, i == choice ? FINISH_NONE : FINISH_CANCELLED);
+        request_release(&rec);
+    }
+    assert_int_equal(t.a.n_tokens[0], 1);
     end(&t);
 }
 
@@ -345,7 +389,9 @@ int main(void) {
         cmocka_unit_test(who_wants_no_more_of_a_choice_drops_it),
         cmocka_unit_test(a_dead_prefill_worker_begins_it_anew_elsewhere),
         cmocka_unit_test(a_dead_decode_worker_costs_nothing_that_was_delivered),
+        cmocka_unit_test(who_lends_counts_until_the_first_token_from_elsewhere),
         cmocka_unit_test(choices_that_have_tokens_go_on_one_by_one),
+        cmocka_unit_test(where_one_choice_is_over_the_others_go_on_one_by_one),
         cmocka_unit_test(what_a_worker_cannot_do_now_is_tried_again_and_not_for_ever),
         cmocka_unit_test(what_no_worker_can_do_ends_with_its_sentence),
         cmocka_unit_test(cancelling_tells_whoever_has_it),

@@ -103,6 +103,35 @@ static void reserved_room_is_renewed_until_the_rows_are_there(void **state) {
     release_asked(&a, 1);
 }
 
+static void nobody_overtakes_one_that_was_refused(void **state) {
+    (void)state;
+    struct world w;
+    struct asked v[2];
+    start(&w, &defaults);
+    (void)join(&w, "p0", ROLE_OF_PREFILL);
+    struct played *d0 = join(&w, "d0", ROLE_OF_DECODE);
+    make(&v[0], 1500, 9, 1);
+    make(&v[1], 10, 9, 1);
+    ask(&w, &v[0]);
+    for (int i = 0; i < 5; i++) { /* a smaller one comes meanwhile */
+        struct request rec;
+        uint64_t flight = hears_reserve(d0, &rec);
+        assert_int_equal(rec.n_prompt, 1500);
+        request_release(&rec);
+        played_quiet(d0);
+        if (i == 1) ask(&w, &v[1]);
+        played_quiet(d0);
+        if (i < 4)
+            played_tell(d0, PROTO_NO_ROOM, flight);
+        else
+            played_tell(d0, PROTO_RESERVED, flight);
+        go_on(&w, 10 * ms);
+    }
+    (void)hears_reserve(d0, NULL); /* its turn */
+    stop(&w);
+    release_asked(v, 2);
+}
+
 /* --- prefill workers -------------------------------------------------------------------------- */
 
 /* Begins it, and says where it is computed. */
@@ -159,6 +188,29 @@ static void the_prefill_worker_that_has_the_beginning_is_chosen(void **state) {
     assert_ptr_equal(computes(&w, &v[3], d0, p, &flight[3]), p[0]);
     stop(&w);
     release_asked(v, 5);
+}
+
+static void a_prefill_worker_with_enough_to_do_is_passed_over_whatever_it_has(void **state) {
+    (void)state;
+    struct world w;
+    struct asked v[3];
+    uint64_t flight;
+    struct router_options o = {.prefill_tokens = 700};
+    start(&w, &o);
+    struct played *p[] = {join(&w, "p0", ROLE_OF_PREFILL), join(&w, "p1", ROLE_OF_PREFILL)},
+                  *d0 = join(&w, "d0", ROLE_OF_DECODE);
+    make(&v[0], 2000, 9, 1);
+    make(&v[1], 700, 9, 1);
+    make(&v[2], 2000, 9, 1);
+    memcpy(v[2].r.prompt, v[0].r.prompt, 2000 * sizeof *v[2].r.prompt);
+    assert_ptr_equal(computes(&w, &v[0], d0, p, &flight), p[0]);
+    says_token(&w, p[0], flight, 0, 2000, 9, FINISH_NONE);
+    says(&w, p[0], PROTO_LENT, flight);
+    (void)played_take(d0, PROTO_GO);
+    assert_ptr_equal(computes(&w, &v[1], d0, p, &flight), p[0]);
+    assert_ptr_equal(computes(&w, &v[2], d0, p, &flight), p[1]);
+    stop(&w);
+    release_asked(v, 3);
 }
 
 static void requests_wait_while_enough_waits_at_the_prefill_workers(void **state) {
@@ -260,6 +312,28 @@ static void without_a_worker_of_a_role_requests_end_in_time_with_a_sentence(void
     }
 }
 
+static void only_time_alone_counts_and_it_counts_anew(void **state) {
+    (void)state;
+    struct world w;
+    struct asked a;
+    struct router_options o = {.no_worker_ns = 2000 * ms};
+    start(&w, &o);
+    (void)join(&w, "p0", ROLE_OF_PREFILL);
+    begin_asked(&a, 1, 20);
+    ask(&w, &a);
+    go_on(&w, 1500 * ms);
+    struct played *d0 = join(&w, "d0", ROLE_OF_DECODE);
+    go_on(&w, 10 * ms);
+    says(&w, d0, PROTO_NO_ROOM, hears_reserve(d0, NULL));
+    dies(&w, d0);
+    go_on(&w, 1500 * ms);
+    assert_false(a.done);
+    go_on(&w, 600 * ms);
+    assert_true(a.done && a.ended == ST_GONE);
+    stop(&w);
+    release_asked(&a, 1);
+}
+
 static void a_worker_that_comes_in_time_takes_what_waits(void **state) {
     (void)state;
     struct world w;
@@ -286,13 +360,16 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_decode_worker_with_the_least_kv_is_chosen),
         cmocka_unit_test(a_full_one_is_passed_over_and_asked_again_later),
+        cmocka_unit_test(nobody_overtakes_one_that_was_refused),
         cmocka_unit_test(reserved_room_is_renewed_until_the_rows_are_there),
         cmocka_unit_test(the_prefill_worker_with_the_least_to_do_is_chosen),
         cmocka_unit_test(the_prefill_worker_that_has_the_beginning_is_chosen),
+        cmocka_unit_test(a_prefill_worker_with_enough_to_do_is_passed_over_whatever_it_has),
         cmocka_unit_test(requests_wait_while_enough_waits_at_the_prefill_workers),
         cmocka_unit_test(where_the_prefill_worker_died_meanwhile_the_room_is_given_back),
         cmocka_unit_test(lower_priorities_go_first_then_who_came_first),
         cmocka_unit_test(without_a_worker_of_a_role_requests_end_in_time_with_a_sentence),
+        cmocka_unit_test(only_time_alone_counts_and_it_counts_anew),
         cmocka_unit_test(a_worker_that_comes_in_time_takes_what_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

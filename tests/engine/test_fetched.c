@@ -134,6 +134,7 @@ static void from_a_bad_block_on_it_is_computed(void **state) {
         run(&p.wants, &p.j);
         check_answer(&p.j.a, 0);
         assert_int_equal(computed(&p), PROMPT - bad * 128);
+        assert_int_equal(p.j.a.n_cached, bad * 128);
         assert_int_equal(used(&p.wants), 0);
         end(&p);
     }

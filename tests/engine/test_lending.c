@@ -255,6 +255,30 @@ static void where_there_is_no_room_nothing_is_taken(void **state) {
     end_side(&s);
 }
 
+static void blocks_that_are_found_are_no_free_room_too(void **state) {
+    (void)state;
+    struct side s;
+    struct job before, large, j;
+    begin_side(&s, 17);
+    begin_job(&before, 1024, 1, 1); /* leaves 8 blocks */
+    add(&s, &before);
+    run(&s, &before);
+    begin_job(&large, 1000, 20, 1); /* takes 8 of the other 9 pages */
+    add(&s, &large);
+    for (int i = 0; i < 3; i++) (void)engine_step(s.e);
+    assert_int_equal(used(&s), 8);
+    begin_job(&j, 1280, 20, 1); /* 8 blocks are found; 2 pages are missing, and there is one */
+    memcpy(j.a.r.prompt, before.a.r.prompt, 1024 * sizeof *j.a.r.prompt);
+    reserve(&s, &j, ST_FULL);
+    assert_int_equal(used(&s), 8);
+    run(&s, &large);
+    check_answer(&large.a, 0);
+    end_job(&before);
+    end_job(&large);
+    end_job(&j);
+    end_side(&s);
+}
+
 static void reserved_room_does_not_stand_in_the_way_of_others(void **state) {
     (void)state;
     struct side s;
@@ -306,6 +330,7 @@ int main(void) {
         cmocka_unit_test(choices_share_the_pages_that_came),
         cmocka_unit_test(blocks_that_are_here_already_need_not_come),
         cmocka_unit_test(where_there_is_no_room_nothing_is_taken),
+        cmocka_unit_test(blocks_that_are_found_are_no_free_room_too),
         cmocka_unit_test(reserved_room_does_not_stand_in_the_way_of_others),
         cmocka_unit_test(choices_with_tokens_of_their_own_do_not_move_together),
     };
