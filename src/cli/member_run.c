@@ -50,7 +50,8 @@ static void publish(struct running *r, uint64_t now_ns) {
     r->seen.state = state;
     r->seen.role = r->ops->role(r->ctx);
     r->seen.epoch = r->ops->epoch(r->ctx);
-    if (state == NODE_REFUSED) snprintf(r->seen.why, sizeof r->seen.why, "%s", r->ops->why(r->ctx));
+    if (state == NODE_REFUSED || state == NODE_FAILED)
+        snprintf(r->seen.why, sizeof r->seen.why, "%s", r->ops->why(r->ctx));
     r->ops->publish(r->ctx);
     pthread_mutex_unlock(&r->lock);
 }
@@ -58,7 +59,7 @@ static void publish(struct running *r, uint64_t now_ns) {
 static void *step_main(void *arg) {
     struct running *r = arg;
     bool draining = false;
-    while (r->ops->state(r->ctx) != NODE_REFUSED && r->ops->state(r->ctx) != NODE_LEFT) {
+    while (r->ops->state(r->ctx) < NODE_REFUSED) {
         if (!draining && atomic_load(&r->drain)) {
             draining = true;
             r->ops->drain(r->ctx);
@@ -176,7 +177,8 @@ static void say_changes(const struct running *r, const struct seen *last, const 
     case NODE_JOINING:
         if (was_in) say(r, now, LOG_WARN, "lost the router; looking for it", NULL, NULL);
         break;
-    case NODE_REFUSED: break; /* the command says why as it ends */
+    case NODE_REFUSED:
+    case NODE_FAILED: break; /* the command says why as it ends */
     case NODE_LEFT: say(r, now, LOG_INFO, "left", NULL, NULL); break;
     }
 }
@@ -189,7 +191,7 @@ static bool watch(struct running *r, struct seen *last) {
     /* what it was before it was lost tells "joined again" from "joined" */
     if (now.state != NODE_READY) now.epoch = last->epoch;
     *last = now;
-    return now.state != NODE_REFUSED && now.state != NODE_LEFT;
+    return now.state < NODE_REFUSED;
 }
 
 static void wait_for_end(struct running *r) {
@@ -234,6 +236,7 @@ enum st member_run(const struct member_ops *ops, void *ctx, struct bus *bus,
         if (r.seen.state == NODE_REFUSED)
             st = err_set(err, ST_INVALID, "%s: the router refused %s: %s", a->command, a->name,
                          r.seen.why);
+        if (r.seen.state == NODE_FAILED) st = err_set(err, ST_IO, "%s: %s", a->command, r.seen.why);
     }
     metrics_http_stop(http);
     pthread_mutex_destroy(&r.lock);

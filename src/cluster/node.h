@@ -30,7 +30,13 @@ struct node_options {
 enum st ST_CHECKED node_new(struct node **out, const struct node_options *o, struct err *err);
 void node_free(struct node *n); /* node_copy is called no more; NULL is allowed */
 
-enum node_state { NODE_JOINING, NODE_READY, NODE_REFUSED /* for good: node_why */, NODE_LEFT };
+enum node_state {
+    NODE_JOINING,
+    NODE_READY,
+    NODE_REFUSED, /* by the router, for good: node_why */
+    NODE_FAILED,  /* by itself: pool_node_why */
+    NODE_LEFT
+};
 
 /* Takes what the bus has, then does a piece of the engine's work. Returns when it wants to be called
  * again at the latest: 0 means at once. */

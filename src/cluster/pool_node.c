@@ -18,16 +18,11 @@ struct pool_node {
     struct pool_server *server; /* NULL: not joined yet */
     struct ssd *ssd;
     struct block_shape shape;
-    bool refused, leaving;
+    bool refused, failed, leaving, wants_leave;
 };
 
-static bool same_shape(const struct block_shape *a, const struct block_shape *b) {
-    return a->n_layers == b->n_layers && a->layer_bytes == b->layer_bytes &&
-           a->tail_bytes == b->tail_bytes;
-}
-
-static void refuse(struct pool_node *n, const char *why) {
-    n->refused = true;
+static void fail(struct pool_node *n, const char *why) {
+    n->failed = true;
     snprintf(n->m.why, sizeof n->m.why, "%.190s", why);
 }
 
@@ -42,7 +37,7 @@ static void close_server(struct pool_node *n) {
 static void joined(struct pool_node *n) {
     struct pool_server_options o = n->o.pool;
     struct err err;
-    if (n->server && same_shape(&n->shape, &n->m.shape)) {
+    if (n->server && block_shape_equal(&n->shape, &n->m.shape)) {
         pool_server_set_epoch(n->server, n->m.epoch);
         return;
     }
@@ -53,7 +48,13 @@ static void joined(struct pool_node *n) {
     enum st st = s.dir ? ssd_open(&n->ssd, &s, &err) : ST_OK;
     o.ssd = n->ssd;
     if (!st) st = pool_server_new(&n->server, &o, &err);
-    if (st) refuse(n, err.text);
+    if (st) fail(n, err.text);
+}
+
+static void say_leave(struct pool_node *n) {
+    uint8_t kind = PROTO_LEAVE;
+    struct buf b = {.data = (char *)&kind, .len = 1};
+    member_send(&n->m, &b);
 }
 
 static void take_event(struct pool_node *n, uint64_t now_ns, const struct bus_event *ev) {
@@ -66,8 +67,10 @@ static void take_event(struct pool_node *n, uint64_t now_ns, const struct bus_ev
     case MEMBER_MESSAGE:
         if (ev->len >= 1 && *(const uint8_t *)ev->data == PROTO_DRAIN) n->leaving = true;
         break;
-    case MEMBER_NOTHING:
     case MEMBER_LOST: /* workers go on with what is here until they are told otherwise */
+        n->leaving = n->leaving || n->wants_leave;
+        break;
+    case MEMBER_NOTHING:
     case MEMBER_PEERS: break;
     }
 }
@@ -116,6 +119,7 @@ uint64_t pool_node_step(struct pool_node *n) {
 
 enum node_state pool_node_state(const struct pool_node *n) {
     if (n->refused) return NODE_REFUSED;
+    if (n->failed) return NODE_FAILED;
     if (n->leaving) return NODE_LEFT;
     return n->m.stage == MEMBER_IN ? NODE_READY : NODE_JOINING;
 }
@@ -130,12 +134,11 @@ uint64_t pool_node_epoch(const struct pool_node *n) {
 
 /* The router strikes it from the list first, so that nobody asks it any more. */
 void pool_node_drain(struct pool_node *n) {
-    uint8_t kind = PROTO_LEAVE;
-    struct buf b = {.data = (char *)&kind, .len = 1};
+    n->wants_leave = true;
     if (n->m.stage == MEMBER_IN)
-        member_send(&n->m, &b);
+        say_leave(n);
     else
-        n->leaving = true;
+        n->leaving = true; /* nobody knows of us */
 }
 
 void pool_node_stats(struct pool_node *n, struct pool_node_stats *out) {
