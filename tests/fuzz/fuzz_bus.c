@@ -33,7 +33,6 @@ static struct shm_peer *peer_new(struct shm_bus *b, enum peer_state state, int *
     *other = ends[1];
     p->state = state;
     p->socket = ends[0];
-    p->ring_fd = -1;
     p->deadline_ns = UINT64_MAX;
     if (shm_watch(b, p->socket, p)) abort();
     if (state >= IN_HELLO && state <= IN_READY) {
