@@ -151,6 +151,8 @@ static void judge(struct shm_bus *b) {
 
 static void check_deadlines(struct shm_bus *b, uint64_t now) {
     while (b->n_half && b->half[0]->deadline_ns <= now) shm_peer_fail(b, b->half[0], "");
+    if (b->deaf_until_ns && b->deaf_until_ns <= now && !shm_watch(b, b->listener, &b->listener))
+        b->deaf_until_ns = 0;
     if (b->n_connecting == 0) return;
     for (uint32_t i = b->peers.len; i-- > 0;) {
         struct shm_peer *p = b->peers.v[i].thing;
@@ -307,7 +309,7 @@ static bool is_ready(struct shm_bus *b, bool *busy) {
 static int sleep_ms(const struct shm_bus *b, uint64_t until_ns, uint64_t now, bool busy) {
     uint64_t left = until_ns > now ? until_ns - now : 0;
     uint64_t most = b->peers.len ? b->beat_ns : left;
-    if (b->n_half || b->n_connecting || busy) most = RETRY_MS * ms;
+    if (b->n_half || b->n_connecting || b->deaf_until_ns || busy) most = RETRY_MS * ms;
     if (left > most) left = most;
     left = (left + ms - 1) / ms;
     return left > 1000000 ? 1000000 : (int)left;

@@ -160,7 +160,8 @@ struct shm_bus {
     size_t secret_len;
     struct bus_identity identity;
     uint64_t handshake_ns, beat_ns, spin_ns;
-    uint32_t beats_max; /* of silence */
+    uint64_t deaf_until_ns; /* no descriptor for who comes: not listened to; 0: it is */
+    uint32_t beats_max;     /* of silence */
     int epoll, listener, wake_fd, board_fd;
     dev_t dev; /* of the socket's file, to remove no other's */
     ino_t ino;

@@ -12,7 +12,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { PACKET_FDS = 4, PACKETS_A_TURN = 64, ACCEPTS_A_TURN = 16, BACKLOG = 128 };
+enum {
+    PACKET_FDS = 4,
+    PACKETS_A_TURN = 64,
+    ACCEPTS_A_TURN = 16,
+    BACKLOG = 128,
+    DEAF_NS = 100000000
+};
 
 enum st shm_watch(struct shm_bus *b, int fd, void *what) {
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = what};
@@ -186,7 +192,13 @@ static void take_in(struct shm_bus *b, int fd, uint64_t now_ns) {
 void shm_accept(struct shm_bus *b, uint64_t now_ns) {
     for (int i = 0; i < ACCEPTS_A_TURN; i++) {
         int fd = accept4(b->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0) return;
+        if (fd < 0) {
+            /* who waits there stays, and would wake us again and again */
+            bool full = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
+            if (full && epoll_ctl(b->epoll, EPOLL_CTL_DEL, b->listener, NULL) == 0)
+                b->deaf_until_ns = now_ns + DEAF_NS;
+            return;
+        }
         take_in(b, fd, now_ns);
     }
 }

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "bus/shm_impl.h"
 
@@ -142,6 +143,29 @@ a_segment_that_there_is_no_descriptor_for_is_refused_with_or_without_a_sentence(
     assert_int_equal(with, ST_IO);
     assert_int_equal(without, ST_IO);
     assert_non_null(strstr(err.text, "shared memory of 4096 bytes"));
+}
+
+static void
+who_cannot_be_taken_in_for_want_of_a_descriptor_is_later_and_meanwhile_nobody_spins(void **state) {
+    struct rig *r = *state;
+    struct end *b = end_new(r, "b"), *a = end_new(r, "a");
+    struct rlimit was, none;
+    struct bus_event ev;
+    struct timespec cpu;
+    a->idle = b->idle = true;
+    bus_id p = conf_connect(r, a, "b");
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    none = (struct rlimit){0, was.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu), 0);
+    int64_t before = cpu.tv_sec * 1000000000 + cpu.tv_nsec;
+    for (int i = 0; i < 10; i++)
+        if (!bus_next(b->bus, &ev)) bus_wait(b->bus, bus_now(b->bus) + 30000000);
+    assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu), 0);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+    assert_true(cpu.tv_sec * 1000000000 + cpu.tv_nsec - before < 100000000);
+    a->idle = b->idle = false;
+    assert_int_equal(take(r, a, BUS_UP)->ev.peer, p);
 }
 
 /* --- the secret ------------------------------------------------------------------------------- */
@@ -360,6 +384,8 @@ int main(void) {
         CONF(a_socket_is_its_owners_and_a_stale_one_is_replaced, &shm_kind),
         CONF(a_file_that_is_no_socket_is_not_replaced, &shm_kind),
         CONF(a_readers_descriptor_neither_writes_nor_shrinks_a_segment, &shm_kind),
+        CONF(who_cannot_be_taken_in_for_want_of_a_descriptor_is_later_and_meanwhile_nobody_spins,
+             &shm_kind),
         CONF(a_segment_that_there_is_no_descriptor_for_is_refused_with_or_without_a_sentence,
              &shm_kind),
         CONF(a_secret_is_made_once_and_read_only_where_nobody_else_reads_it, &shm_kind),
