@@ -60,7 +60,10 @@ static void say_leave(struct pool_node *n) {
 static void take_event(struct pool_node *n, uint64_t now_ns, const struct bus_event *ev) {
     switch (member_event(&n->m, now_ns, ev)) {
     case MEMBER_NOT_ITS:
-        if (n->server) pool_server_event(n->server, ev);
+        if (n->server)
+            pool_server_event(n->server, ev);
+        else if (ev->kind == BUS_UP)
+            bus_close(n->o.pool.bus, ev->peer); /* too early: it comes again */
         break;
     case MEMBER_JOINED: joined(n); break;
     case MEMBER_REFUSED: n->refused = true; break;

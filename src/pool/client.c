@@ -69,6 +69,7 @@ static void greet(struct pool_client *c, uint32_t slot) {
     memcpy(h.name, c->name, sizeof h.name);
     void *ring;
     l->state = LINK_MEETING;
+    l->retry_ns = c->now_ns + c->o.timeout_ns;
     enum st st = wire_send(c->o.bus, l->peer, WIRE_HELLO, &h, 1);
     if (!st) st = bus_share(c->o.bus, l->peer, c->o.segment, wire_tag(WIRE_PAGES, 0));
     if (!st && !bus_segment_new(c->o.bus, sizeof *l->ring, BUS_PEERS_READ, &l->hits, &ring, NULL)) {
@@ -187,6 +188,7 @@ void pool_client_step(struct pool_client *c, uint64_t now_ns) {
     lookups_step(c);
     for (uint32_t i = 0; i < RING_SERVERS_MAX; i++) {
         struct server_link *l = &c->links[i];
+        if (l->state == LINK_MEETING && now_ns >= l->retry_ns) hang_up(c, i, LINK_NONE);
         if (l->listed && l->state == LINK_NONE && now_ns >= l->retry_ns) call(c, l);
         if (l->state == LINK_READY && l->n_offers > 0) offers_send(c, l);
     }

@@ -41,6 +41,7 @@ struct dir_extent {
 struct dir_rec {
     uint32_t block;
     bool hit, busy; /* busy: an operation of the SSD is under way */
+    bool failed;    /* to be written; left alone for a while */
 };
 
 struct dir_namespace {
@@ -64,7 +65,8 @@ struct dir {
     struct dir_namespace ns[POOL_NAMESPACES_MAX];
     uint32_t n_ns, serial;
     uint32_t hand, rec_hand, recs_begun, vacating; /* recs_begun: records that were ever used */
-    uint32_t no_make; /* calls of dir_need before memory is asked for again */
+    uint32_t n_failed, no_grow; /* records; calls of dir_rec_need before more are tried */
+    uint32_t no_make;           /* calls of dir_need before memory is asked for again */
     const struct pool_quota *quotas;
     uint32_t n_quotas;
 };
@@ -131,6 +133,9 @@ uint32_t dir_rec_need(struct dir *d, uint32_t ns);
 void dir_rec_set(struct dir *d, uint32_t rec, uint32_t block);
 /* The record has nothing any more; a block that was only there is gone. */
 void dir_rec_lost(struct dir *d, uint32_t rec);
+/* It could not be written, as where the disk is smaller than we were told: lost, and for a while
+ * nothing is written but what was written before. */
+void dir_rec_failed(struct dir *d, uint32_t rec);
 /* What a record was found to hold at start. False: no room, or known. */
 bool dir_restore(struct dir *d, uint32_t rec, uint32_t ns, const struct pool_key *key);
 

@@ -5,7 +5,7 @@
 
 #include <assert.h>
 
-enum { NO_MAKE = 1000 };
+enum { NO_MAKE = 1000, NO_GROW = 1000 };
 
 /* Moves a hand until it finds a block that may go, of one namespace or (DIR_NONE) of any. *idle: it
  * was not hit since the hand last came by; else it is one of many that were, and has lost its mark
@@ -155,7 +155,7 @@ static uint32_t rec_victim(struct dir *d, uint32_t ns) {
         uint32_t rec = d->rec_hand;
         struct dir_rec *r = &d->recs[rec];
         d->rec_hand = (rec + 1) % d->recs_begun;
-        if (r->busy) continue;
+        if (r->busy || r->failed) continue;
         if (ns != DIR_NONE && (r->block == DIR_NONE || d->blocks[r->block].ns != ns)) continue;
         if (!r->hit) return rec;
         r->hit = false;
@@ -163,10 +163,30 @@ static uint32_t rec_victim(struct dir *d, uint32_t ns) {
     return DIR_NONE;
 }
 
+void dir_rec_failed(struct dir *d, uint32_t rec) {
+    dir_rec_lost(d, rec);
+    d->recs[rec].failed = true;
+    d->n_failed++;
+    d->no_grow = NO_GROW;
+}
+
+/* A record that holds nothing: one that failed before, or one more of the file. */
+static uint32_t rec_fresh(struct dir *d) {
+    for (uint32_t rec = 0; rec < d->recs_begun && d->n_failed > 0; rec++)
+        if (d->recs[rec].failed) {
+            d->recs[rec].failed = false;
+            d->n_failed--;
+            return rec;
+        }
+    return d->recs_begun < d->n_recs ? d->recs_begun++ : DIR_NONE;
+}
+
 uint32_t dir_rec_need(struct dir *d, uint32_t ns) {
+    if (d->no_grow > 0) d->no_grow--;
     bool at_quota = d->ns[ns].n_recs >= d->ns[ns].n_recs_max;
-    if (!at_quota && d->recs_begun < d->n_recs) return d->recs_begun++;
-    uint32_t rec = rec_victim(d, at_quota ? ns : DIR_NONE);
+    uint32_t rec = at_quota || d->no_grow > 0 ? DIR_NONE : rec_fresh(d);
+    if (rec != DIR_NONE) return rec;
+    rec = rec_victim(d, at_quota ? ns : DIR_NONE);
     if (rec != DIR_NONE) dir_rec_lost(d, rec);
     return rec;
 }

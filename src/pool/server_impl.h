@@ -64,18 +64,20 @@ struct pool_server {
     struct server_pull pulls[SERVER_PULLS_MAX];
     struct server_promotion promotions[SSD_OPS_MAX];
     bool rings_read, rings_flying; /* read: since the last eviction */
+    bool want_waits;               /* for room: stores that would have to make some are next */
     struct pool_quota *quotas;
     struct pool_server_stats stats;
 };
 
 enum room { ROOM_TAKEN, ROOM_LATER, ROOM_NONE };
-/* A slot for a namespace. LATER: something must finish first. */
+/* A slot for a namespace. LATER: something must finish first. An eviction leaves the SSD room for
+ * one operation more: a read's. */
 enum room server_room(struct pool_server *s, uint32_t ns, uint32_t *slot);
 bool server_store_step(struct pool_server *s);
 /* Nothing of the client is worked on any more; reads in flight end by themselves. */
 void server_store_drop(struct pool_server *s, struct server_client *c);
 
-/* Before a block leaves DRAM; the SSD, if there is one, is not busy. */
+/* Before a block leaves DRAM; the SSD, if there is one, has room. */
 void server_ssd_save(struct pool_server *s, uint32_t block);
 bool server_ssd_step(struct pool_server *s);
 

@@ -45,7 +45,7 @@ static bool poll_ssd(struct pool_server *s) {
     if (!done.write)
         promoted(s, &done);
     else if (!done.ok)
-        dir_rec_lost(&s->dir, done.rec);
+        dir_rec_failed(&s->dir, done.rec);
     return true;
 }
 
@@ -53,13 +53,12 @@ static bool poll_ssd(struct pool_server *s) {
 static bool promote(struct pool_server *s, uint32_t block) {
     const struct dir_block *b = &s->dir.blocks[block];
     uint32_t rec = b->rec, slot;
-    if (s->dir.recs[rec].busy || ssd_busy(s->ssd)) return false;
+    if (s->dir.recs[rec].busy || ssd_room(s->ssd) == 0) return false;
     s->dir.recs[rec].busy = true; /* nobody may take the record while room is made */
     enum room room = server_room(s, b->ns, &slot);
-    bool begins = room == ROOM_TAKEN && !ssd_busy(s->ssd);
-    s->dir.recs[rec].busy = begins;
-    if (room == ROOM_TAKEN && !begins) dir_give_back(&s->dir, slot); /* an eviction took the turn */
-    if (!begins) return room == ROOM_NONE;
+    s->dir.recs[rec].busy = room == ROOM_TAKEN;
+    if (room == ROOM_LATER) s->want_waits = true;
+    if (room != ROOM_TAKEN) return room == ROOM_NONE;
     struct server_promotion *p = s->promotions;
     while (p->used) p++;
     *p = (struct server_promotion){true, rec, slot, block};
@@ -96,6 +95,7 @@ static bool serve_all(struct pool_server *s, struct server_client *c) {
 
 bool server_ssd_step(struct pool_server *s) {
     bool did = poll_ssd(s);
+    s->want_waits = false;
     for (uint32_t i = 0; i < SERVER_CLIENTS_MAX; i++) {
         struct server_client *c = s->clients[i];
         if (c && !c->gone && c->n_wants > 0 && serve_all(s, c)) did = true;

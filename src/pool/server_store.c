@@ -70,25 +70,21 @@ static void evict(struct pool_server *s, uint32_t block) {
     dir_evict(&s->dir, block);
 }
 
-enum room server_room(struct pool_server *s, uint32_t ns, uint32_t *slot) {
-    bool evicted = false;
+static enum room make_room(struct pool_server *s, uint32_t ns, uint32_t *slot, bool *evicted) {
     for (;;) {
         if (!dir_has_room(&s->dir, ns)) {
             if (!s->rings_read && !s->rings_flying) read_rings(s);
-            if (!s->rings_read || (s->ssd && ssd_busy(s->ssd))) return ROOM_LATER;
+            if (!s->rings_read || (s->ssd && ssd_room(s->ssd) < 2)) return ROOM_LATER;
         }
         uint32_t value;
         switch (dir_need(&s->dir, ns, &value)) {
-        case DIR_TOOK:
-            *slot = value;
-            if (evicted) s->rings_read = false;
-            return ROOM_TAKEN;
+        case DIR_TOOK: *slot = value; return ROOM_TAKEN;
         case DIR_MAKE:
             if (!make_extent(s, value, ns)) dir_extent_failed(&s->dir);
             break;
         case DIR_EVICT:
             evict(s, value);
-            evicted = true;
+            *evicted = true;
             break;
         case DIR_DROP:
             dir_extent_remove(&s->dir, value);
@@ -98,6 +94,13 @@ enum room server_room(struct pool_server *s, uint32_t ns, uint32_t *slot) {
         case DIR_NO: return ROOM_NONE;
         }
     }
+}
+
+enum room server_room(struct pool_server *s, uint32_t ns, uint32_t *slot) {
+    bool evicted = false;
+    enum room room = make_room(s, ns, slot, &evicted);
+    if (evicted) s->rings_read = false;
+    return room;
 }
 
 /* --- pulls ----------------------------------------------------------------------------------- */
@@ -188,6 +191,7 @@ static bool pull_begin(struct pool_server *s, struct server_pull *p, struct serv
         answer(s, c, o->id, WIRE_KNOWN);
         return true;
     }
+    if (s->want_waits && !dir_has_room(&s->dir, ns)) return false;
     enum room room = server_room(s, ns, &slot);
     if (room == ROOM_LATER) return false;
     if (room == ROOM_NONE) {

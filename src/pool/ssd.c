@@ -232,8 +232,8 @@ uint64_t ssd_rec_bytes(const struct ssd *s) {
 const char *ssd_backend_name(const struct ssd *s) {
     return s->ops->name;
 }
-bool ssd_busy(const struct ssd *s) {
-    return s->n_used == SSD_OPS_MAX;
+uint32_t ssd_room(const struct ssd *s) {
+    return SSD_OPS_MAX - s->n_used;
 }
 const struct ssd_stats *ssd_stats(const struct ssd *s) {
     return &s->stats;

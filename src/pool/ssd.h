@@ -53,8 +53,8 @@ const char *ssd_backend_name(const struct ssd *s);
 /* The next record found at open, newest first; false: that was all. */
 bool ssd_found(struct ssd *s, uint32_t *rec, char tenant[POOL_TENANT_BYTES], struct pool_key *key);
 
-bool ssd_busy(const struct ssd *s); /* no operation more can begin now */
-/* Begins; not busy. sums[block_parts] and data are copied. A record has one operation at a time. */
+uint32_t ssd_room(const struct ssd *s); /* operations more that can begin now */
+/* Begins; there is room. sums[block_parts] and data are copied. A record has one operation at a time. */
 void ssd_write(struct ssd *s, uint32_t rec, const char *tenant, const struct pool_key *key,
                const struct sum *sums, const uint8_t *data);
 void ssd_read(struct ssd *s, uint32_t rec, const struct pool_key *key);

@@ -343,8 +343,31 @@ static void every_damaged_bit_of_an_index_entry_is_a_miss(void **state) {
     w_free(&w);
 }
 
+static void a_server_that_does_not_answer_is_called_again(void **state) {
+    (void)state;
+    struct world w;
+    struct bus *mute;
+    struct bus_event ev;
+    struct err err;
+    uint32_t calls = 0;
+    w_new(&w, 1);
+    struct bus_identity id = w_identity("pool-0");
+    assert_int_equal(sim_bus_new(&mute, w.net, "pool-0", &id, &err), ST_OK);
+    w_client(&w, 0);
+    pool_client_server(w.clients[0].pool, "pool-0", "pool-0", 1);
+    for (int i = 0; i < 50; i++) {
+        w_run(&w, 10000000);
+        while (bus_next(mute, &ev)) calls += ev.kind == BUS_UP;
+    }
+    assert_in_range(calls, 3, 10);
+    w_client_end(&w, 0);
+    bus_free(mute);
+    w_free(&w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_server_that_does_not_answer_is_called_again),
         cmocka_unit_test(a_stored_block_is_found_by_another_client),
         cmocka_unit_test(a_block_is_stored_once),
         cmocka_unit_test(who_was_read_gets_a_second_chance),
