@@ -209,3 +209,15 @@ void config_release(struct config *c) {
     free(c->texts);
     *c = (struct config){0};
 }
+
+enum st config_parse(struct config *c, enum flag_result *result, const struct flag_command *cmd,
+                     int argc, char **argv, const char **args, const char *const *path,
+                     struct err *err) {
+    const char *model = NULL;
+    enum st st = flags_parse(result, cmd, argc, argv, args, err);
+    if (st || *result == FLAG_HELP_SHOWN || !*path) return st;
+    st = config_read(c, cmd, *path, &model, err);
+    if (!st) st = flags_parse(result, cmd, argc, argv, args, err); /* it wins */
+    if (!args[0]) args[0] = model;
+    return st;
+}

@@ -20,4 +20,11 @@ enum st ST_CHECKED config_read(struct config *c, const struct flag_command *cmd,
                                const char **model, struct err *err);
 void config_release(struct config *c);
 
+/* A command line with the file that it names: *path is where the flag for it goes. Everything as
+ * flags_parse; args[0] is the file's model where the command line has none. c is released by the
+ * caller in any case. */
+enum st ST_CHECKED config_parse(struct config *c, enum flag_result *result,
+                                const struct flag_command *cmd, int argc, char **argv,
+                                const char **args, const char *const *path, struct err *err);
+
 #endif

@@ -84,16 +84,11 @@ int cli_serve(int argc, char **argv) {
         .args_max = 1,
     };
     struct config config = {0};
-    const char *model = NULL;
     struct err err;
     enum flag_result result;
-    enum st st = flags_parse(&result, &cmd, argc, argv, args, &err);
+    enum st st = config_parse(&config, &result, &cmd, argc, argv, args, &a.front.config, &err);
     if (!st && result == FLAG_HELP_SHOWN) return 0;
-    if (!st && a.front.config) {
-        st = config_read(&config, &cmd, a.front.config, &model, &err);
-        if (!st) st = flags_parse(&result, &cmd, argc, argv, args, &err); /* it wins */
-    }
-    int code = st ? cli_fail(CLI_USAGE, &err) : run(&a, args[0] ? args[0] : model, &err);
+    int code = st ? cli_fail(CLI_USAGE, &err) : run(&a, args[0], &err);
     config_release(&config);
     return code;
 }

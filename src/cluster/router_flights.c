@@ -10,18 +10,12 @@
 #include "cluster/router_impl.h"
 #include "engine/sched.h"
 
-enum {
-    ATTEMPTS = 64,
-};
+enum { ATTEMPTS = 64 };
 static const uint64_t full_ns = 5000000, retry_ns = 20000000, renew_default_ns = 1000000000,
                       no_worker_ns = 30000000000;
 
 static uint64_t renew_every(const struct router *r) {
     return r->o.renew_ns ? r->o.renew_ns : renew_default_ns;
-}
-
-static double seconds(uint64_t from_ns, uint64_t to_ns) {
-    return to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
 }
 
 /* --- lists ------------------------------------------------------------------------------------ */
@@ -138,26 +132,24 @@ static void route_free(struct router *r, struct route *f) {
 
 static void count_finished(struct router *r, const struct ticket *t, const struct err *err,
                            bool cancelled, uint64_t now_ns) {
-    struct engine_stats *s = &r->stats;
     uint32_t how = STATS_FINISH_LENGTH;
     for (uint32_t i = 0; i < t->q->n_choices; i++)
         if (t->q->choices[i].finish != FINISH_LENGTH) how = STATS_FINISH_STOP;
     if (err) how = STATS_FINISH_ERROR;
     if (cancelled) how = STATS_FINISH_ABORT;
-    s->finished[how]++;
     if (err)
         r->view.failed++;
     else if (cancelled)
         r->view.cancelled++;
     else
         r->view.finished++;
-    if (err || cancelled || !t->first_ns) return;
-    histogram_add(&s->e2e, seconds(t->arrived_ns, now_ns));
-    histogram_add(&s->decode, seconds(t->first_ns, now_ns));
-    histogram_add(&s->prompt_len, t->q->n_prompt);
-    histogram_add(&s->generation_len, t->n_tokens);
-    uint32_t each = t->n_tokens / t->q->n_choices;
-    if (each > 1) histogram_add(&s->tpot, seconds(t->first_ns, now_ns) / (each - 1));
+    struct stats_request q = {.arrived_ns = t->arrived_ns,
+                              .first_ns = t->first_ns,
+                              .now_ns = now_ns,
+                              .n_prompt = t->q->n_prompt,
+                              .n_drawn = t->n_tokens,
+                              .n_choices = t->q->n_choices};
+    engine_stats_finished(&r->stats, how, &q);
 }
 
 static void end_ticket(struct router *r, struct ticket *t, const struct err *err, bool cancelled) {
@@ -467,11 +459,11 @@ static void count_token(struct router *r, struct ticket *t, uint64_t now_ns) {
     struct engine_stats *s = &r->stats;
     s->generation_tokens++;
     t->n_tokens++;
-    if (t->last_ns && t->q->n_choices == 1) histogram_add(&s->itl, seconds(t->last_ns, now_ns));
+    if (t->last_ns && t->q->n_choices == 1) histogram_add(&s->itl, stats_seconds(t->last_ns, now_ns));
     t->last_ns = now_ns;
     if (t->first_ns) return;
     t->first_ns = now_ns;
-    histogram_add(&s->ttft, seconds(t->arrived_ns, now_ns));
+    histogram_add(&s->ttft, stats_seconds(t->arrived_ns, now_ns));
 }
 
 static bool take_prompt_logprob(struct ticket *t, struct token_out *out) {
@@ -570,12 +562,8 @@ bool flights_message(struct router *r, struct mate *m, uint8_t kind, struct wire
 
 enum st router_add(struct router *r, struct request *q, const struct engine_sink *sink, void *ctx,
                    uint64_t arrived_ns, struct err *err) {
-    if (q->n_prompt == 0)
-        return err_set(err, ST_INVALID, "prompt: empty, expected at least one token");
-    if (q->n_prompt > r->o.max_model_len || q->max_tokens > r->o.max_model_len - q->n_prompt)
-        return err_set(err, ST_INVALID,
-                       "max_tokens: %u with a prompt of %u tokens exceeds max-model-len %u",
-                       q->max_tokens, q->n_prompt, r->o.max_model_len);
+    enum st st = request_check_length(q, r->o.max_model_len, err);
+    if (st) return st;
     struct ticket *t = calloc(1, sizeof *t);
     if (!t) return err_set(err, ST_NO_MEMORY, "router: out of memory");
     *t = (struct ticket){

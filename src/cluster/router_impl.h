@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The inside of the router, shared by router.c (life, members, ctl), router_flights.c (requests) and router_place.c (who gets them);
- * nobody else includes it. */
+/* The inside of the router, shared by router.c (life, members, ctl), router_flights.c (requests) and
+ * router_place.c (who gets them); nobody else includes it. */
 #ifndef SUPERNODE_CLUSTER_ROUTER_IMPL_H
 #define SUPERNODE_CLUSTER_ROUTER_IMPL_H
 
@@ -66,7 +66,6 @@ struct ticket {                 /* a request */
     uint64_t order, arrived_ns, deadline_ns, first_ns, last_ns;
     uint32_t n_routes, n_told; /* prompt logprobs */
     uint32_t n_tokens;
-    bool over;
 };
 
 struct router {

@@ -83,10 +83,6 @@ static void unlink_entry(struct engine *e, struct entry *n) {
     *(n->next ? &n->next->prev : &e->last) = n->prev;
 }
 
-static double seconds(uint64_t from_ns, uint64_t to_ns) {
-    return to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
-}
-
 /* Ends a choice that still runs. */
 static void end_choice(struct engine *e, struct entry *n, uint32_t choice) {
     struct seq *q = n->choices[choice].seq;
@@ -97,16 +93,13 @@ static void end_choice(struct engine *e, struct entry *n, uint32_t choice) {
 }
 
 static void count_finished(struct engine *e, const struct entry *n, uint32_t how) {
-    struct engine_stats *s = &e->stats;
-    uint64_t now = e->x->now(e->x->ctx);
-    s->finished[how]++;
-    if (how == STATS_FINISH_ABORT || how == STATS_FINISH_ERROR || !n->first_ns) return;
-    histogram_add(&s->e2e, seconds(n->arrived_ns, now));
-    histogram_add(&s->decode, seconds(n->first_ns, now));
-    histogram_add(&s->prompt_len, n->r->n_prompt);
-    histogram_add(&s->generation_len, n->n_drawn);
-    uint32_t each = n->n_drawn / n->r->n_choices;
-    if (each > 1) histogram_add(&s->tpot, seconds(n->first_ns, now) / (each - 1));
+    struct stats_request r = {.arrived_ns = n->arrived_ns,
+                              .first_ns = n->first_ns,
+                              .now_ns = e->x->now(e->x->ctx),
+                              .n_prompt = n->r->n_prompt,
+                              .n_drawn = n->n_drawn,
+                              .n_choices = n->r->n_choices};
+    engine_stats_finished(&e->stats, how, &r);
 }
 
 /* All of it is over; err as in sink->done. */
@@ -145,12 +138,8 @@ static enum st check(const struct engine *e, const struct request *r, struct err
     if (!ends(r->model_id, sizeof r->model_id) || strcmp(r->model_id, x->model_id) != 0)
         return err_set(err, ST_INVALID, "request: made for model %.12s, this is %.12s", r->model_id,
                        x->model_id);
-    if (r->n_prompt == 0)
-        return err_set(err, ST_INVALID, "prompt: empty, expected at least one token");
-    if (r->n_prompt > x->max_model_len || r->max_tokens > x->max_model_len - r->n_prompt)
-        return err_set(err, ST_INVALID,
-                       "max_tokens: %u with a prompt of %u tokens exceeds max-model-len %u",
-                       r->max_tokens, r->n_prompt, x->max_model_len);
+    enum st st = request_check_length(r, x->max_model_len, err);
+    if (st) return st;
     if (r->n_choices < 1 || r->n_choices > REQUEST_CHOICES_MAX)
         return err_set(err, ST_INVALID, "n: %u, expected 1 to %d", r->n_choices,
                        REQUEST_CHOICES_MAX);
@@ -375,14 +364,14 @@ static void count_token(struct engine *e, struct entry *n, struct choice *c, uin
     struct engine_stats *s = &e->stats;
     s->generation_tokens++;
     n->n_drawn++;
-    if (c->last_ns) histogram_add(&s->itl, seconds(c->last_ns, now_ns));
+    if (c->last_ns) histogram_add(&s->itl, stats_seconds(c->last_ns, now_ns));
     c->last_ns = now_ns;
     if (n->first_ns) return;
     n->first_ns = now_ns;
-    histogram_add(&s->ttft, seconds(n->arrived_ns, now_ns));
+    histogram_add(&s->ttft, stats_seconds(n->arrived_ns, now_ns));
     uint64_t admitted = c->seq->admitted_ns ? c->seq->admitted_ns : now_ns;
-    histogram_add(&s->queue, seconds(n->arrived_ns, admitted));
-    histogram_add(&s->prefill, seconds(admitted, now_ns));
+    histogram_add(&s->queue, stats_seconds(n->arrived_ns, admitted));
+    histogram_add(&s->prefill, stats_seconds(admitted, now_ns));
 }
 
 /* Adds a drawn token to its choice and hands it out. False: the choice has ended by it. */
@@ -525,7 +514,7 @@ static void do_step(struct engine *e, const struct sched_work *w, uint64_t begun
     sched_step_over(e->sched, w, now, now - begun_ns, tokens);
     for (uint32_t i = 0; i < w->n_runs; i++) take_run(e, w->seqs[i], &w->runs[i], now);
     e->stats.steps++;
-    e->stats.step_busy_s += seconds(begun_ns, now);
+    e->stats.step_busy_s += stats_seconds(begun_ns, now);
     histogram_add(&e->stats.iteration_tokens, rows);
 }
 
@@ -545,7 +534,7 @@ static void do_piece(struct engine *e, const struct sched_work *w) {
     bool over = e->x->chunk(e->x->ctx, w->runs, w->n_runs, w->until_ns);
     uint64_t now = e->x->now(e->x->ctx);
     uint32_t rows = 0;
-    e->stats.chunk_busy_s += seconds(begun, now);
+    e->stats.chunk_busy_s += stats_seconds(begun, now);
     sched_piece_over(e->sched);
     if (!over) return;
     sched_chunk_over(e->sched);

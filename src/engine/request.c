@@ -41,6 +41,16 @@ enum st request_make_choices(struct request *r, uint32_t n, struct err *err) {
     return ST_OK;
 }
 
+enum st request_check_length(const struct request *r, uint32_t max_model_len, struct err *err) {
+    if (r->n_prompt == 0)
+        return err_set(err, ST_INVALID, "prompt: empty, expected at least one token");
+    if (r->n_prompt > max_model_len || r->max_tokens > max_model_len - r->n_prompt)
+        return err_set(err, ST_INVALID,
+                       "max_tokens: %u with a prompt of %u tokens exceeds max-model-len %u",
+                       r->max_tokens, r->n_prompt, max_model_len);
+    return ST_OK;
+}
+
 void request_release(struct request *r) {
     free(r->prompt);
     free(r->roles);

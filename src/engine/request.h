@@ -90,6 +90,10 @@ enum { REQUEST_BYTES_MAX = 48 << 20 };
 enum st ST_CHECKED request_write(struct buf *out, const struct request *r);
 enum st ST_CHECKED request_read(struct request *r, const void *data, size_t len, struct err *err);
 
+/* Prompt and answer fit into max_model_len, and there is a prompt; else ST_INVALID. */
+enum st ST_CHECKED request_check_length(const struct request *r, uint32_t max_model_len,
+                                        struct err *err);
+
 /* Frees what the record owns. */
 void request_release(struct request *r);
 

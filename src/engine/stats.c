@@ -66,3 +66,14 @@ double histogram_window_quantile(const struct histogram_window *w, const struct 
     }
     return from;
 }
+
+void engine_stats_finished(struct engine_stats *s, uint32_t how, const struct stats_request *r) {
+    s->finished[how]++;
+    if (how == STATS_FINISH_ABORT || how == STATS_FINISH_ERROR || !r->first_ns) return;
+    histogram_add(&s->e2e, stats_seconds(r->arrived_ns, r->now_ns));
+    histogram_add(&s->decode, stats_seconds(r->first_ns, r->now_ns));
+    histogram_add(&s->prompt_len, r->n_prompt);
+    histogram_add(&s->generation_len, r->n_drawn);
+    uint32_t each = r->n_drawn / r->n_choices;
+    if (each > 1) histogram_add(&s->tpot, stats_seconds(r->first_ns, r->now_ns) / (each - 1));
+}

@@ -66,4 +66,15 @@ struct engine_stats {
 
 void engine_stats_init(struct engine_stats *s);
 
+static inline double stats_seconds(uint64_t from_ns, uint64_t to_ns) {
+    return to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
+}
+
+/* A request that ended: how is a STATS_FINISH_...; first_ns 0: it never had a token. */
+struct stats_request {
+    uint64_t arrived_ns, first_ns, now_ns;
+    uint32_t n_prompt, n_drawn, n_choices; /* n_drawn: tokens of all choices */
+};
+void engine_stats_finished(struct engine_stats *s, uint32_t how, const struct stats_request *r);
+
 #endif
