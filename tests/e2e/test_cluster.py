@@ -259,6 +259,8 @@ def test_members_find_a_router_that_was_started_again():
     try:
         wait_for(back, 30)
         assert c.complete(prompt=[5, 6, 7], seed=1, max_tokens=5)[0] == 200
+        # it computes again before it says so: its log has a thread of its own
+        wait_for(lambda: "decode: joined again" in open(f"{c.dir}/d0.log").read(), 10)
         with open(f"{c.dir}/d0.log") as f:
             log = f.read()
         assert "decode: lost the router; looking for it" in log and "decode: joined again" in log
