@@ -5,7 +5,7 @@
  * The bus does not know what the bytes mean, and it only suspects: who is dead is decided elsewhere.
  *
  * Behind this interface: shared memory between processes of one host (shm.h), one process
- * (inproc.h: tests), the simulator (sim/core/sim_bus.h); later TLS over TCP, and UCX.
+ * (sim/core/inproc.h: tests), the simulator (sim/core/sim_bus.h); later TLS over TCP, and UCX.
  *
  * Threads: an endpoint belongs to one thread, but for bus_wake and for queues, each of which belongs
  * to the thread that uses it. Ids count up and are never used again. */

@@ -75,7 +75,6 @@ static enum st open_node(struct work *w, const struct worker_args *a, enum membe
                              .name = a->cluster.name,
                              .address = a->cluster.address,
                              .router = a->cluster.router,
-                             .profile = instance_profile,
                              .role = role,
                              .pid = (uint32_t)getpid()};
     return node_new(&w->node, &o, err);

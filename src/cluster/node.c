@@ -73,7 +73,7 @@ void node_fail(struct node *n, uint64_t flight, enum st st, const char *text) {
     send_router(n, &w);
 }
 
-void node_put_token(struct flight *f, const struct token_out *t) {
+static void put_token(struct flight *f, const struct token_out *t) {
     struct node *n = f->node;
     struct wire_out w = {&n->tokens, ST_OK};
     if (f->closing) return;
@@ -100,8 +100,10 @@ void node_put_token(struct flight *f, const struct token_out *t) {
     if (n->tokens.len > MESSAGE_MAX / 2) flush_tokens(n);
 }
 
-bool node_wants(const struct flight *f, uint32_t choice) {
-    return !(f->unwanted[choice / 8] >> choice % 8 & 1);
+bool node_on_token(void *ctx, const struct token_out *t) {
+    struct flight *f = ctx;
+    put_token(f, t);
+    return !(f->unwanted[t->choice / 8] >> t->choice % 8 & 1);
 }
 
 /* --- flights ---------------------------------------------------------------------------------- */
@@ -112,11 +114,15 @@ struct flight *flight_find(struct node *n, uint64_t id) {
     return f;
 }
 
-struct flight *flight_new(struct node *n, uint64_t id) {
+struct flight *flight_new(struct node *n, uint64_t id, enum flight_stage stage) {
     struct flight *f = calloc(1, sizeof *f);
-    if (!f) return NULL;
+    if (!f) {
+        node_fail(n, id, ST_NO_MEMORY, "out of memory");
+        return NULL;
+    }
     f->node = n;
     f->id = id;
+    f->stage = stage;
     f->entry = BOARD_NONE;
     f->prev = n->last;
     *(n->last ? &n->last->next : &n->first) = f;
@@ -191,7 +197,8 @@ const char *flight_namespace(const struct flight *f) {
     return f->r.tenant[0] ? f->r.tenant : "default";
 }
 
-void node_offer(struct flight *f, const struct block_key *key, uint32_t page) {
+void node_on_block(void *ctx, const struct block_key *key, uint32_t page) {
+    struct flight *f = ctx;
     struct node *n = f->node;
     struct pool_key k;
     memcpy(k.bytes, key->bytes, sizeof k.bytes);
@@ -292,6 +299,17 @@ static bool peer_hello(struct node *n, struct node_peer *p, struct wire_in *r) {
     return true;
 }
 
+/* Leases of flights in this stage go on; other: only of those that are lent to it, NULL: of all. */
+static void renew_leases(struct node *n, struct wire_in *r, enum flight_stage stage,
+                         const char *other) {
+    uint32_t count = wire_get_count(r, sizeof(uint64_t));
+    for (uint32_t i = 0; i < count; i++) {
+        struct flight *f = flight_find(n, wire_get_u64(r));
+        if (f && f->stage == stage && (!other || strcmp(f->other, other) == 0))
+            f->lease_ns = node_now(n) + n->lease_ns;
+    }
+}
+
 static bool peer_message(struct node *n, struct node_peer *p, const struct bus_event *ev) {
     struct wire_in r = {.at = ev->data, .left = ev->len};
     uint8_t kind = wire_get_u8(&r);
@@ -304,15 +322,7 @@ static bool peer_message(struct node *n, struct node_peer *p, const struct bus_e
     case PROTO_ROWS: decode_table(n, p, &r, false); return true;
     case PROTO_HANDED: decode_table(n, p, &r, true); return true;
     case PROTO_TAKEN: prefill_taken(n, p, &r); return true;
-    case PROTO_RENEW: {
-        uint32_t count = wire_get_count(&r, sizeof(uint64_t));
-        for (uint32_t i = 0; i < count; i++) {
-            struct flight *f = flight_find(n, wire_get_u64(&r));
-            if (f && f->stage == FLIGHT_LENT && strcmp(f->other, p->name) == 0)
-                f->lease_ns = node_now(n) + n->lease_ns;
-        }
-        return true;
-    }
+    case PROTO_RENEW: renew_leases(n, &r, FLIGHT_LENT, p->name); return true;
     default: return false;
     }
 }
@@ -359,10 +369,8 @@ static void connect_peers(struct node *n, uint64_t now_ns) {
 static void take_members(struct node *n) {
     for (struct node_peer *p = n->peers, *next; p; p = next) {
         next = p->next;
-        const struct member_peer *m = member_find(&n->m, p->name);
-        bool dead = p->epoch && (!m || m->epoch > p->epoch);
         /* one that came again says so itself, over the same connection or a new one */
-        if (dead && !m) peer_close(n, p);
+        if (p->epoch && !member_find(&n->m, p->name)) peer_close(n, p);
     }
     prefill_forget_dead(n);
     n->connect_at_ns = 0;
@@ -395,14 +403,6 @@ static void lost(struct node *n) {
     if (n->wants_leave) n->leaving = true; /* nobody is there to be told */
 }
 
-static void renewed(struct node *n, struct wire_in *r) {
-    uint32_t count = wire_get_count(r, sizeof(uint64_t));
-    for (uint32_t i = 0; i < count; i++) {
-        struct flight *f = flight_find(n, wire_get_u64(r));
-        if (f && f->stage == FLIGHT_RESERVED) f->lease_ns = node_now(n) + n->lease_ns;
-    }
-}
-
 static void unwant(struct node *n, struct wire_in *r) {
     struct flight *f = flight_find(n, wire_get_u64(r));
     uint32_t choice = wire_get_u32(r);
@@ -427,7 +427,7 @@ static void router_message(struct node *n, const struct bus_event *ev) {
         break;
     }
     case PROTO_DROP: unwant(n, &r); break;
-    case PROTO_RENEW: renewed(n, &r); break;
+    case PROTO_RENEW: renew_leases(n, &r, FLIGHT_RESERVED, NULL); break;
     case PROTO_DRAIN: n->leaving = true; break;
     case PROTO_ROLE: set_role(n, &r); break;
     default: n->stats.stale++; break;

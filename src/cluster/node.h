@@ -21,8 +21,7 @@ struct node_options {
     struct engine_options engine;
     const char *name, *address; /* ours, as peers reach us */
     const char *router;         /* address */
-    const char *profile;
-    enum member_role role; /* to begin with */
+    enum member_role role;      /* to begin with */
     uint32_t pid;
     uint64_t lease_ns; /* of lent and reserved pages; 0: default */
 };

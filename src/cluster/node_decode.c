@@ -1,15 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A flight on its decode worker: room is made first, rows are pulled while they are computed, and it
  * runs once they are all there and the router has passed the next tokens on. */
-#include <assert.h>
 #include <stdlib.h>
 
 #include "cluster/node_impl.h"
-
-static bool on_token(void *ctx, const struct token_out *t) {
-    node_put_token(ctx, t);
-    return node_wants(ctx, t->choice);
-}
 
 static void on_done(void *ctx, const struct err *err) {
     struct flight *f = ctx;
@@ -22,21 +16,13 @@ static void on_done(void *ctx, const struct err *err) {
     flight_over(f);
 }
 
-static void on_block(void *ctx, const struct block_key *key, uint32_t page) {
-    node_offer(ctx, key, page);
-}
-
 void decode_reserve(struct node *n, struct wire_in *r) {
-    static const struct engine_sink sink = {.token = on_token, .done = on_done, .block = on_block};
+    static const struct engine_sink sink = {
+        .token = node_on_token, .done = on_done, .block = node_on_block};
     uint64_t id = wire_get_u64(r);
-    struct flight *f = flight_new(n, id);
+    struct flight *f = flight_new(n, id, FLIGHT_RESERVED);
     struct err err;
-    if (!f) {
-        node_fail(n, id, ST_NO_MEMORY, "out of memory");
-        return;
-    }
-    f->stage = FLIGHT_RESERVED;
-    if (!flight_read_record(f, r)) return;
+    if (!f || !flight_read_record(f, r)) return;
     enum st st = engine_reserve(n->engine, &f->r, &sink, f, n->x->now(n->x->ctx), &f->seat, &err);
     if (!st) {
         n->stats.reservations++;

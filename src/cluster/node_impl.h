@@ -90,8 +90,8 @@ struct node {
 /* node.c */
 uint64_t node_now(const struct node *n);
 struct flight *flight_find(struct node *n, uint64_t id);
-struct flight *flight_new(struct node *n, uint64_t id); /* NULL: out of memory */
-/* The record, from the rest of a message. False: it was refused, and the router told. */
+struct flight *flight_new(struct node *n, uint64_t id, enum flight_stage stage);
+/* The record, from the rest of a message. Of both: NULL or false, and the router was told why. */
 bool flight_read_record(struct flight *f, struct wire_in *r);
 /* What all of it holds is given back, now or as soon as nobody writes to its pages. Quiet. */
 void flight_close(struct flight *f);
@@ -99,14 +99,14 @@ void flight_over(struct flight *f);
 /* A message to the router about a flight; tokens go before it. */
 void node_tell(struct node *n, enum proto_kind kind, uint64_t flight);
 void node_fail(struct node *n, uint64_t flight, enum st st, const char *text);
-void node_put_token(struct flight *f, const struct token_out *t);
-bool node_wants(const struct flight *f, uint32_t choice);
+/* What the engine's sink of either role has in common; ctx is the flight. */
+bool node_on_token(void *ctx, const struct token_out *t);
+void node_on_block(void *ctx, const struct block_key *key, uint32_t page);
 struct wire_out node_begin(struct node *n, enum proto_kind kind);
 void node_send_peer(struct node *n, bus_id peer, const struct wire_out *w);
 struct node_peer *node_peer_ready(struct node *n, const char *name, uint64_t epoch);
 /* Of the pool: the tenant's; requests without a key have one too. */
 const char *flight_namespace(const struct flight *f);
-void node_offer(struct flight *f, const struct block_key *key, uint32_t page);
 
 /* node_prefill.c */
 void prefill_begin(struct node *n, struct wire_in *r);

@@ -68,11 +68,6 @@ static void tell_handed(struct flight *f) {
 
 /* --- the engine's sink ------------------------------------------------------------------------ */
 
-static bool on_token(void *ctx, const struct token_out *t) {
-    node_put_token(ctx, t);
-    return node_wants(ctx, t->choice);
-}
-
 static void on_done(void *ctx, const struct err *err) {
     struct flight *f = ctx;
     if (f->stage == FLIGHT_LENT) return;
@@ -139,10 +134,6 @@ static bool on_fetched(void *ctx) {
     return pool_fetch_over(f->fetch);
 }
 
-static void on_block(void *ctx, const struct block_key *key, uint32_t page) {
-    node_offer(ctx, key, page);
-}
-
 /* --- its way ---------------------------------------------------------------------------------- */
 
 /* The pool is asked for all whole blocks but the one with the last token, which must be computed. */
@@ -165,27 +156,23 @@ static void ask_pool(struct flight *f) {
 
 void prefill_begin(struct node *n, struct wire_in *r) {
     uint64_t id = wire_get_u64(r);
-    struct flight *f = flight_new(n, id);
-    if (!f) {
-        node_fail(n, id, ST_NO_MEMORY, "out of memory");
-        return;
-    }
+    struct flight *f = flight_new(n, id, FLIGHT_LOOKUP);
+    if (!f) return;
     wire_get_text(r, f->other, sizeof f->other);
     f->other_epoch = wire_get_u64(r);
-    f->stage = FLIGHT_LOOKUP;
     if (!flight_read_record(f, r)) return;
     ask_pool(f);
     prefill_step(f, node_now(n));
 }
 
 static void compute(struct flight *f, uint32_t n_found) {
-    static const struct engine_sink sink = {.token = on_token,
+    static const struct engine_sink sink = {.token = node_on_token,
                                             .done = on_done,
                                             .rows = on_rows,
                                             .lend = on_lend,
                                             .fetch = on_fetch,
                                             .fetched = on_fetched,
-                                            .block = on_block};
+                                            .block = node_on_block};
     struct node *n = f->node;
     struct engine_how how = {.prefill = true, .n_to_find = n_found};
     struct err err;
@@ -246,21 +233,22 @@ void prefill_taken(struct node *n, const struct node_peer *p, struct wire_in *r)
         n->stats.stale++;
 }
 
+static void lose_taker(struct flight *f) {
+    node_fail(f->node, f->id, ST_GONE, "the worker that takes over is gone");
+    give_back(f);
+}
+
 void prefill_peer_lost(struct node *n, const char *name, uint64_t epoch_at_most) {
     for (struct flight *f = n->first; f; f = f->next)
         if (f->stage == FLIGHT_LENT && f->other_epoch <= epoch_at_most &&
-            strcmp(f->other, name) == 0) {
-            node_fail(n, f->id, ST_GONE, "the worker that takes over is gone");
-            give_back(f);
-        }
+            strcmp(f->other, name) == 0)
+            lose_taker(f);
 }
 
 void prefill_forget_dead(struct node *n) {
     for (struct flight *f = n->first; f; f = f->next) {
         const struct member_peer *m = member_find(&n->m, f->other);
-        if (f->stage != FLIGHT_LENT || (m && m->epoch == f->other_epoch)) continue;
-        node_fail(n, f->id, ST_GONE, "the worker that takes over is gone");
-        give_back(f);
+        if (f->stage == FLIGHT_LENT && (!m || m->epoch != f->other_epoch)) lose_taker(f);
     }
 }
 

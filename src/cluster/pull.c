@@ -10,9 +10,9 @@
 #include <string.h>
 
 #include "cluster/proto.h"
+#include "model/kv.h"
 
 enum {
-    BLOCK_TOKENS = 128,
     WINDOW = 8,       /* reads under way for one pull */
     COMPLETIONS = 32, /* taken at a time */
 };
@@ -33,7 +33,7 @@ struct pull {
     uint64_t id;
     struct pull_source from;
     const uint32_t *to;
-    uint32_t n_blocks, n_there, n_rows;
+    uint32_t n_blocks, n_there;
     /* Inputs: written by the owner under the lock. */
     struct pull_page *table; /* [n_blocks] */
     uint32_t n_table;
@@ -133,12 +133,11 @@ static size_t at_least_one(uint32_t n) {
 
 struct pull *pull_begin(struct puller *p, const struct pull_source *from, const uint32_t *pages,
                         uint32_t n_pages, uint32_t n_there, uint32_t n_rows) {
-    uint32_t parts = block_parts(&p->shape), n = (n_rows + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+    uint32_t parts = block_parts(&p->shape), n = (n_rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     assert(n <= n_pages && n_there <= n);
     struct pull *u = calloc(1, sizeof *u);
     if (!u) return NULL;
-    *u = (struct pull){
-        .p = p, .from = *from, .to = pages, .n_blocks = n, .n_there = n_there, .n_rows = n_rows};
+    *u = (struct pull){.p = p, .from = *from, .to = pages, .n_blocks = n, .n_there = n_there};
     u->table = calloc(at_least_one(n), sizeof *u->table);
     u->pages = calloc(at_least_one(n), sizeof *u->pages);
     u->copied = calloc(parts, sizeof *u->copied);
@@ -240,7 +239,7 @@ static uint32_t blocks_ready(const struct pull *u, uint32_t part) {
     if (u->all) return u->n_blocks;
     uint32_t rows;
     memcpy(&rows, u->board + sizeof(uint64_t) + 4 * (size_t)part, sizeof rows);
-    uint32_t n = rows / BLOCK_TOKENS;
+    uint32_t n = rows / KV_PAGE_TOKENS;
     return n < u->n_pages ? n : u->n_pages;
 }
 
@@ -279,8 +278,10 @@ static bool advance_rows(struct pull *u) {
             any = true;
         }
     }
-    if (u->all && u->in_flight == 0) u->stage = PULL_STATE;
-    return any || u->stage == PULL_STATE;
+    if (!u->all || u->in_flight > 0) return any;
+    u->stage = PULL_STATE;
+    u->board_asked = false; /* it is, anew */
+    return true;
 }
 
 static bool advance_state(struct pull *u) {
@@ -345,11 +346,7 @@ static bool advance(struct pull *u) {
         return true;
     }
     switch (u->stage) {
-    case PULL_ROWS: {
-        bool all = u->all, did = advance_rows(u);
-        if (all && u->stage == PULL_STATE) u->board_asked = false;
-        return did;
-    }
+    case PULL_ROWS: return advance_rows(u);
     case PULL_STATE: return advance_state(u);
     case PULL_CHECK: return advance_check(u) || u->stage == PULL_OVER; /* finished next time */
     case PULL_OVER: return false;

@@ -459,7 +459,8 @@ static void count_token(struct router *r, struct ticket *t, uint64_t now_ns) {
     struct engine_stats *s = &r->stats;
     s->generation_tokens++;
     t->n_tokens++;
-    if (t->last_ns && t->q->n_choices == 1) histogram_add(&s->itl, stats_seconds(t->last_ns, now_ns));
+    if (t->last_ns && t->q->n_choices == 1)
+        histogram_add(&s->itl, stats_seconds(t->last_ns, now_ns));
     t->last_ns = now_ns;
     if (t->first_ns) return;
     t->first_ns = now_ns;

@@ -353,28 +353,35 @@ static bool fetch_failed(const struct seq *q) {
     return q->gate && atomic_load_explicit(&q->gate->bad, memory_order_acquire) != BLOCK_GATE_GOOD;
 }
 
-bool sched_reserve(struct sched *s, struct seq *q, uint32_t *n_there) {
-    uint32_t len = seq_len(q), need = pages_for(len), hits = 0, from_free = 0, page;
-    uint32_t headroom = seated(s) ? seated(s) / 4 + 1 : 0;
-    assert(q->state == SEQ_WAITING);
-    /* nobody overtakes who waits here */
-    if (s->waiting.len > 1 || seated(s) >= s->seqs_now || s->n_slots == 0) return false;
-    seq_keys(q);
-    while ((hits + 1) * KV_PAGE_TOKENS <= len &&
-           (page = pages_find(&s->pages, &q->keys[hits + 1])) != PAGES_NONE) {
-        from_free += pages_holders(&s->pages, page) == 0;
-        hits++;
-    }
+/* The first `hits` blocks, which are here, and pages for the rest of what is known, or nothing.
+ * Others that have a seat get room to grow, lest they push it out again at once. */
+static bool take_pages(struct sched *s, struct seq *q, uint32_t hits, uint32_t others) {
+    uint32_t need = pages_for(seq_len(q)), headroom = others ? others / 4 + 1 : 0, from_free = 0;
+    for (uint32_t b = 0; b < hits; b++)
+        from_free += pages_holders(&s->pages, pages_find(&s->pages, &q->keys[b + 1])) == 0;
     if (s->pages.n_free < from_free + need - hits + headroom) return false;
-    list_remove(&s->waiting, q);
     for (uint32_t b = 0; b < hits; b++) {
         q->pages[q->n_pages++] = pages_find(&s->pages, &q->keys[b + 1]);
         pages_hold(&s->pages, q->pages[b]);
     }
     while (q->n_pages < need) q->pages[q->n_pages++] = pages_take(&s->pages);
+    q->n_published = hits;
+    return true;
+}
+
+bool sched_reserve(struct sched *s, struct seq *q, uint32_t *n_there) {
+    uint32_t len = seq_len(q), hits = 0;
+    assert(q->state == SEQ_WAITING);
+    /* nobody overtakes who waits here */
+    if (s->waiting.len > 1 || seated(s) >= s->seqs_now || s->n_slots == 0) return false;
+    seq_keys(q);
+    while ((hits + 1) * KV_PAGE_TOKENS <= len &&
+           pages_find(&s->pages, &q->keys[hits + 1]) != PAGES_NONE)
+        hits++;
+    if (!take_pages(s, q, hits, seated(s))) return false;
+    list_remove(&s->waiting, q);
     q->state = SEQ_RESERVED;
     q->slot = s->slots[--s->n_slots];
-    q->n_published = hits;
     s->n_reserved++;
     *n_there = hits;
     return true;
@@ -396,20 +403,11 @@ void sched_adopt(struct sched *s, struct seq *q, uint64_t now_ns) {
 /* Takes the blocks that are found and pages for the rest of what is known. False: they are not
  * there. */
 static bool admit(struct sched *s, struct seq *q, uint64_t now_ns) {
-    uint32_t need = pages_for(seq_len(q)), hits = 0, from_free = 0;
+    uint32_t hits = 0;
     seq_keys(q);
-    for (uint32_t page; hits < need && (page = find_block(s, q, hits)) != PAGES_NONE; hits++)
-        from_free += pages_holders(&s->pages, page) == 0;
-    /* room to grow for those that run, lest they push it out again at once */
-    uint32_t headroom = s->running.len ? s->running.len / 4 + 1 : 0;
-    if (s->pages.n_free < from_free + need - hits + headroom) return false;
-    for (uint32_t b = 0; b < hits; b++) {
-        q->pages[q->n_pages++] = find_block(s, q, b);
-        pages_hold(&s->pages, q->pages[b]);
-    }
-    while (q->n_pages < need) q->pages[q->n_pages++] = pages_take(&s->pages);
+    while (hits < pages_for(seq_len(q)) && find_block(s, q, hits) != PAGES_NONE) hits++;
+    if (!take_pages(s, q, hits, s->running.len)) return false;
     q->n_done = hits * KV_PAGE_TOKENS;
-    q->n_published = hits;
     begin_fetch(s, q);
     if (!q->admitted_once) {
         q->n_cached = q->n_done < q->r->n_prompt ? q->n_done : q->r->n_prompt;

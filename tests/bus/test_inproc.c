@@ -2,7 +2,7 @@
 /* The bus in one process behaves as every bus does, on several threads too. */
 #include "conformance.h"
 
-#include "bus/inproc.h"
+#include "sim/core/inproc.h"
 
 static void *world_new(void) {
     struct inproc_hub *h;

@@ -79,7 +79,6 @@ static inline void begin_node(struct world *w, enum member_role role) {
                              .name = "w0",
                              .address = "w0",
                              .router = "router",
-                             .profile = "",
                              .role = role,
                              .lease_ns = lease_ns};
     assert_int_equal(node_new(&w->n, &o, &err), ST_OK);

@@ -74,7 +74,6 @@ static void begin_worker(struct sim_cluster *c, struct sim_member *m) {
                              .name = m->name,
                              .address = m->name,
                              .router = "router",
-                             .profile = "",
                              .role = m->role,
                              .lease_ns = c->o.lease_ns};
     must(node_new(&m->node, &o, &err));

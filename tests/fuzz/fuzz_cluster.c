@@ -184,8 +184,7 @@ static void open_node(struct world *w, bool as_router) {
         .engine = {.max_num_seqs = SEQS, .max_num_batched_tokens = EXECUTOR_CHUNK_MIN},
         .name = "node",
         .address = "node",
-        .router = "router",
-        .profile = ""};
+        .router = "router"};
     must(node_new(&w->node, &o, &err));
     go_on(w, 3);
     put_joined(w, &w->x.x.shape);

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "bus/inproc.h"
+#include "sim/core/inproc.h"
 #include "pool/client.h"
 #include "pool/index.h"
 #include "pool/server.h"

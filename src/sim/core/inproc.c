@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Implements inproc.h: the simulated bus (sim/core) without delays or faults, under one lock, on the
  * real clock. What a call begins is over before the lock is given back. */
-#include "bus/inproc.h"
+#include "sim/core/inproc.h"
 
 #include <pthread.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The bus inside one process, for tests: endpoints of one hub, on one thread or several. */
-#ifndef SUPERNODE_BUS_INPROC_H
-#define SUPERNODE_BUS_INPROC_H
+#ifndef SUPERNODE_SIM_CORE_INPROC_H
+#define SUPERNODE_SIM_CORE_INPROC_H
 
 #include "bus/bus.h"
 
