@@ -29,7 +29,7 @@ SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-
 LDFLAGS := -pthread $(if $(SAN),-fsanitize=$(SAN))
 LDLIBS  := -lm
 
-ROOMS   := base ops ops/ref model text bus pool engine cluster serve sim/core
+ROOMS   := base ops ops/ref model text bus pool engine cluster serve sim/core sim
 ifeq ($(ARCH),x86_64)
   ROOMS  += ops/avx2 ops/avx512
   CFLAGS += -march=x86-64-v3
