@@ -18,8 +18,9 @@ struct router_options {
     struct block_shape shape; /* of the model's KV; members must agree */
     uint32_t max_model_len;   /* members must hold that much */
     uint64_t fence_ns;        /* a suspended member is declared dead after so long (0: at once) */
-    uint64_t renew_ns;       /* reserved room is renewed so often; 0: default, for node's default */
-    uint64_t no_worker_ns;   /* how long a request waits where no worker of a role is alive */
+    uint64_t renew_ns; /* reserved room is renewed so often; 0: default, for node's default */
+    uint64_t
+        no_worker_ns; /* how long a request waits where every worker of a role is gone or drains */
     uint32_t prefill_tokens; /* prompt tokens that may wait at one prefill worker; 0: default */
     uint32_t attempts_max;   /* of one request; then it fails. 0: default */
 };

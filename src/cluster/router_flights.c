@@ -221,9 +221,10 @@ void flights_mate_gone(struct router *r, struct mate *m) {
     while ((f = route_at(r, m))) lose(r, f, now, true);
 }
 
-static bool any_alive(const struct router *r, enum member_role role) {
+/* One that may take what is queued, now or once it is heard again; who drains takes nothing more. */
+static bool any_to_come(const struct router *r, enum member_role role) {
     for (const struct mate *m = r->mates; m; m = m->next)
-        if (m->info.role == role) return true;
+        if (m->info.role == role && m->info.state != MEMBER_DRAINING) return true;
     return false;
 }
 
@@ -317,7 +318,7 @@ static void raise_starving(struct router *r, uint64_t now_ns) {
 /* True: it was given up. */
 static bool give_up(struct router *r, struct route *f, uint64_t now_ns) {
     struct err err;
-    bool prefill = any_alive(r, ROLE_OF_PREFILL), decode = any_alive(r, ROLE_OF_DECODE);
+    bool prefill = any_to_come(r, ROLE_OF_PREFILL), decode = any_to_come(r, ROLE_OF_DECODE);
     uint64_t limit = r->o.no_worker_ns ? r->o.no_worker_ns : no_worker_ns;
     if (prefill && decode) {
         f->alone_ns = 0;

@@ -356,6 +356,54 @@ static void a_worker_that_comes_in_time_takes_what_waits(void **state) {
     release_asked(&a, 1);
 }
 
+static void a_worker_that_drains_is_none_for_what_waits(void **state) {
+    (void)state;
+    for (int draining = 0; draining < 2; draining++) {
+        struct world w;
+        struct asked a[2];
+        struct err err;
+        struct router_options o = {.no_worker_ns = 2000 * ms};
+        start(&w, &o);
+        struct played *p0 = join(&w, "p0", ROLE_OF_PREFILL), *d0 = join(&w, "d0", ROLE_OF_DECODE);
+        begin_asked(a, 2, 20);
+        uint64_t flight = until_decode(&w, &a[0], p0, d0);
+        assert_int_equal(router_drain(w.r, draining ? "d0" : "p0", &err), ST_OK);
+        ask(&w, &a[1]);
+        (void)played_take(draining ? d0 : p0, PROTO_DRAIN);
+        go_on(&w, 1990 * ms);
+        assert_false(a[1].done);
+        go_on(&w, 20 * ms);
+        assert_true(a[1].done && a[1].ended == ST_GONE);
+        assert_string_equal(router_said, draining ? "no decode worker was alive for 2 s"
+                                                  : "no prefill worker was alive for 2 s");
+        /* what it has goes on there */
+        says_token(&w, d0, flight, 0, 21, 8, FINISH_LENGTH);
+        says(&w, d0, PROTO_ENDED, flight);
+        assert_true(a[0].done && a[0].ended == ST_OK);
+        stop(&w);
+        release_asked(a, 2);
+    }
+}
+
+static void one_that_is_silent_may_be_heard_again(void **state) {
+    (void)state;
+    struct world w;
+    struct asked a;
+    struct router_options o = {.no_worker_ns = 2000 * ms, .fence_ns = 10000 * ms};
+    start(&w, &o);
+    (void)join(&w, "p0", ROLE_OF_PREFILL);
+    struct played *d0 = join(&w, "d0", ROLE_OF_DECODE);
+    sim_bus_stop(d0->bus);
+    go_on(&w, 200 * ms);
+    assert_int_equal(view(&w)->members[1].state, MEMBER_SUSPENDED);
+    begin_asked(&a, 1, 20);
+    ask(&w, &a);
+    go_on(&w, 3000 * ms);
+    assert_false(a.done);
+    stop(&w);
+    release_asked(&a, 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_decode_worker_with_the_least_kv_is_chosen),
@@ -371,6 +419,8 @@ int main(void) {
         cmocka_unit_test(without_a_worker_of_a_role_requests_end_in_time_with_a_sentence),
         cmocka_unit_test(only_time_alone_counts_and_it_counts_anew),
         cmocka_unit_test(a_worker_that_comes_in_time_takes_what_waits),
+        cmocka_unit_test(a_worker_that_drains_is_none_for_what_waits),
+        cmocka_unit_test(one_that_is_silent_may_be_heard_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
