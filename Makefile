@@ -18,7 +18,7 @@ CC      := $(if $(CROSS),$(CROSS)-linux-gnu-gcc,gcc)
 ARCH    := $(if $(CROSS),$(CROSS),$(shell uname -m))
 
 # Libraries by pkg-config; a missing one is named when something that needs it is built.
-PKGS    := libevent libevent_pthreads libevent_openssl jansson libpcre2-8 libutf8proc libssl libcrypto yaml-0.1 libxxhash liburing
+PKGS    := libevent libevent_pthreads libevent_openssl jansson libpcre2-8 libutf8proc libssl libcrypto yaml-0.1 libxxhash liburing zlib
 PKG_CHECK = pkg-config --exists $(1) || { echo "supernode: library $(1) is missing (pkg-config $(1)): run tools/install-deps" >&2; exit 1; }
 
 WARN    := -Wall -Wextra -Wconversion -Wshadow -Wno-sign-conversion -Wstrict-prototypes -Wmissing-prototypes $(if $(CI),-Werror)

@@ -144,7 +144,7 @@ static enum st open_all(struct handover *h, struct err *err) {
     h->from = map_memory(bytes);
     if (!h->to || !h->from) return err_set(err, ST_NO_MEMORY, "bench: out of memory");
     for (uint32_t i = 0; i < PAGES; i++) h->table[i] = h->source[i].page = i;
-    return puller_new(&h->puller, h->bus, &r1, h->to, PAGES, 0, err);
+    return puller_new(&h->puller, h->bus, &r1, h->to, PAGES, 0, 0, err);
 }
 
 static void close_all(struct handover *h) {

@@ -585,14 +585,15 @@ static enum st init(struct node *n, struct err *err) {
     if (!st) st = make_board(n, err);
     if (!st)
         st = puller_new(&n->puller, n->o.bus, &x->shape, x->memory, x->n_pages + 1, x->slot_bytes,
-                        err);
+                        n->o.look_ns, err);
     struct pool_client_options pool = {.bus = n->o.bus,
                                        .name = n->o.name,
                                        .shape = x->shape,
                                        .n_pages = x->n_pages + 1,
                                        .memory = x->memory,
                                        .segment = n->o.memory,
-                                       .timeout_ns = pool_timeout_ns};
+                                       .timeout_ns = pool_timeout_ns,
+                                       .offers_max = n->o.offers_max};
     if (!st) st = pool_client_new(&n->pool, &pool, err);
     return st;
 }

@@ -24,6 +24,9 @@ struct node_options {
     enum member_role role;      /* to begin with */
     uint32_t pid;
     uint64_t lease_ns; /* of lent and reserved pages; 0: default */
+    uint64_t
+        look_ns; /* how often rows that are being computed elsewhere are looked for; 0: default */
+    uint32_t offers_max; /* blocks offered to the pool at once; 0: default */
 };
 
 enum st ST_CHECKED node_new(struct node **out, const struct node_options *o, struct err *err);

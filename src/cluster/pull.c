@@ -18,7 +18,7 @@ enum {
 };
 
 /* A layer takes longer than this, and who only looks should leave the core to who computes. */
-static const uint64_t look_every_ns = 1000000;
+static const uint64_t look_default_ns = 1000000;
 
 enum stage {
     PULL_ROWS,  /* pieces of blocks */
@@ -60,6 +60,7 @@ struct puller {
     struct block_shape shape;
     uint8_t *memory;
     uint32_t n_pages, slot_bytes, entry_bytes;
+    uint64_t look_ns;
     pthread_mutex_t lock;  /* of the inbox and of inputs */
     struct pull *inbox;    /* begun, the oldest first */
     struct pull *active;   /* the copying thread's, the oldest first */
@@ -68,7 +69,8 @@ struct puller {
 };
 
 enum st puller_new(struct puller **out, struct bus *bus, const struct block_shape *shape,
-                   uint8_t *memory, uint32_t n_pages, uint32_t slot_bytes, struct err *err) {
+                   uint8_t *memory, uint32_t n_pages, uint32_t slot_bytes, uint64_t look_ns,
+                   struct err *err) {
     struct puller *p = calloc(1, sizeof *p);
     if (!p) return err_set(err, ST_NO_MEMORY, "hand-over: out of memory");
     *p = (struct puller){.bus = bus,
@@ -76,6 +78,7 @@ enum st puller_new(struct puller **out, struct bus *bus, const struct block_shap
                          .memory = memory,
                          .n_pages = n_pages,
                          .slot_bytes = slot_bytes,
+                         .look_ns = look_ns ? look_ns : look_default_ns,
                          .entry_bytes = proto_entry_bytes(block_parts(shape), slot_bytes)};
     pthread_mutex_init(&p->lock, NULL);
     *out = p;
@@ -262,7 +265,7 @@ static bool advance_rows(struct pull *u) {
         if (!u->board_asked) {
             uint64_t now = bus_now(u->p->bus);
             if (u->n_pages == u->n_there || now < u->look_ns) return false;
-            u->look_ns = now + look_every_ns;
+            u->look_ns = now + u->p->look_ns;
             u->board_asked = ask_board(u);
             return false;
         }

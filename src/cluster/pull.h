@@ -33,10 +33,11 @@ struct puller_stats {
     uint64_t waits;                /* times the owner met the lock taken */
 };
 
-/* memory: paged memory of n_pages, where rows go; slot_bytes of state come with them. */
+/* memory: paged memory of n_pages, where rows go; slot_bytes of state come with them. The board is
+ * looked at every look_ns (0: default) while rows are computed. */
 enum st ST_CHECKED puller_new(struct puller **out, struct bus *bus, const struct block_shape *shape,
                               uint8_t *memory, uint32_t n_pages, uint32_t slot_bytes,
-                              struct err *err);
+                              uint64_t look_ns, struct err *err);
 void puller_free(struct puller *p); /* the copying thread has ended; pulls go with it */
 
 /* Rows below n_rows go to pages [n_pages], borrowed until it is over; the first n_there blocks are

@@ -211,6 +211,7 @@ static enum st begin(struct pool_client *c, struct err *err) {
     c->links = calloc(RING_SERVERS_MAX, sizeof *c->links);
     if (!c->links) return err_set(err, ST_NO_MEMORY, "pool: out of memory");
     enum st st = ring_init(&c->ring, err);
+    if (!st) st = offers_init(c, err);
     if (!st) st = bus_queue_new(c->o.bus, &c->queue, err);
     if (!st) st = bus_queue_new(c->o.bus, &c->copy_queue, err);
     return st;
@@ -246,6 +247,7 @@ void pool_client_free(struct pool_client *c) {
     bus_queue_free(c->copy_queue);
     lookups_free(c);
     ring_release(&c->ring);
+    offers_release(c);
     free(c->links);
     pthread_mutex_destroy(&c->lock);
     free(c);

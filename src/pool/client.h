@@ -31,6 +31,7 @@ struct pool_client_options {
     uint8_t *memory;
     bus_id segment;      /* the same, registered: servers pull offers from it */
     uint64_t timeout_ns; /* for an answer of a server; then it is a miss */
+    uint32_t offers_max; /* under way at once; 0: default */
 };
 
 struct pool_client_stats {

@@ -12,9 +12,10 @@
 #include "pool/wire.h"
 
 enum {
-    CLIENT_OFFERS_MAX = 64,
-    CLIENT_WANTS_MAX = 64, /* of one server under way */
-    CLIENT_PROBES = 16,    /* keys of a lookup that are looked for at once */
+    CLIENT_OFFERS = 64,      /* under way at once, by default */
+    CLIENT_OFFERS_SENT = 64, /* at most in one message to a server */
+    CLIENT_WANTS_MAX = 64,   /* of one server under way */
+    CLIENT_PROBES = 16,      /* keys of a lookup that are looked for at once */
     CLIENT_PROBE_TRIES = 4,
     CLIENT_LANES = 4, /* pieces of fetches that are copied at once */
 };
@@ -56,8 +57,8 @@ struct server_link { /* at the server's slot of the ring */
     struct extent_link extents[EXTENTS_MAX];
     struct header_read header;
     struct hit_ring *ring;
-    struct wire_offer offers[CLIENT_OFFERS_MAX]; /* not sent yet */
-    uint32_t n_offers, n_wants;                  /* wants: under way */
+    struct wire_offer offers[CLIENT_OFFERS_SENT]; /* not sent yet */
+    uint32_t n_offers, n_wants;                   /* wants: under way */
 };
 
 struct probe {
@@ -136,8 +137,8 @@ struct lane {
 };
 
 struct client_offer {
-    bool used;
-    uint64_t id, until_ns;
+    uint64_t id; /* 0: free; its place is id modulo the number of places */
+    uint64_t until_ns;
     uint32_t slot, page;
     pool_offer_fn *done;
     void *ctx;
@@ -151,7 +152,9 @@ struct pool_client {
     struct bus_queue *queue;   /* the owner's */
     struct pool_lookup *first_lookup, *last_lookup;
     struct pool_fetch *first_fetch, *last_fetch;
-    struct client_offer offers[CLIENT_OFFERS_MAX];
+    struct client_offer *offers; /* [n_offers] */
+    uint32_t n_offers, *free_offers, n_free_offers;
+    uint64_t offers_due_ns; /* none ends for lack of an answer before */
     uint64_t ids, now_ns;
     struct pool_client_stats stats;
 
@@ -172,6 +175,8 @@ static inline uint64_t op_cookie(struct op *op) {
     return (uint64_t)(uintptr_t)op;
 }
 
+enum st ST_CHECKED offers_init(struct pool_client *c, struct err *err);
+void offers_release(struct pool_client *c);
 void offers_answer(struct pool_client *c, uint32_t slot, const struct wire_answer *a);
 void offers_send(struct pool_client *c, struct server_link *l);
 void offers_drop(struct pool_client *c, uint32_t slot); /* the server is gone: they end at once */

@@ -106,7 +106,7 @@ static inline void start(struct world *w) {
     set_epoch(w, EPOCH);
     set_flight(w, FLIGHT);
     memset(entry(w) + proto_entry_state_at(PARTS), 0xab, SLOT);
-    assert_int_equal(puller_new(&w->p, w->to, &shape, w->memory, TO_PAGES, SLOT, &err), ST_OK);
+    assert_int_equal(puller_new(&w->p, w->to, &shape, w->memory, TO_PAGES, SLOT, 0, &err), ST_OK);
 }
 
 static inline void stop(struct world *w) {

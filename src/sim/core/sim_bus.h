@@ -14,6 +14,10 @@ struct sim_net_options {
     uint64_t delay_ns_min, delay_ns_max; /* of a message or a read */
     uint32_t slow_permille;              /* of them take a hundred times as long */
     uint64_t peer_timeout_ns, close_ns;  /* until silence is suspected, until a close is seen */
+    /* How long an operation of an endpoint (by) on another one's memory takes; then it happens at one
+     * moment. NULL: a delay as above, in two halves. of is NULL where its owner is gone. */
+    uint64_t (*op_ns)(void *ctx, struct bus *by, struct bus *of, bool write, size_t len);
+    void *op_ctx;
 };
 
 enum st ST_CHECKED sim_net_new(struct sim_net **out, const struct sim_net_options *o,

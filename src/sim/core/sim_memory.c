@@ -142,6 +142,15 @@ static enum st submit(struct bus_queue *base, const struct sim_op *with, bus_id 
         o->memory = i->memory;
         i->memory->refs++;
     }
+    if (b->net->o.op_ns) {
+        struct sim_bus *of = o->side ? sim_other(o->side)->bus : NULL;
+        o->half_done = true;
+        sim_net_post(b->net,
+                     b->net->now_ns + b->net->o.op_ns(b->net->o.op_ctx, &b->bus,
+                                                      of ? &of->bus : NULL, o->write, o->len),
+                     op_step, o);
+        return ST_OK;
+    }
     /* Aligned words are never torn, so what has no place to split happens at once. */
     o->split = ((o->offset + o->len / 2) & ~(uint64_t)7) - o->offset;
     if (o->split >= o->len) o->split = 0;

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements run.h: the loop over what is due, and what is told of it at the end. */
+#include "sim/run.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "sim/run_impl.h"
+
+static const uint64_t message_ns_min = 20000, message_ns_max = 60000, peer_timeout_ns = 3000000000,
+                      close_ns = 200000000;
+
+uint64_t run_ns(double s) {
+    return s <= 0 ? 0 : (uint64_t)llround(s * 1e9);
+}
+
+double run_s(uint64_t ns) {
+    return (double)ns / 1e9;
+}
+
+double run_draw(struct run *r) {
+    uint64_t x = r->chance += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return (double)((x ^ (x >> 31)) >> 11) * 0x1p-53;
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static enum st begin_router(struct run *r, struct err *err) {
+    const struct run_config *c = r->c;
+    struct bus_identity who = {
+        .hello = {PROTO_PEER_ROUTER}, .hello_len = 1, .name = "router", .model_id = RUN_MODEL_ID};
+    struct sim_net_options net = {.seed = c->seed,
+                                  .delay_ns_min = message_ns_min,
+                                  .delay_ns_max = message_ns_max,
+                                  .peer_timeout_ns = peer_timeout_ns,
+                                  .close_ns = close_ns,
+                                  .op_ns = run_op_ns,
+                                  .op_ctx = r};
+    enum st st = sim_net_new(&r->net, &net, err);
+    if (!st) st = sim_bus_new(&r->bus, r->net, "router", &who, err);
+    if (st) return st;
+    uint64_t batch = (uint64_t)c->prefill.batch_tokens * c->prefill.chips;
+    struct router_options o = {.bus = r->bus,
+                               .model_id = RUN_MODEL_ID,
+                               .shape = {.n_layers = 1, .layer_bytes = SIM_PAGE_BYTES},
+                               .max_model_len = c->max_model_len,
+                               .renew_ns = 100000000000,
+                               .no_worker_ns = run_ns(c->no_worker_s),
+                               .prefill_tokens =
+                                   batch * 2 > UINT32_MAX ? UINT32_MAX : (uint32_t)(batch * 2)};
+    r->router_due_ns = sim_net_now(r->net);
+    return router_new(&r->router, &o, err);
+}
+
+enum st run_new(struct run **out, const struct run_config *c, struct err *err) {
+    struct run *r = calloc(1, sizeof *r);
+    if (!r) return err_set(err, ST_NO_MEMORY, "run: out of memory");
+    r->c = c;
+    r->chance = c->seed ^ 0x5eed;
+    enum st st = begin_router(r, err);
+    if (!st) st = run_members_new(r, err);
+    if (!st) st = run_faults_new(r, err);
+    if (!st) st = run_load_new(r, err);
+    if (st)
+        run_free(r);
+    else
+        *out = r;
+    return st;
+}
+
+void run_free(struct run *r) {
+    if (!r) return;
+    router_free(r->router);
+    run_members_free(r);
+    bus_free(r->bus);
+    sim_net_free(r->net);
+    run_load_free(r);
+    free(r->faults);
+    free(r);
+}
+
+/* --- the loop --------------------------------------------------------------------------------- */
+
+static void sooner(uint64_t *at, double s) {
+    if (s < INFINITY && run_ns(s) < *at) *at = run_ns(s);
+}
+
+static void step(struct run *r, uint64_t until_ns) {
+    uint64_t at = until_ns, now = sim_net_now(r->net), next = sim_net_next(r->net);
+    if (next < at) at = next;
+    if (r->router_due_ns < at) at = r->router_due_ns;
+    for (uint32_t i = 0; i < r->n_members; i++) {
+        uint64_t due = run_member_due(&r->members[i]);
+        if (due < at) at = due;
+    }
+    sooner(&at, r->next_arrival_s);
+    sooner(&at, run_faults_next(r));
+    sim_net_advance(r->net, at > now ? at : now);
+    now = sim_net_now(r->net);
+    double now_s = run_s(now);
+    r->events++;
+    run_faults_apply(r, now_s);
+    uint64_t arrived = r->n_arrived;
+    run_load_arrive(r, now_s);
+    if (sim_bus_has_news(r->bus) || arrived != r->n_arrived || now >= r->router_due_ns) {
+        r->router_due_ns = router_step(r->router);
+        if (r->router_due_ns <= now) r->router_due_ns = now + 1000;
+    }
+    for (uint32_t i = 0; i < r->n_members; i++) run_member_step(r, &r->members[i], now);
+}
+
+static bool over(const struct run *r) {
+    return r->broken || (r->n_open == 0 && r->arrivals_over);
+}
+
+bool run_until(struct run *r, double virtual_s) {
+    uint64_t begun = clock_now_ns(), until = run_ns(virtual_s);
+    while (sim_net_now(r->net) < until && !over(r)) step(r, until);
+    r->wall_s += run_s(clock_now_ns() - begun);
+    return !over(r);
+}
+
+double run_now_s(const struct run *r) {
+    return run_s(sim_net_now(r->net));
+}
+double run_end_s(const struct run *r) {
+    return r->c->load.duration_s;
+}
+uint64_t run_events(const struct run *r) {
+    return r->events;
+}
+uint64_t run_finished(const struct run *r) {
+    return r->finished;
+}
+
+/* --- what is told ----------------------------------------------------------------------------- */
+
+static int compare(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of [n] values; negative ones do not count. */
+static void percentiles(struct run_percentiles *p, float *v, size_t n) {
+    size_t k = 0;
+    double sum = 0;
+    *p = (struct run_percentiles){0};
+    for (size_t i = 0; i < n; i++)
+        if (v[i] >= 0) sum += v[k++] = v[i];
+    if (k == 0) return;
+    qsort(v, k, sizeof *v, compare);
+    *p = (struct run_percentiles){.mean = sum / (double)k,
+                                  .p50 = v[(k - 1) / 2],
+                                  .p90 = v[(size_t)(0.9 * (double)(k - 1))],
+                                  .p99 = v[(size_t)(0.99 * (double)(k - 1))],
+                                  .max = v[k - 1]};
+}
+
+static enum st report_times(const struct run *r, struct run_report *o, struct err *err) {
+    float *v = malloc((r->n_records + 1) * sizeof *v);
+    if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
+    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].ttft_s;
+    percentiles(&o->ttft_s, v, r->n_records);
+    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].tpot_s;
+    percentiles(&o->tpot_s, v, r->n_records);
+    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].e2e_s;
+    percentiles(&o->e2e_s, v, r->n_records);
+    free(v);
+    return ST_OK;
+}
+
+static void use_of(const struct run_link *l, double span_s, double *most) {
+    double use = span_s > 0 ? l->busy_s / span_s : 0;
+    if (use > *most) *most = use;
+}
+
+static void report_members(struct run *r, struct run_report *o) {
+    uint64_t now = sim_net_now(r->net);
+    double up[MEMBER_ROLES] = {0}, busy[MEMBER_ROLES] = {0};
+    for (uint32_t i = 0; i < r->n_members; i++) {
+        struct run_member *m = &r->members[i];
+        run_member_account(m, now);
+        up[m->role] += m->up_s;
+        busy[m->role] += m->busy_s;
+        o->wrong_pages += m->wrong_pages;
+        o->preemptions += m->preemptions;
+        o->offers_refused += m->offers_refused;
+        o->blocks_stored += m->stored;
+        for (int p = 0; p < RUN_PLANES; p++) {
+            double *use = p ? &o->pool_use : &o->handover_use;
+            use_of(&m->in[p], run_s(now), use);
+            use_of(&m->out[p], run_s(now), use);
+        }
+        if (m->role != ROLE_OF_POOL) {
+            o->handover_bytes += m->in[0].bytes;
+            o->pool_read_bytes += m->in[1].bytes;
+            o->pool_write_bytes += m->out[1].bytes;
+        }
+        if (m->node) {
+            struct node_stats s;
+            node_stats(m->node, &s);
+            o->pool_tokens += s.load.prompt_from_pool;
+            o->leaked_pages += s.pages_leaked;
+        }
+    }
+    o->prefill_busy = up[ROLE_OF_PREFILL] > 0 ? busy[ROLE_OF_PREFILL] / up[ROLE_OF_PREFILL] : 0;
+    o->decode_busy = up[ROLE_OF_DECODE] > 0 ? busy[ROLE_OF_DECODE] / up[ROLE_OF_DECODE] : 0;
+}
+
+/* Chips of the instances, as busy or not; a machine's whole power counts in proportion. */
+static double energy(const struct run *r, double span_s) {
+    const struct machine *m = &r->c->machine;
+    double chips = 0, of_all = (double)m->n_nodes * m->chips_per_node;
+    for (uint32_t i = 0; i < r->n_members; i++)
+        if (r->members[i].role != ROLE_OF_POOL) chips += r->members[i].n_chips;
+    if (m->machine_w > 0) return m->machine_w * chips / of_all * span_s;
+    if (m->node_w > 0) return m->node_w * chips / m->chips_per_node * span_s;
+    return m->chip_w * chips * span_s;
+}
+
+enum st run_report(struct run *r, struct run_report *o, struct err *err) {
+    if (r->broken) {
+        *err = r->err;
+        return err->code;
+    }
+    struct cluster_view *v = malloc(sizeof *v);
+    if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
+    router_view(r->router, v);
+    *o = (struct run_report){.virtual_s = run_now_s(r),
+                             .wall_s = r->wall_s,
+                             .events = r->events,
+                             .requests = r->n_arrived,
+                             .finished = r->finished,
+                             .failed = r->failed,
+                             .moved = v->moved,
+                             .prompt_tokens = r->prompt_tokens,
+                             .cached_tokens = r->cached_tokens,
+                             .output_tokens = r->output_tokens,
+                             .first_arrival_s = r->first_arrival_s,
+                             .last_end_s = r->last_end_s,
+                             .good = r->n_good,
+                             .handovers = v->handovers,
+                             .deaths = v->deaths,
+                             .joins = v->joins,
+                             .wrong_tokens = r->wrong_tokens,
+                             .lost_requests = r->n_arrived - r->finished - r->failed - r->n_open};
+    free(v);
+    report_members(r, o);
+    o->energy_j = energy(r, o->last_end_s - o->first_arrival_s);
+    return report_times(r, o, err);
+}

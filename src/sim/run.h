@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A cluster's control code in virtual time: the router, workers and pool servers that serve for real,
+ * on a simulated bus, with instances whose steps take what the operator model says (step.h). One seed
+ * gives one run, on every machine. What a real cluster promises is checked as it goes: no request
+ * lost, no stream that repeats or skips a token, no page leaked, no block of another tenant read. */
+#ifndef SUPERNODE_SIM_RUN_H
+#define SUPERNODE_SIM_RUN_H
+
+#include "sim/step.h"
+#include "sim/trace.h"
+
+enum run_arrivals { RUN_TRACE, RUN_POISSON, RUN_CLOSED };
+enum run_fault_kind {
+    RUN_CHIP,      /* dies: its instance with it */
+    RUN_NODE,      /* all instances and pool servers that have a part of it */
+    RUN_LINK,      /* a chip's scale-out link has `share` of its rate left */
+    RUN_SUB_PLANE, /* of the scale-up plane */
+    RUN_POOL,      /* a pool server is killed */
+    RUN_SLOW,      /* a chip takes `slow` times as long: its instance waits for it */
+    RUN_FAULTS
+};
+extern const char *const run_fault_names[RUN_FAULTS + 1];
+
+struct run_fault {
+    enum run_fault_kind kind;
+    uint32_t index; /* of the chip, node, sub-plane or pool server */
+    double at_s, for_s;
+    double share, slow;
+};
+
+struct run_instances {
+    uint32_t n;                /* instances */
+    uint32_t chips;            /* of each */
+    uint32_t requests_per_die; /* sequences at once; decode */
+    uint32_t batch_tokens;     /* of a prompt batch a chip; prefill */
+    double restart_s;          /* until it is back after a fault */
+    struct step_setup setup;
+};
+
+struct run_config {
+    char hardware[256], model[256];
+    struct machine machine;
+    uint64_t seed;
+    uint32_t max_model_len;
+    struct run_instances prefill, decode;
+    struct {
+        uint32_t n;        /* servers, one a node */
+        double dram_bytes; /* of each */
+        char plane[MACHINE_NAME_MAX];
+    } pool;
+    char handover_plane[MACHINE_NAME_MAX];
+    struct {
+        enum run_arrivals arrivals;
+        char trace[4096];
+        double rate_scale;    /* of a trace's arrivals */
+        double rate;          /* requests/s; Poisson */
+        uint32_t clients;     /* closed loop */
+        uint32_t n_in, n_out; /* without a trace: each request's */
+        uint64_t requests;    /* at most; 0: no limit */
+        double duration_s;    /* arrivals stop; then what is under way ends */
+        uint32_t tenants;
+        bool spread; /* arrivals that stand at one instant are spread until the next one */
+    } load;
+    double slo_ttft_s, slo_tpot_s; /* 0: none */
+    uint32_t n_faults;
+    struct run_fault faults[256];
+    double mtbf_s[RUN_FAULTS]; /* of the whole machine, at random; 0: never */
+    double repair_s;
+    double no_worker_s;
+};
+
+/* A description in YAML, as those under examples/. */
+enum st ST_CHECKED run_config_open(struct run_config *c, const char *path, struct err *err);
+enum st ST_CHECKED run_config_read(struct run_config *c, const void *bytes, size_t len,
+                                   const char *name, struct err *err);
+
+struct run_percentiles {
+    double mean, p50, p90, p99, max;
+};
+
+struct run_instance_use {
+    char name[16];
+    double busy_s, up_s;
+};
+
+struct run_report {
+    double virtual_s, wall_s;
+    uint64_t events, requests, finished, failed, moved;
+    uint64_t prompt_tokens, cached_tokens, pool_tokens, output_tokens;
+    double first_arrival_s, last_end_s;
+    struct run_percentiles ttft_s, tpot_s, e2e_s;
+    uint64_t good;                    /* requests inside both SLOs */
+    double prefill_busy, decode_busy; /* shares of the time they were up */
+    double handover_bytes, pool_read_bytes, pool_write_bytes;
+    double handover_use, pool_use; /* busiest link's share of its time */
+    double energy_j;               /* 0: power is not known */
+    uint64_t handovers, deaths, joins, preemptions, offers_refused, blocks_stored;
+    /* invariants: all 0, or the run is wrong */
+    uint64_t wrong_tokens, wrong_pages, lost_requests, leaked_pages;
+    double decode_step_s, decode_batch; /* means */
+};
+
+struct run;
+/* The config is borrowed. */
+enum st ST_CHECKED run_new(struct run **out, const struct run_config *c, struct err *err);
+void run_free(struct run *r); /* NULL is allowed */
+/* Goes on until about that virtual time; false: it is over. */
+bool run_until(struct run *r, double virtual_s);
+double run_now_s(const struct run *r);
+double run_end_s(const struct run *r); /* when arrivals stop, for a progress bar; 0: not known */
+uint64_t run_events(const struct run *r);
+uint64_t run_finished(const struct run *r);
+/* At the end. */
+enum st ST_CHECKED run_report(struct run *r, struct run_report *out, struct err *err);
+
+#endif

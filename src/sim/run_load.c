@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The requests of a run: when they come, what their prompts are, and whether each token that comes
+ * back is the one that must come next. The whole answer follows from the prompt (sim_exec.h), so it is
+ * known without pages, workers or a router. */
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim/run_impl.h"
+
+/* --- when ------------------------------------------------------------------------------------- */
+
+static bool trace_is_timed(const struct run *r) {
+    return r->c->load.arrivals == RUN_TRACE;
+}
+
+/* Where the n-th request of a repeated trace comes. */
+static double trace_time(const struct run *r, uint64_t n) {
+    const struct trace *t = &r->trace;
+    uint64_t i = n % t->n_rows, copy = n / t->n_rows;
+    double at = t->rows[i].at_s;
+    if (r->c->load.spread) {
+        /* those of one instant are spread until the next one */
+        uint64_t from = i, to = i;
+        while (from > 0 && t->rows[from - 1].at_s == at) from--;
+        while (to < t->n_rows && t->rows[to].at_s == at) to++;
+        double next = to < t->n_rows ? t->rows[to].at_s : t->span_s;
+        at += (next - at) * (double)(i - from) / (double)(to - from);
+    }
+    return (at + (double)copy * t->span_s) / r->c->load.rate_scale;
+}
+
+static void plan_next(struct run *r, double now_s) {
+    const struct run_config *c = r->c;
+    if (c->load.arrivals == RUN_CLOSED) {
+        r->next_arrival_s = r->n_again ? now_s : INFINITY;
+    } else if (trace_is_timed(r)) {
+        r->next_arrival_s = trace_time(r, r->n_arrived);
+    } else {
+        r->next_arrival_s = now_s - log(1 - run_draw(r)) / c->load.rate;
+    }
+    bool over = (c->load.requests && r->n_arrived >= c->load.requests) ||
+                (c->load.duration_s > 0 && r->next_arrival_s < INFINITY &&
+                 r->next_arrival_s >= c->load.duration_s);
+    if (!over) return;
+    r->arrivals_over = true;
+    r->next_arrival_s = INFINITY;
+}
+
+/* --- what ------------------------------------------------------------------------------------- */
+
+static uint64_t mix(uint64_t x) {
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+/* Tokens of a block of a trace, or of the n-th request where there are none; the chain grows along. */
+static void fill_prompt(struct run *r, struct run_request *q, uint64_t n) {
+    const struct trace *t = &r->trace;
+    uint32_t vocab = r->c->prefill.setup.model.vocab;
+    uint64_t chain = sim_root(&q->r);
+    for (uint32_t at = 0; at < q->r.n_prompt;) {
+        uint32_t end =
+            at + TRACE_BLOCK_TOKENS < q->r.n_prompt ? at + TRACE_BLOCK_TOKENS : q->r.n_prompt;
+        uint64_t block = mix(n) ^ (at / TRACE_BLOCK_TOKENS);
+        if (t->has_blocks) {
+            uint64_t copy = n / t->n_rows; /* a repetition is other people's prompts */
+            block = copy << 32 | t->blocks[t->rows[n % t->n_rows].block + at / TRACE_BLOCK_TOKENS];
+        }
+        block = mix(block + r->c->seed);
+        for (uint32_t i = at; i < end; i++) {
+            uint32_t token = (uint32_t)((block + i * UINT64_C(0x9e3779b97f4a7c15)) >> 33) % vocab;
+            q->r.prompt[i] = token;
+            chain = sim_chain(chain, token, false);
+        }
+        at = end;
+    }
+    q->chain = chain;
+}
+
+static struct run_request *request_new(struct run *r, uint32_t n_in, uint32_t n_out) {
+    struct run_request *q = r->free_requests;
+    if (q)
+        r->free_requests = q->next;
+    else
+        q = calloc(1, sizeof *q);
+    if (!q) return NULL;
+    uint32_t *prompt = q->r.prompt, *ids = q->choice.ids;
+    if (q->cap_prompt < n_in) {
+        prompt = realloc(prompt, n_in * sizeof *prompt);
+        if (prompt) q->cap_prompt = n_in;
+    }
+    if (q->cap_ids < n_out) {
+        ids = realloc(ids, n_out * sizeof *ids);
+        if (ids) q->cap_ids = n_out;
+    }
+    if (prompt) q->r.prompt = prompt;
+    if (ids) q->choice.ids = ids;
+    if (q->cap_prompt >= n_in && q->cap_ids >= n_out) return q;
+    q->next = r->free_requests;
+    r->free_requests = q;
+    return NULL;
+}
+
+static void lengths(const struct run *r, uint64_t n, uint32_t *n_in, uint32_t *n_out) {
+    *n_in = r->c->load.n_in;
+    *n_out = r->c->load.n_out;
+    if (r->trace.n_rows) {
+        const struct trace_row *row = &r->trace.rows[n % r->trace.n_rows];
+        *n_in = row->n_in;
+        *n_out = row->n_out;
+    }
+    if (*n_out == 0) *n_out = 1;
+    if (*n_in + *n_out > r->c->max_model_len) *n_in = r->c->max_model_len - *n_out;
+}
+
+/* --- what comes back -------------------------------------------------------------------------- */
+
+static bool on_token(void *ctx, const struct token_out *t) {
+    struct run_request *q = ctx;
+    struct run *r = q->run;
+    double now_s = run_s(sim_net_now(r->net));
+    uint32_t expected = sim_draw(q->chain, q->r.seed, r->c->prefill.setup.model.vocab);
+    if (t->position != q->r.n_prompt + q->n_told || t->id != expected) r->wrong_tokens++;
+    q->chain = sim_chain(q->chain, t->id, true);
+    if (q->n_told++ == 0) {
+        q->first_s = now_s;
+        r->cached_tokens += t->n_cached;
+    }
+    q->last_s = now_s;
+    r->output_tokens++;
+    return true;
+}
+
+static void keep_record(struct run *r, const struct run_request *q) {
+    if (r->n_records == r->cap_records) {
+        uint64_t cap = r->cap_records ? 2 * r->cap_records : 4096;
+        struct run_record *v = realloc(r->records, cap * sizeof *v);
+        if (!v) {
+            r->broken = true;
+            (void)err_set(&r->err, ST_NO_MEMORY, "run: out of memory");
+            return;
+        }
+        r->records = v;
+        r->cap_records = cap;
+    }
+    struct run_record rec = {.ttft_s = (float)(q->first_s - q->arrived_s),
+                             .e2e_s = (float)(q->last_s - q->arrived_s)};
+    rec.tpot_s = q->n_told > 1 ? (float)((q->last_s - q->first_s) / (q->n_told - 1)) : -1;
+    r->records[r->n_records++] = rec;
+    const struct run_config *c = r->c;
+    r->n_good += (c->slo_ttft_s <= 0 || rec.ttft_s <= c->slo_ttft_s) &&
+                 (c->slo_tpot_s <= 0 || rec.tpot_s <= c->slo_tpot_s);
+}
+
+static void on_done(void *ctx, const struct err *err) {
+    struct run_request *q = ctx;
+    struct run *r = q->run;
+    double now_s = run_s(sim_net_now(r->net));
+    r->n_open--;
+    r->last_end_s = now_s;
+    if (err) {
+        r->failed++;
+    } else {
+        r->finished++;
+        if (q->n_told != q->r.max_tokens) r->wrong_tokens++;
+        keep_record(r, q);
+    }
+    if (r->c->load.arrivals == RUN_CLOSED) {
+        r->n_again++;
+        if (!r->arrivals_over) r->next_arrival_s = now_s;
+    }
+    q->next = r->free_requests;
+    r->free_requests = q;
+}
+
+static void arrive(struct run *r, double now_s) {
+    static const struct engine_sink sink = {.token = on_token, .done = on_done};
+    uint32_t n_in, n_out;
+    uint64_t n = r->n_arrived++;
+    struct err err;
+    lengths(r, n, &n_in, &n_out);
+    struct run_request *q = request_new(r, n_in, n_out);
+    if (!q) {
+        r->broken = true;
+        (void)err_set(&r->err, ST_NO_MEMORY, "run: out of memory");
+        return;
+    }
+    q->run = r;
+    q->n_told = 0;
+    q->arrived_s = now_s;
+    struct request *x = &q->r;
+    x->version = REQUEST_VERSION;
+    x->attempt = 0;
+    snprintf(x->id, sizeof x->id, "r%llu", (unsigned long long)n);
+    snprintf(x->model_id, sizeof x->model_id, "%s", RUN_MODEL_ID);
+    snprintf(x->tenant, sizeof x->tenant, "t%llu", (unsigned long long)(n % r->c->load.tenants));
+    x->n_prompt = n_in;
+    q->role = (struct role_run){n_in, ROLE_PROMPT};
+    x->roles = &q->role;
+    x->n_roles = 1;
+    x->seed = (int64_t)(mix(n ^ r->c->seed) >> 11);
+    x->max_tokens = n_out;
+    x->logprobs = x->prompt_logprobs = -1;
+    x->sampling.temperature = 1;
+    q->choice.n_ids = q->choice.n_delivered = 0;
+    q->choice.finish = FINISH_NONE;
+    x->choices = &q->choice;
+    x->n_choices = 1;
+    fill_prompt(r, q, n);
+    r->prompt_tokens += n_in;
+    r->n_open++;
+    if (n == 0) r->first_arrival_s = now_s;
+    if (router_add(r->router, x, &sink, q, sim_net_now(r->net), &err) == ST_OK) return;
+    r->n_open--;
+    r->failed++;
+    q->next = r->free_requests;
+    r->free_requests = q;
+}
+
+void run_load_arrive(struct run *r, double now_s) {
+    while (!r->broken && !r->arrivals_over && r->next_arrival_s <= now_s) {
+        if (r->n_again) r->n_again--;
+        arrive(r, now_s);
+        plan_next(r, now_s);
+    }
+}
+
+enum st run_load_new(struct run *r, struct err *err) {
+    const struct run_config *c = r->c;
+    enum st st = c->load.trace[0] ? trace_open(&r->trace, c->load.trace, err) : ST_OK;
+    if (st) return st;
+    if (trace_is_timed(r) && !r->trace.has_times)
+        return err_set(err, ST_INVALID,
+                       "%s: found lengths without times, expected arrivals: "
+                       "poisson or closed with it",
+                       c->load.trace);
+    if (trace_is_timed(r) && !(r->trace.span_s > 0) && !c->load.requests)
+        return err_set(err, ST_INVALID, "%s: all requests come at once, expected load.requests",
+                       c->load.trace);
+    r->n_again = c->load.arrivals == RUN_CLOSED ? c->load.clients : 0;
+    plan_next(r, 0);
+    return ST_OK;
+}
+
+void run_load_free(struct run *r) {
+    while (r->free_requests) {
+        struct run_request *q = r->free_requests;
+        r->free_requests = q->next;
+        free(q->r.prompt);
+        free(q->choice.ids);
+        free(q);
+    }
+    free(r->records);
+    trace_release(&r->trace);
+}

@@ -1,0 +1,445 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who takes part in a run: instances that prefill or decode, and pool servers, each with the chips
+ * it stands on, its links, and the code of a real member inside. */
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim/run_impl.h"
+
+enum { HANDOVER, POOL };
+static const uint64_t lease_ns =
+    600000000000;                           /* a long prompt's rows may wait for all of a batch */
+static const uint64_t look_ns = 1000000000; /* rows come when the batch is over: HANDED tells */
+enum { OFFERS_MAX = 8192 };
+
+/* --- time of what goes over the network ------------------------------------------------------- */
+
+static void link_init(struct run_link *l, double rate_bps) {
+    *l = (struct run_link){.rate_bps = rate_bps, .share = 1};
+}
+
+/* When bytes that are offered now are through the link. */
+static double link_take(struct run_link *l, double now_s, double bytes) {
+    double s = bytes / (l->rate_bps * l->share);
+    l->free_s = (l->free_s > now_s ? l->free_s : now_s) + s;
+    l->busy_s += s;
+    l->bytes += bytes;
+    return l->free_s;
+}
+
+static struct run_member *member_of(const struct run *r, const struct bus *b) {
+    for (uint32_t i = 0; i < r->n_members && b; i++)
+        if (r->members[i].bus == b) return &r->members[i];
+    return NULL;
+}
+
+static const struct machine_path *path_of(const struct machine_plane *p, bool cpu, bool write) {
+    enum machine_transfer t = cpu ? (write ? TRANSFER_WRITE_CPU : TRANSFER_READ_CPU)
+                                  : (write ? TRANSFER_WRITE : TRANSFER_READ);
+    if (p->other_node[t].rate_bps <= 0) t = write ? TRANSFER_WRITE : TRANSFER_READ;
+    return &p->other_node[t];
+}
+
+/* What one die gets on a path where nobody else is. */
+static double die_rate(const struct machine_plane *p, bool cpu, bool write) {
+    double rate = path_of(p, cpu, write)->rate_bps;
+    if (rate <= 0) rate = p->die_bps;
+    if (p->node_bps > 0 && (rate <= 0 || p->node_bps < rate)) rate = p->node_bps;
+    return rate;
+}
+
+/* An operation on memory of another member. Only pages are long: all else costs its latency. */
+uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t len) {
+    struct run *r = ctx;
+    struct run_member *a = member_of(r, by), *b = member_of(r, of);
+    bool pool = a && b && (a->role == ROLE_OF_POOL || b->role == ROLE_OF_POOL);
+    const struct machine_plane *p = r->planes[pool ? POOL : HANDOVER];
+    /* a server pulls what it is offered: that is a worker's write to its memory */
+    bool stores = pool && a->role == ROLE_OF_POOL;
+    const struct machine_path *path = path_of(p, pool, write || stores);
+    double now_s = run_s(sim_net_now(r->net)), end_s = now_s;
+    if (len == SIM_PAGE_BYTES && a && b) {
+        int plane = pool ? POOL : HANDOVER;
+        const struct step_setup *setup = a->setup ? a->setup : b->setup;
+        double bytes = step_kv_token_bytes(setup) * KV_PAGE_TOKENS;
+        double in = link_take(&a->in[plane], now_s, bytes),
+               out = link_take(&b->out[plane], now_s, bytes),
+               alone = now_s + bytes / die_rate(p, pool, stores);
+        end_s = fmax(fmax(in, out), alone);
+    }
+    return run_ns(end_s - now_s + path->latency_s) + 1;
+}
+
+/* --- members ---------------------------------------------------------------------------------- */
+
+static struct bus_identity identity(const char *name, enum proto_peer kind) {
+    struct bus_identity i = {.hello = {(uint8_t)kind}, .hello_len = 1};
+    snprintf(i.name, sizeof i.name, "%s", name);
+    snprintf(i.model_id, sizeof i.model_id, RUN_MODEL_ID);
+    return i;
+}
+
+static double decode_s(void *ctx, const struct sim_step *s) {
+    const struct run_member *m = ctx;
+    struct step_decode d = {.requests = s->requests, .kv_tokens = s->kv_tokens};
+    return step_decode_s(m->setup, &d, NULL);
+}
+
+static double prefill_s(void *ctx, const struct sim_chunk *c) {
+    const struct run_member *m = ctx;
+    struct step_prefill p = {.tokens = c->tokens,
+                             .key_pairs = c->key_pairs,
+                             .cached = c->cached,
+                             .requests = c->requests};
+    return step_prefill_s(m->setup, &p, NULL);
+}
+
+static uint32_t pages_of(const struct run *r, const struct run_member *m) {
+    double room = step_kv_room_bytes(m->setup, m->role == ROLE_OF_PREFILL) * m->setup->dies;
+    double pages = room / (step_kv_token_bytes(m->setup) * KV_PAGE_TOKENS);
+    uint32_t least = engine_pages_min(r->c->max_model_len);
+    if (pages < least) return least;
+    return pages > 64e6 ? 64000000 : (uint32_t)pages;
+}
+
+static uint32_t seqs_of(const struct run *r, const struct run_member *m) {
+    if (m->role == ROLE_OF_DECODE) return r->c->decode.requests_per_die * m->setup->dies;
+    return 4096;
+}
+
+static enum st begin_worker(struct run *r, struct run_member *m, struct err *err) {
+    struct bus_identity who = identity(m->name, PROTO_PEER_WORKER);
+    const struct run_config *c = r->c;
+    void *memory;
+    uint32_t n_pages = pages_of(r, m), seqs = seqs_of(r, m);
+    bool prefill = m->role == ROLE_OF_PREFILL;
+    enum st st = sim_bus_new(&m->bus, r->net, m->name, &who, err);
+    if (!st)
+        st = bus_segment_new(m->bus, sim_exec_bytes(n_pages), BUS_PEERS_READ, &m->memory, &memory,
+                             err);
+    if (st) return st;
+    m->times = (struct sim_times){.ctx = m, .step_s = decode_s, .chunk_s = prefill_s};
+    struct sim_exec_options x = {.times = m->times,
+                                 .model_id = RUN_MODEL_ID,
+                                 .n_pages = n_pages,
+                                 .n_slots = seqs,
+                                 .max_model_len = c->max_model_len,
+                                 .rows_max = seqs * 2 + EXECUTOR_RIDE_ROWS,
+                                 .vocab = m->setup->model.vocab,
+                                 .dies = m->setup->dies,
+                                 .drafts = m->setup->mtp && !prefill,
+                                 .acceptance = m->setup->acceptance,
+                                 .memory = memory};
+    st = sim_exec_init(&m->exec, &x, err);
+    if (st) return st;
+    uint64_t batch = (uint64_t)c->prefill.batch_tokens * c->prefill.chips;
+    struct node_options o = {
+        .bus = m->bus,
+        .executor = &m->exec.x,
+        .memory = m->memory,
+        .engine = {.max_num_seqs = seqs,
+                   .max_num_batched_tokens =
+                       prefill && batch > EXECUTOR_CHUNK_MIN ? (uint32_t)batch : EXECUTOR_CHUNK_MIN,
+                   .speculate = x.drafts ? SPECULATE_ON : SPECULATE_OFF,
+                   .draft_tokens = 1},
+        .name = m->name,
+        .address = m->name,
+        .router = "router",
+        .role = m->role,
+        .lease_ns = lease_ns,
+        .look_ns = look_ns,
+        .offers_max = OFFERS_MAX};
+    return node_new(&m->node, &o, err);
+}
+
+static enum st begin_pool(struct run *r, struct run_member *m, struct err *err) {
+    struct bus_identity who = identity(m->name, PROTO_PEER_POOL);
+    struct block_shape shape = {.n_layers = 1, .layer_bytes = SIM_PAGE_BYTES};
+    double block = step_kv_token_bytes(&r->c->prefill.setup) * KV_PAGE_TOKENS;
+    enum st st = sim_bus_new(&m->bus, r->net, m->name, &who, err);
+    if (st) return st;
+    /* a block stands for its real size, and takes a slot of the small one's */
+    double slots = floor(r->c->pool.dram_bytes / block);
+    struct pool_node_options o = {
+        .pool = {.bus = m->bus, .dram_bytes = (uint64_t)(slots * (double)slot_bytes(&shape))},
+        .name = m->name,
+        .address = m->name,
+        .router = "router"};
+    return pool_node_new(&m->pool, &o, err);
+}
+
+static enum st begin(struct run *r, struct run_member *m, struct err *err) {
+    enum st st = m->role == ROLE_OF_POOL ? begin_pool(r, m, err) : begin_worker(r, m, err);
+    if (st) return st;
+    m->there = true;
+    m->due_ns = m->busy_ns = m->up_since_ns = sim_net_now(r->net);
+    m->lives++;
+    return ST_OK;
+}
+
+void run_member_account(struct run_member *m, uint64_t now_ns) {
+    if (!m->there) return;
+    m->up_s += run_s(now_ns - m->up_since_ns);
+    m->up_since_ns = now_ns;
+    if (m->node) {
+        struct node_stats s;
+        node_stats(m->node, &s);
+        m->wrong_pages += m->exec.wrong;
+        m->exec.wrong = 0;
+        m->busy_s += m->exec.busy_s;
+        m->exec.busy_s = 0;
+        m->preemptions = s.engine.preemptions;
+        m->offers_refused = s.pool.refused;
+        m->stored = s.pool.stored;
+    }
+}
+
+static void end(struct run *r, struct run_member *m) {
+    run_member_account(m, sim_net_now(r->net));
+    sim_bus_kill(m->bus);
+    node_free(m->node);
+    if (m->node) sim_exec_release(&m->exec);
+    pool_node_free(m->pool);
+    bus_free(m->bus);
+    m->node = NULL;
+    m->pool = NULL;
+    m->bus = NULL;
+    m->there = false;
+}
+
+static void copy_all(struct run_member *m) {
+    while (m->node && node_copy(m->node)) continue;
+}
+
+void run_member_step(struct run *r, struct run_member *m, uint64_t now) {
+    if (!m->there) return;
+    if (sim_bus_has_news(m->bus)) {
+        m->news = true;
+        copy_all(m); /* by a thread of its own */
+    }
+    if (now < m->busy_ns || (now < m->due_ns && !m->news)) return;
+    m->news = false;
+    m->exec.now_ns = now;
+    uint64_t due = m->node ? node_step(m->node) : pool_node_step(m->pool);
+    copy_all(m);
+    m->busy_ns = m->node ? m->exec.now_ns : now;
+    m->due_ns = due > m->busy_ns ? due : m->busy_ns > now ? m->busy_ns : now + 1000;
+    r->events++;
+}
+
+uint64_t run_member_due(const struct run_member *m) {
+    if (!m->there) return UINT64_MAX;
+    uint64_t at = m->news ? m->busy_ns : m->due_ns;
+    return at > m->busy_ns ? at : m->busy_ns;
+}
+
+/* --- where they stand ------------------------------------------------------------------------- */
+
+static double plane_rate(const struct run *r, const struct machine_plane *p, double dies, bool cpu,
+                         bool write) {
+    double rate = dies * die_rate(p, cpu, write),
+           nodes = dies / machine_dies_per_node(&r->c->machine);
+    if (p->node_bps > 0 && nodes * p->node_bps < rate) rate = nodes * p->node_bps;
+    return rate;
+}
+
+static void place_worker(struct run *r, struct run_member *m) {
+    double dies = m->setup->dies;
+    link_init(&m->in[HANDOVER], plane_rate(r, r->planes[HANDOVER], dies, false, false));
+    link_init(&m->out[HANDOVER], plane_rate(r, r->planes[HANDOVER], dies, false, false));
+    link_init(&m->in[POOL], plane_rate(r, r->planes[POOL], dies, true, false));
+    link_init(&m->out[POOL], plane_rate(r, r->planes[POOL], dies, true, true));
+}
+
+static void place_server(struct run *r, struct run_member *m) {
+    const struct machine_plane *p = r->planes[POOL];
+    double rate = p->cpu_bps * r->c->machine.cpus_per_node;
+    if (p->node_bps > 0 && (rate <= 0 || p->node_bps < rate)) rate = p->node_bps;
+    if (rate <= 0) rate = p->die_bps * machine_dies_per_node(&r->c->machine);
+    for (int i = 0; i < RUN_PLANES; i++) {
+        link_init(&m->in[i], rate);
+        link_init(&m->out[i], rate);
+    }
+}
+
+static void add(struct run *r, enum member_role role, const struct run_instances *of, uint32_t i,
+                uint32_t first_chip) {
+    struct run_member *m = &r->members[r->n_members++];
+    snprintf(m->name, sizeof m->name, "%c%u", "pdm"[role], i);
+    m->role = role;
+    m->first_chip = first_chip;
+    m->n_chips = of ? of->chips : r->c->machine.chips_per_node;
+    m->setup = of ? &of->setup : NULL;
+    if (of)
+        place_worker(r, m);
+    else
+        place_server(r, m);
+}
+
+static enum st find_plane(struct run *r, int which, const char *name, struct err *err) {
+    const struct machine *m = &r->c->machine;
+    r->planes[which] = machine_plane(m, name);
+    if (r->planes[which]) return ST_OK;
+    return err_set(err, ST_INVALID, "%s: plane %s: found no such plane of %s", r->c->hardware, name,
+                   m->name);
+}
+
+enum st run_members_new(struct run *r, struct err *err) {
+    const struct run_config *c = r->c;
+    uint32_t n = c->prefill.n + c->decode.n + c->pool.n, chip = 0;
+    if (n > RUN_MEMBERS_MAX)
+        return err_set(err, ST_INVALID, "run: %u members, expected %d at most", n, RUN_MEMBERS_MAX);
+    enum st st = find_plane(r, HANDOVER, c->handover_plane, err);
+    if (!st) st = find_plane(r, POOL, c->pool.plane, err);
+    if (st) return st;
+    r->members = calloc(n, sizeof *r->members);
+    if (!r->members) return err_set(err, ST_NO_MEMORY, "run: out of memory");
+    for (uint32_t i = 0; i < c->prefill.n; i++, chip += c->prefill.chips)
+        add(r, ROLE_OF_PREFILL, &c->prefill, i, chip);
+    for (uint32_t i = 0; i < c->decode.n; i++, chip += c->decode.chips)
+        add(r, ROLE_OF_DECODE, &c->decode, i, chip);
+    for (uint32_t i = 0; i < c->pool.n; i++)
+        add(r, ROLE_OF_POOL, NULL, i, i * c->machine.chips_per_node);
+    for (uint32_t i = 0; i < r->n_members && !st; i++) st = begin(r, &r->members[i], err);
+    return st;
+}
+
+void run_members_free(struct run *r) {
+    for (uint32_t i = 0; i < r->n_members; i++)
+        if (r->members[i].bus) end(r, &r->members[i]);
+    free(r->members);
+}
+
+/* --- faults ----------------------------------------------------------------------------------- */
+
+const char *const run_fault_names[RUN_FAULTS + 1] = {"chip", "node", "link", "sub-plane",
+                                                     "pool", "slow", NULL};
+
+static enum st add_fault(struct run *r, const struct run_fault *f, double at_s, bool ends,
+                         struct err *err) {
+    if (r->n_faults == r->cap_faults) {
+        uint32_t cap = r->cap_faults ? 2 * r->cap_faults : 64;
+        struct run_due_fault *v = realloc(r->faults, cap * sizeof *v);
+        if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
+        r->faults = v;
+        r->cap_faults = cap;
+    }
+    uint32_t i = r->n_faults++;
+    for (; i > 0 && r->faults[i - 1].at_s > at_s; i--) r->faults[i] = r->faults[i - 1];
+    r->faults[i] = (struct run_due_fault){at_s, ends, *f};
+    return ST_OK;
+}
+
+static enum st add_both(struct run *r, const struct run_fault *f, struct err *err) {
+    enum st st = add_fault(r, f, f->at_s, false, err);
+    if (!st && f->for_s > 0) st = add_fault(r, f, f->at_s + f->for_s, true, err);
+    return st;
+}
+
+static uint32_t places(const struct run *r, enum run_fault_kind kind) {
+    const struct machine *m = &r->c->machine;
+    switch (kind) {
+    case RUN_NODE: return m->n_nodes;
+    case RUN_SUB_PLANE: return m->planes[0].sub_planes ? m->planes[0].sub_planes : 1;
+    case RUN_POOL: return r->c->pool.n;
+    default: return m->n_nodes * m->chips_per_node;
+    }
+}
+
+enum st run_faults_new(struct run *r, struct err *err) {
+    const struct run_config *c = r->c;
+    enum st st = ST_OK;
+    for (uint32_t i = 0; i < c->n_faults && !st; i++) {
+        const struct run_fault *f = &c->faults[i];
+        if (f->index >= places(r, f->kind))
+            return err_set(err, ST_INVALID, "faults: %s %u: expected less than %u",
+                           run_fault_names[f->kind], f->index, places(r, f->kind));
+        st = add_both(r, f, err);
+    }
+    for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
+        for (double at = 0; c->mtbf_s[k] > 0 && !st;) {
+            at -= log(1 - run_draw(r)) * c->mtbf_s[k];
+            if (at >= c->load.duration_s || places(r, (enum run_fault_kind)k) == 0) break;
+            struct run_fault f = {.kind = (enum run_fault_kind)k,
+                                  .index =
+                                      (uint32_t)(run_draw(r) * places(r, (enum run_fault_kind)k)),
+                                  .at_s = at,
+                                  .for_s = c->repair_s,
+                                  .share = 0.1,
+                                  .slow = 2};
+            st = add_both(r, &f, err);
+        }
+    return st;
+}
+
+double run_faults_next(const struct run *r) {
+    return r->n_faults ? r->faults[0].at_s : INFINITY;
+}
+
+static bool stands_on(const struct run *r, const struct run_member *m, const struct run_fault *f) {
+    uint32_t per_node = r->c->machine.chips_per_node, last = m->first_chip + m->n_chips - 1;
+    switch (f->kind) {
+    case RUN_CHIP:
+    case RUN_LINK:
+    case RUN_SLOW: return m->role != ROLE_OF_POOL && f->index >= m->first_chip && f->index <= last;
+    case RUN_NODE: return f->index >= m->first_chip / per_node && f->index <= last / per_node;
+    case RUN_SUB_PLANE: return true;
+    case RUN_POOL: return m->role == ROLE_OF_POOL && f->index == m->first_chip / per_node;
+    case RUN_FAULTS: return false;
+    }
+    return false;
+}
+
+/* One chip's link of all of an instance's: what is left of the whole. */
+static void change_link(struct run_member *m, int plane, double factor) {
+    m->in[plane].share *= factor;
+    m->out[plane].share *= factor;
+}
+
+static void apply_to(struct run *r, struct run_member *m, const struct run_due_fault *d) {
+    const struct run_fault *f = &d->fault;
+    double share = f->kind == RUN_LINK ? 1 - (1 - f->share) / m->n_chips
+                                       : 1 - (1 - f->share) / places(r, RUN_SUB_PLANE);
+    switch (f->kind) {
+    case RUN_SLOW: m->exec.slow = d->ends ? 1 : f->slow; break;
+    case RUN_LINK: change_link(m, HANDOVER, d->ends ? 1 / share : share); break;
+    case RUN_SUB_PLANE: change_link(m, POOL, d->ends ? 1 / share : share); break;
+    default:
+        if (!d->ends && m->down++ == 0 && m->there) end(r, m);
+        if (d->ends && --m->down == 0 && !r->broken) r->broken = begin(r, m, &r->err) != ST_OK;
+        break;
+    }
+}
+
+static void apply(struct run *r, const struct run_due_fault *d) {
+    bool kills =
+        d->fault.kind == RUN_CHIP || d->fault.kind == RUN_NODE || d->fault.kind == RUN_POOL;
+    for (uint32_t i = 0; i < r->n_members; i++) {
+        struct run_member *m = &r->members[i];
+        if (!stands_on(r, m, &d->fault)) continue;
+        double restart_s = m->role == ROLE_OF_PREFILL  ? r->c->prefill.restart_s
+                           : m->role == ROLE_OF_DECODE ? r->c->decode.restart_s
+                                                       : 0;
+        if (kills && d->ends && restart_s > 0 && d->fault.share >= 0) {
+            /* mended, but it must load its weights first */
+            struct run_fault later = d->fault;
+            later.share = -1 - (double)i;
+            struct err err;
+            if (add_fault(r, &later, d->at_s + restart_s, true, &err)) r->broken = true;
+            continue;
+        }
+        if (d->fault.share < 0 && (uint32_t)(-1 - d->fault.share) != i) continue;
+        apply_to(r, m, d);
+    }
+}
+
+void run_faults_apply(struct run *r, double now_s) {
+    while (r->n_faults && r->faults[0].at_s <= now_s) {
+        struct run_due_fault d = r->faults[0];
+        memmove(r->faults, r->faults + 1, --r->n_faults * sizeof *r->faults);
+        apply(r, &d);
+    }
+}
