@@ -13,7 +13,7 @@ static const uint64_t message_ns_min = 20000, message_ns_max = 60000, peer_timeo
                       close_ns = 200000000;
 
 uint64_t run_ns(double s) {
-    return s <= 0 ? 0 : (uint64_t)llround(s * 1e9);
+    return s <= 0 ? 0 : s >= 1.8e10 ? UINT64_MAX : (uint64_t)llround(s * 1e9);
 }
 
 double run_s(uint64_t ns) {
@@ -103,7 +103,7 @@ static void step(struct run *r, uint64_t until_ns) {
     now = sim_net_now(r->net);
     double now_s = run_s(now);
     r->events++;
-    run_faults_apply(r, now_s);
+    run_faults_apply(r);
     uint64_t arrived = r->n_arrived;
     run_load_arrive(r, now_s);
     if (sim_bus_has_news(r->bus) || arrived != r->n_arrived || now >= r->router_due_ns) {

@@ -111,7 +111,7 @@ void run_member_account(struct run_member *m, uint64_t now_ns);
 
 enum st ST_CHECKED run_faults_new(struct run *r, struct err *err);
 double run_faults_next(const struct run *r);
-void run_faults_apply(struct run *r, double now_s);
+void run_faults_apply(struct run *r);
 
 enum st ST_CHECKED run_load_new(struct run *r, struct err *err);
 void run_load_free(struct run *r);

@@ -223,7 +223,7 @@ static void arrive(struct run *r, double now_s) {
 }
 
 void run_load_arrive(struct run *r, double now_s) {
-    while (!r->broken && !r->arrivals_over && r->next_arrival_s <= now_s) {
+    while (!r->broken && !r->arrivals_over && run_ns(r->next_arrival_s) <= sim_net_now(r->net)) {
         if (r->n_again) r->n_again--;
         arrive(r, now_s);
         plan_next(r, now_s);

@@ -436,8 +436,8 @@ static void apply(struct run *r, const struct run_due_fault *d) {
     }
 }
 
-void run_faults_apply(struct run *r, double now_s) {
-    while (r->n_faults && r->faults[0].at_s <= now_s) {
+void run_faults_apply(struct run *r) {
+    while (r->n_faults && run_ns(r->faults[0].at_s) <= sim_net_now(r->net)) {
         struct run_due_fault d = r->faults[0];
         memmove(r->faults, r->faults + 1, --r->n_faults * sizeof *r->faults);
         apply(r, &d);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 enum { DIE_NONE = UINT32_MAX };
-static const uint64_t gate_wait_ns = 200000;
+static const uint64_t gate_wait_ns = 200000, piece_ns_min = 1000000;
 
 struct sim_page {
     uint64_t before;      /* the chain behind the page before */
@@ -200,8 +200,10 @@ static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t un
         s->in_chunk = true;
         s->chunk_end_ns = s->now_ns + ns_of(s, s->o.times.chunk_s(s->o.times.ctx, &c));
     }
-    if (s->now_ns < s->chunk_end_ns) {
-        s->now_ns = s->chunk_end_ns < until_ns ? s->chunk_end_ns : until_ns;
+    if (s->now_ns < s->chunk_end_ns) { /* a piece, however short it should be */
+        uint64_t piece_end = s->now_ns + piece_ns_min;
+        if (piece_end < until_ns) piece_end = until_ns;
+        s->now_ns = s->chunk_end_ns < piece_end ? s->chunk_end_ns : piece_end;
         if (s->now_ns < s->chunk_end_ns) return false;
     }
     for (uint32_t i = 0; i < n_runs; i++)

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reads the description of a run (docs/simulator.md has every key). What is left out has a default
+ * here; what cannot be is a sentence with file, line and key. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/doc.h"
+#include "sim/models.h"
+#include "sim/run.h"
+
+enum { TOKENS_MAX = 1 << 20 };
+
+struct in { /* what is being read */
+    struct run_config *c;
+    const char *name; /* of the file */
+    struct err *err;
+};
+
+/* --- numbers in the file's units ------------------------------------------------------------- */
+
+static enum st number(struct in *in, const struct doc_node *at, const char *key, double min,
+                      double max, double unit, double *out) {
+    double v = *out / unit;
+    enum st st = doc_number(at, key, min, max, &v, in->err);
+    *out = v * unit;
+    return st;
+}
+
+static enum st count(struct in *in, const struct doc_node *at, const char *key, uint64_t min,
+                     uint64_t max, uint32_t *out) {
+    uint64_t v = *out;
+    enum st st = doc_count(at, key, min, max, &v, in->err);
+    *out = (uint32_t)v;
+    return st;
+}
+
+static enum st text(struct in *in, const struct doc_node *at, const char *key, char *out,
+                    size_t size) {
+    const char *v = NULL;
+    enum st st = doc_text(at, key, &v, in->err);
+    if (st || !v) return st;
+    if ((size_t)snprintf(out, size, "%s", v) < size) return ST_OK;
+    return doc_fail(doc_find(at, key), in->err, "longer than %zu bytes", size - 1);
+}
+
+/* An empty mapping stands for one that is missing. */
+static enum st mapping(struct in *in, const struct doc_node *at, const char *key,
+                       const struct doc_node **out) {
+    static const struct doc_node nothing = {.kind = DOC_MAP};
+    const struct doc_node *n = doc_find(at, key);
+    *out = n ? n : &nothing;
+    if (!n || n->kind == DOC_MAP) return ST_OK;
+    return doc_fail(n, in->err, "expected a mapping");
+}
+
+/* --- instances -------------------------------------------------------------------------------- */
+
+static enum st instances(struct in *in, const struct doc_node *root, bool prefill) {
+    static const char *const keys[] = {"instances",
+                                       "chips",
+                                       "requests_per_chip",
+                                       "batch_tokens",
+                                       "restart_s",
+                                       "weights",
+                                       "kv_bytes",
+                                       "ep",
+                                       "redundant_experts",
+                                       "imbalance",
+                                       "mtp",
+                                       "acceptance",
+                                       "layer_fixed_ms",
+                                       "microbatches",
+                                       "attention_share",
+                                       NULL};
+    const struct doc_node *at;
+    struct run_instances *i = prefill ? &in->c->prefill : &in->c->decode;
+    struct step_setup *s = &i->setup;
+    uint32_t type = s->weights, per_chip = 0;
+    const struct machine *m = &in->c->machine;
+    enum st st = mapping(in, root, prefill ? "prefill" : "decode", &at);
+    if (!st) st = doc_only(at, keys, in->err);
+    if (!st) st = count(in, at, "instances", 1, 200, &i->n);
+    if (!st) st = count(in, at, "chips", 1, m->n_nodes * m->chips_per_node, &i->chips);
+    per_chip = i->requests_per_die * m->dies_per_chip;
+    if (!st) st = count(in, at, "requests_per_chip", m->dies_per_chip, 4096, &per_chip);
+    i->requests_per_die = per_chip / m->dies_per_chip;
+    if (!st) st = count(in, at, "batch_tokens", 512, TOKENS_MAX, &i->batch_tokens);
+    if (!st) st = number(in, at, "restart_s", 0, 1e6, 1, &i->restart_s);
+    if (!st) st = doc_word(at, "weights", machine_type_names, &type, in->err);
+    s->weights = (enum machine_type)type;
+    if (!st) st = number(in, at, "kv_bytes", 0.25, 8, 1, &s->kv_bytes);
+    if (!st) st = count(in, at, "ep", 1, 4096, &s->ep);
+    if (!st) st = count(in, at, "redundant_experts", 0, 4096, &s->redundant);
+    if (!st) st = number(in, at, "imbalance", 1, 100, 1, &s->imbalance);
+    if (!st) st = doc_bool(at, "mtp", &s->mtp, in->err);
+    if (!st) st = number(in, at, "acceptance", 0, 1, 1, &s->acceptance);
+    if (!st) st = number(in, at, "layer_fixed_ms", 0, 12, 1e-3, &s->layer_fixed_s);
+    if (!st) st = doc_bool(at, "microbatches", &s->microbatches, in->err);
+    if (!st) st = number(in, at, "attention_share", 0.05, 0.95, 1, &s->attention_cubes);
+    s->machine = m;
+    s->dies = i->chips * m->dies_per_chip;
+    if (st) return st;
+    st = step_setup_fill(s, prefill, in->err);
+    return st ? err_prefix(in->err, "%s: %s: ", in->name, prefill ? "prefill" : "decode") : ST_OK;
+}
+
+/* --- load, faults ----------------------------------------------------------------------------- */
+
+/* A trace's path is relative to the description that names it. */
+static enum st trace_path(struct in *in, const struct doc_node *at) {
+    char path[2048] = "";
+    char *out = in->c->load.trace;
+    enum st st = text(in, at, "trace", path, sizeof path);
+    const char *slash = strrchr(in->name, '/');
+    if (st || !path[0]) return st;
+    if (path[0] == '/' || !slash)
+        snprintf(out, sizeof in->c->load.trace, "%s", path);
+    else
+        snprintf(out, sizeof in->c->load.trace, "%.*s/%s",
+                 (int)(slash - in->name < 2000 ? slash - in->name : 2000), in->name, path);
+    return ST_OK;
+}
+
+static enum st load(struct in *in, const struct doc_node *root) {
+    static const char *const keys[] = {"arrivals",   "trace",        "rate_scale",    "rate",
+                                       "clients",    "input_tokens", "output_tokens", "requests",
+                                       "duration_s", "tenants",      "spread",        NULL};
+    static const char *const kinds[] = {"trace", "poisson", "closed", NULL};
+    const struct doc_node *at;
+    struct run_config *c = in->c;
+    enum st st = mapping(in, root, "load", &at);
+    if (!st) st = doc_only(at, keys, in->err);
+    if (!st) st = trace_path(in, at);
+    uint32_t kind = c->load.trace[0] ? RUN_TRACE : RUN_POISSON;
+    if (!st) st = doc_word(at, "arrivals", kinds, &kind, in->err);
+    c->load.arrivals = (enum run_arrivals)kind;
+    if (!st) st = number(in, at, "rate_scale", 1e-6, 1e6, 1, &c->load.rate_scale);
+    if (!st) st = number(in, at, "rate", 1e-6, 1e6, 1, &c->load.rate);
+    if (!st) st = count(in, at, "clients", 1, 1000000, &c->load.clients);
+    if (!st) st = count(in, at, "input_tokens", 1, TOKENS_MAX, &c->load.n_in);
+    if (!st) st = count(in, at, "output_tokens", 1, TOKENS_MAX, &c->load.n_out);
+    if (!st) st = doc_count(at, "requests", 1, 1000000000, &c->load.requests, in->err);
+    if (!st) st = number(in, at, "duration_s", 1e-3, 1e7, 1, &c->load.duration_s);
+    if (!st) st = count(in, at, "tenants", 1, 64, &c->load.tenants);
+    if (!st) st = doc_bool(at, "spread", &c->load.spread, in->err);
+    if (st) return st;
+    if (kind == RUN_TRACE && !c->load.trace[0])
+        return doc_fail(at, in->err, "arrivals: trace: expected trace: FILE");
+    if (c->load.duration_s <= 0 && c->load.requests == 0)
+        return doc_fail(at, in->err, "expected duration_s or requests");
+    return ST_OK;
+}
+
+static enum st fault(struct in *in, const struct doc_node *at, struct run_fault *f) {
+    static const char *const keys[] = {"what", "index", "at_s", "for_s", "share", "slow", NULL};
+    uint32_t kind = 0;
+    *f = (struct run_fault){.share = 0, .slow = 2};
+    if (at->kind != DOC_MAP) return doc_fail(at, in->err, "expected a mapping");
+    enum st st = doc_only(at, keys, in->err);
+    if (!st) st = doc_need(at, "what", in->err);
+    if (!st) st = doc_need(at, "at_s", in->err);
+    if (!st) st = doc_word(at, "what", run_fault_names, &kind, in->err);
+    f->kind = (enum run_fault_kind)kind;
+    if (!st) st = count(in, at, "index", 0, 1000000, &f->index);
+    if (!st) st = number(in, at, "at_s", 0, 1e7, 1, &f->at_s);
+    if (!st) st = number(in, at, "for_s", 0, 1e7, 1, &f->for_s);
+    if (!st) st = number(in, at, "share", 0.001, 1, 1, &f->share);
+    if (!st) st = number(in, at, "slow", 1, 1000, 1, &f->slow);
+    if (!st && f->share <= 0) f->share = kind == RUN_LINK ? 0.1 : 0.001;
+    return st;
+}
+
+static enum st faults(struct in *in, const struct doc_node *root) {
+    struct run_config *c = in->c;
+    const struct doc_node *at = doc_find(root, "faults"), *random, *mtbf;
+    enum st st = ST_OK;
+    if (at && at->kind != DOC_LIST) return doc_fail(at, in->err, "expected a list");
+    for (uint32_t i = 0; at && i < at->n && !st; i++) {
+        if (c->n_faults == sizeof c->faults / sizeof *c->faults)
+            return doc_fail(&at->at[i], in->err, "more than %u faults", c->n_faults);
+        st = fault(in, &at->at[i], &c->faults[c->n_faults++]);
+    }
+    static const char *const keys[] = {"mtbf_h", "repair_s", NULL};
+    if (!st) st = mapping(in, root, "random_faults", &random);
+    if (!st) st = doc_only(random, keys, in->err);
+    if (!st) st = number(in, random, "repair_s", 0, 1e7, 1, &c->repair_s);
+    if (!st) st = mapping(in, random, "mtbf_h", &mtbf);
+    if (!st) st = doc_only(mtbf, run_fault_names, in->err);
+    for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
+        st = number(in, mtbf, run_fault_names[k], 1e-3, 1e9, 3600, &c->mtbf_s[k]);
+    return st;
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
+
+static void defaults(struct run_config *c) {
+    *c = (struct run_config){.hardware = "cloudmatrix384",
+                             .model = "deepseek-r1",
+                             .seed = 1,
+                             .max_model_len = 131072,
+                             .handover_plane = "",
+                             .no_worker_s = 30,
+                             .repair_s = 600};
+    c->prefill = (struct run_instances){
+        .n = 1, .chips = 16, .requests_per_die = 128, .batch_tokens = 16384, .restart_s = 30};
+    c->decode = (struct run_instances){
+        .n = 1, .chips = 160, .requests_per_die = 48, .batch_tokens = 512, .restart_s = 30};
+    c->prefill.setup = (struct step_setup){
+        .weights = TYPE_INT8, .kv_bytes = 2, .imbalance = 1, .microbatches = true};
+    c->decode.setup = (struct step_setup){.weights = TYPE_INT8,
+                                          .kv_bytes = 2,
+                                          .imbalance = 1,
+                                          .microbatches = true,
+                                          .mtp = true,
+                                          .acceptance = 0.7};
+    c->pool.n = UINT32_MAX; /* one a node that is in use */
+    c->pool.dram_bytes = 256e9;
+    c->load.rate_scale = 1;
+    c->load.rate = 1;
+    c->load.clients = 1;
+    c->load.n_in = 4096;
+    c->load.n_out = 256;
+    c->load.tenants = 1;
+}
+
+/* The scale-up plane reaches CPUs, or the scale-out one is all there is; KV goes over the latter. */
+static enum st planes(struct in *in, const struct doc_node *root) {
+    static const char *const keys[] = {"servers", "dram_gb", "plane", NULL};
+    struct run_config *c = in->c;
+    const struct machine *m = &c->machine;
+    const struct doc_node *at;
+    uint32_t out = m->n_planes > 1 ? 1 : 0,
+             chips = c->prefill.n * c->prefill.chips + c->decode.n * c->decode.chips;
+    bool reaches = m->planes[0].cpu_bps > 0 && m->planes[0].domain_nodes != 1;
+    snprintf(c->handover_plane, sizeof c->handover_plane, "%s", m->planes[out].name);
+    snprintf(c->pool.plane, sizeof c->pool.plane, "%s", m->planes[reaches ? 0 : out].name);
+    c->pool.n = (chips + m->chips_per_node - 1) / m->chips_per_node;
+    if (c->pool.n > 64) c->pool.n = 64;
+    enum st st = mapping(in, root, "pool", &at);
+    if (!st) st = doc_only(at, keys, in->err);
+    if (!st) st = count(in, at, "servers", 0, 64, &c->pool.n);
+    if (!st) st = number(in, at, "dram_gb", 0.001, 1e6, 1e9, &c->pool.dram_bytes);
+    if (!st) st = text(in, at, "plane", c->pool.plane, sizeof c->pool.plane);
+    if (!st) st = text(in, root, "handover", c->handover_plane, sizeof c->handover_plane);
+    if (st) return st;
+    if (chips > m->n_nodes * m->chips_per_node)
+        return doc_fail(root, in->err,
+                        "prefill and decode take %u chips, expected at most %u of %s", chips,
+                        m->n_nodes * m->chips_per_node, m->name);
+    if (!machine_plane(m, c->handover_plane))
+        return doc_fail(doc_find(root, "handover"), in->err, "found %s, expected a plane of %s",
+                        c->handover_plane, m->name);
+    if (!machine_plane(m, c->pool.plane))
+        return doc_fail(doc_find(at, "plane"), in->err, "found %s, expected a plane of %s",
+                        c->pool.plane, m->name);
+    return ST_OK;
+}
+
+static enum st read_all(struct in *in, const struct doc_node *root) {
+    static const char *const keys[] = {"hardware",
+                                       "model",
+                                       "seed",
+                                       "max_model_len",
+                                       "prefill",
+                                       "decode",
+                                       "pool",
+                                       "handover",
+                                       "load",
+                                       "slo",
+                                       "faults",
+                                       "random_faults",
+                                       "no_worker_timeout_s",
+                                       NULL};
+    static const char *const slo_keys[] = {"ttft_ms", "tpot_ms", NULL};
+    struct run_config *c = in->c;
+    const struct doc_node *slo;
+    enum st st = root->kind == DOC_MAP ? doc_only(root, keys, in->err)
+                                       : doc_fail(root, in->err, "expected a mapping");
+    if (!st) st = text(in, root, "hardware", c->hardware, sizeof c->hardware);
+    if (!st) st = text(in, root, "model", c->model, sizeof c->model);
+    if (!st) st = doc_count(root, "seed", 0, UINT64_MAX >> 1, &c->seed, in->err);
+    if (!st) st = count(in, root, "max_model_len", 1024, TOKENS_MAX, &c->max_model_len);
+    if (!st) st = machine_open(&c->machine, c->hardware, in->err);
+    if (!st) st = sim_model_open(&c->prefill.setup.model, c->model, in->err);
+    if (st) return st;
+    c->decode.setup.model = c->prefill.setup.model;
+    st = instances(in, root, true);
+    if (!st) st = instances(in, root, false);
+    if (!st) st = planes(in, root);
+    if (!st) st = load(in, root);
+    if (!st) st = faults(in, root);
+    if (!st) st = mapping(in, root, "slo", &slo);
+    if (!st) st = doc_only(slo, slo_keys, in->err);
+    if (!st) st = number(in, slo, "ttft_ms", 0, 1e9, 1e-3, &c->slo_ttft_s);
+    if (!st) st = number(in, slo, "tpot_ms", 0, 1e9, 1e-3, &c->slo_tpot_s);
+    if (!st) st = number(in, root, "no_worker_timeout_s", 0.001, 1e6, 1, &c->no_worker_s);
+    return st;
+}
+
+static enum st read_doc(struct run_config *c, struct doc *d, const char *name, struct err *err) {
+    struct in in = {.c = c, .name = name, .err = err};
+    defaults(c);
+    enum st st = read_all(&in, doc_root(d));
+    doc_free(d);
+    return st;
+}
+
+enum st run_config_read(struct run_config *c, const void *bytes, size_t len, const char *name,
+                        struct err *err) {
+    struct doc *d;
+    enum st st = doc_read(&d, bytes, len, name, err);
+    return st ? st : read_doc(c, d, name, err);
+}
+
+enum st run_config_open(struct run_config *c, const char *path, struct err *err) {
+    struct doc *d;
+    enum st st = doc_open(&d, path, err);
+    return st ? st : read_doc(c, d, path, err);
+}
