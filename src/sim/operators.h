@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What each operator of a DeepSeek-class model costs on a die: an analytical roofline with at most
- * two constants an operator and chip (machine_operator), each a fixed time or a share of a peak inside
- * bounds that the table states. Every answer keeps the numbers it was made of, so that `sim op
+ * two constants an operator and chip (machine_operator), each a fixed time or a share inside bounds
+ * that a table states (op_constants). Every answer keeps the numbers it was made of, so that `sim op
  * --explain` prints the formula. docs/simulator.md says what each constant was calibrated on. */
 #ifndef SUPERNODE_SIM_OPERATORS_H
 #define SUPERNODE_SIM_OPERATORS_H
@@ -11,10 +11,11 @@
 
 enum op {
     OP_EMBED,
-    OP_MLA_PROLOG,     /* norm, q and kv down and up, absorbed k, rope, cache write */
-    OP_ATTENTION,      /* absorbed, over latents: decode */
+    OP_MLA_PROLOG, /* norm, q and kv down, q up, absorbed k, rope, cache write; wide: down only */
+    OP_MLA_UP,     /* wide: q and kv up to the heads of this die */
+    OP_ATTENTION,  /* absorbed, over latents: decode */
     OP_ATTENTION_WIDE, /* expanded heads: prefill */
-    OP_O_PROJ,         /* absorbed v where the form has it, then o_proj */
+    OP_O_PROJ,         /* absorbed v (not when wide), then o_proj */
     OP_GATE,
     OP_QUANTISE,
     OP_DISPATCH,
@@ -34,7 +35,17 @@ struct op_place {
     double cubes, vectors, hbm; /* shares, 0 to 1 */
 };
 
-enum { OP_TERMS_MAX = 8 };
+/* The constants there are, for all chips. Most belong to one operator; "memory" and "kernel" to all. */
+struct op_constants {
+    const char *name;
+    const char *fixed_is, *share_is;      /* what they mean; NULL: it has none */
+    double fixed_s, fixed_min, fixed_max; /* default and bounds */
+    double share, share_min, share_max;
+};
+extern const struct op_constants op_constants[];                /* ends with a NULL name */
+const struct op_constants *op_constants_find(const char *name); /* NULL: there is none */
+/* ST_INVALID: no such constant, or out of its bounds, with a sentence. */
+enum st ST_CHECKED op_constants_check(const struct machine_operator *o, struct err *err);
 
 struct op_cost {
     double s;                                       /* what it takes */
@@ -50,16 +61,30 @@ struct op_shape {
     double kv_bytes;                        /* of one value in the cache */
     double tokens;                          /* rows of the die (queries) */
     double kv_tokens;                       /* keys that a query reads, on average */
-    double requests;  /* that the rows belong to: their keys are read once each (MTP rows share) */
-    uint32_t ep;      /* ranks the experts are spread over */
-    uint32_t experts; /* held by the die, for GMM (groups) */
-    uint32_t heads;   /* of this die (tensor parallel prefill); 0: all */
-    double imbalance; /* hottest over mean load of a routed expert rank, 1 and up */
-    uint32_t m, n, k; /* GMM by hand: rows a group, columns, depth; 0: from the model */
+    double requests; /* that the rows belong to: keys are read once each (MTP rows share) */
+    double cached;   /* MLA_UP: tokens beside the rows whose latents become keys and values */
+    bool wide;       /* prefill's form of attention: heads expanded, nothing absorbed */
+    bool bulk;       /* prefill's dispatch and combine: by engines, a token once a node */
+    uint32_t ep;     /* ranks the experts are spread over */
+    uint32_t
+        shared_ranks;  /* of ep, those that hold nothing but the shared expert, which is then sent
+                              tokens like any other; 0: every rank computes it for its own tokens */
+    uint32_t experts;  /* held by the die, for GMM (groups); 0: from the model and ep */
+    uint32_t inter;    /* DENSE: width; 0: the model's dense layers */
+    uint32_t ranks;    /* ALL_GATHER, ALL_TO_ALL */
+    double bytes;      /* of them, as collective_s takes it */
+    const char *plane; /* of dispatch, combine; NULL: scale-up where it reaches, else the next */
+    uint32_t heads;    /* of this die (tensor parallel prefill); 0: all */
+    double imbalance;  /* hottest over mean load of a routed expert rank, 1 and up */
+    uint32_t m, n, k;  /* GMM by hand: rows a group, columns, depth; 0: from the model */
     bool explain;
 };
 
+/* p NULL: all of the die. */
 void op_cost(struct op_cost *out, const struct machine *m, const struct op_place *p, enum op op,
              const struct op_shape *s);
+
+/* Rows that the busiest rank's experts compute when every rank sends `tokens`. */
+double op_rows_hottest(const struct op_shape *s);
 
 #endif

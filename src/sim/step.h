@@ -7,21 +7,33 @@
 
 #include "sim/operators.h"
 
+enum step_attention {
+    STEP_ATTENTION_AUTO,   /* staged on chips with cube and vector cores, else data parallel */
+    STEP_ATTENTION_STAGED, /* sequence, tensor, sequence parallel over all dies */
+    STEP_ATTENTION_DATA    /* each prompt on one die */
+};
+
 /* An instance and how it works. Zeroed fields are filled in by step_setup_fill. */
 struct step_setup {
     const struct machine *machine;
     struct model_config model;
     enum machine_type weights;
     double kv_bytes;
-    uint32_t dies;      /* decode: data parallel ranks; prefill: SP-TP-SP over so many */
-    uint32_t ep;        /* ranks of the experts; usually dies */
-    uint32_t redundant; /* routed experts held twice, over the instance */
-    double imbalance;   /* of routed experts, this phase */
+    uint32_t dies;         /* decode: data parallel ranks; prefill: SP-TP-SP over so many */
+    uint32_t ep;           /* ranks of the experts; usually dies */
+    uint32_t redundant;    /* routed experts held twice, over the instance */
+    uint32_t shared_ranks; /* of ep: hold the shared expert alone; filled in when ep > experts */
+    const char *plane;     /* of dispatch and combine, as in struct op_shape */
+    double imbalance;      /* of routed experts, this phase */
     bool mtp;
-    double acceptance; /* of the draft token; tokens a step = 1 + acceptance with MTP */
-    bool microbatches;
-    double attention_cubes; /* share of the cores of the attention stream; decode, microbatches */
-    double layer_fixed_s;   /* prefill: one fixed time a layer */
+    double acceptance;        /* of the draft token; tokens a step = 1 + acceptance with MTP */
+    bool microbatches;        /* two, where that is faster */
+    bool microbatches_forced; /* two, always */
+    double attention_cubes;   /* share of the cores of the attention stream; decode, microbatches.
+                                 0: the best for each batch. 1: both streams share the cores in turn
+                                 and only the network runs beside (filled in for GPUs) */
+    enum step_attention attention; /* prefill */
+    double layer_fixed_s;          /* prefill: one fixed time a layer */
 };
 
 struct step_piece { /* one operator of one layer (or of the step), for tables and Chrome traces */

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The constants of operators (operators.h): what each means, its default for a chip whose file says
+ * nothing, and the bounds a file must keep. Defaults are round figures in the middle of what Ascend
+ * and Hopper show; docs/simulator.md says which published rows the files' own were calibrated on. */
+#include <string.h>
+
+#include "sim/operators.h"
+
+#define US 1e-6
+
+const struct op_constants op_constants[] = {
+    {"memory", NULL, "of the memory's peak that streaming reaches", 0, 0, 0, 0.85, 0.5, 1},
+    {"kernel", "start of an operator inside a launched graph", NULL, 4 * US, 0, 60 * US, 0, 0, 0},
+    {"mla_prolog", "norms, rope and cache layout that nothing hides", NULL, 0, 0, 200 * US, 0, 0,
+     0},
+    {"attention", NULL, "of the peak, absorbed form", 0, 0, 0, 0.65, 0.2, 1},
+    {"attention_wide", NULL, "of the peak, expanded heads", 0, 0, 0, 0.6, 0.2, 1},
+    {"dispatch", "start, quantising, counts and flags",
+     "of the wire time that each standard deviation of the slowest peer adds", 40 * US, 0, 200 * US,
+     0.2, 0, 1},
+    {"combine", "start and flags",
+     "of the wire time that each standard deviation of the slowest peer adds", 20 * US, 0, 200 * US,
+     0.1, 0, 1},
+    {"gmm", "start of a wave of tiles; all matmuls", "of the peak inside a tile; all matmuls",
+     0.5 * US, 0, 5 * US, 0.85, 0.3, 1},
+    {"sample", "sort, sums, filter of one batch", NULL, 200 * US, 0, 2000 * US, 0, 0, 0},
+    {NULL, NULL, NULL, 0, 0, 0, 0, 0, 0},
+};
+
+const struct op_constants *op_constants_find(const char *name) {
+    for (const struct op_constants *c = op_constants; c->name; c++)
+        if (strcmp(c->name, name) == 0) return c;
+    return NULL;
+}
+
+enum st op_constants_check(const struct machine_operator *o, struct err *err) {
+    const struct op_constants *c = op_constants_find(o->name);
+    if (!c)
+        return err_set(
+            err, ST_INVALID, "operator %s: found no such constants, expected %s", o->name,
+            "memory, kernel, mla_prolog, attention, attention_wide, dispatch, combine, gmm "
+            "or sample");
+    if (!(o->fixed_s >= c->fixed_min && o->fixed_s <= c->fixed_max))
+        return err_set(err, ST_INVALID,
+                       "operator %s: found a fixed time of %g us, expected %g to %g", o->name,
+                       o->fixed_s * 1e6, c->fixed_min * 1e6, c->fixed_max * 1e6);
+    if (!(o->share >= c->share_min && o->share <= c->share_max))
+        return err_set(err, ST_INVALID, "operator %s: found a share of %g, expected %g to %g",
+                       o->name, o->share, c->share_min, c->share_max);
+    return ST_OK;
+}
