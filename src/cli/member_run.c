@@ -14,7 +14,7 @@
 #include "serve/metrics_cluster.h"
 #include "serve/metrics_http.h"
 
-static const uint64_t publish_ns = 100000000;
+static const uint64_t publish_ns = 100000000, patience_ns = 2000000000;
 /* The copying thread looks again at once for a while, then sleeps longer each time: it must be quick
  * while something is under way, and cost nothing else. */
 enum { COPY_SPINS = 64, COPY_SLEEP_NS_MIN = 50000, COPY_SLEEP_NS_MAX = 1000000 };
@@ -22,7 +22,10 @@ enum { COPY_SPINS = 64, COPY_SLEEP_NS_MIN = 50000, COPY_SLEEP_NS_MAX = 1000000 }
 struct seen { /* of the member, by other threads */
     enum node_state state;
     enum member_role role;
-    uint64_t epoch;
+    uint64_t epoch; /* of the last time it joined, once it did */
+    /* How often it joined or lost the router, in turn: odd while it is in. Who looks now and then
+     * would miss a router that was there for a moment. */
+    uint64_t turns;
     char why[256];
 };
 
@@ -49,7 +52,8 @@ static void publish(struct running *r, uint64_t now_ns) {
     pthread_mutex_lock(&r->lock);
     r->seen.state = state;
     r->seen.role = r->ops->role(r->ctx);
-    r->seen.epoch = r->ops->epoch(r->ctx);
+    if (state == NODE_READY) r->seen.epoch = r->ops->epoch(r->ctx);
+    if (state == (r->seen.turns % 2 ? NODE_JOINING : NODE_READY)) r->seen.turns++;
     if (state == NODE_REFUSED || state == NODE_FAILED)
         snprintf(r->seen.why, sizeof r->seen.why, "%s", r->ops->why(r->ctx));
     r->ops->publish(r->ctx);
@@ -98,7 +102,7 @@ static void write_metrics(void *ctx, struct json_out *o) {
     struct metrics_member m = {.name = r->a->name,
                                .role = member_role_name(r->seen.role),
                                .ready = r->seen.state == NODE_READY,
-                               .epoch = r->seen.epoch};
+                               .epoch = r->seen.state == NODE_READY ? r->seen.epoch : 0};
     metrics_member(o, &m);
     r->ops->write(r->ctx, o);
     pthread_mutex_unlock(&r->lock);
@@ -153,34 +157,32 @@ static void die_of(int signal_number) {
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-static void say(const struct running *r, const struct seen *now, enum log_level level,
-                const char *what, const char *field, const char *text) {
+/* more: a field beside the name, or NULL. */
+static void say(const struct running *r, enum log_level level, const char *what,
+                const struct log_field *more) {
     char event[64];
     snprintf(event, sizeof event, "%s: %s", r->a->command, what);
-    struct log_field fields[4] = {LOG_STR("name", r->a->name)};
-    uint32_t n = 1;
-    if (now->state == NODE_READY) fields[n++] = (struct log_field)LOG_NUM("epoch", now->epoch);
-    if (field) fields[n] = (struct log_field)LOG_STR(field, text);
+    struct log_field fields[3] = {LOG_STR("name", r->a->name)};
+    if (more) fields[1] = *more;
     log_event(r->log, level, event, fields);
 }
 
-static void say_changes(const struct running *r, const struct seen *last, const struct seen *now) {
-    bool was_in = last->state == NODE_READY;
-    switch (now->state) {
-    case NODE_READY:
-        if (!was_in || last->epoch != now->epoch)
-            say(r, now, LOG_INFO, last->epoch ? "joined again" : "joined", NULL, NULL);
-        if (last->epoch && last->role != now->role)
-            say(r, now, LOG_INFO, "the router changed its role", "role",
-                member_role_name(now->role));
-        break;
-    case NODE_JOINING:
-        if (was_in) say(r, now, LOG_WARN, "lost the router; looking for it", NULL, NULL);
-        break;
-    case NODE_REFUSED:
-    case NODE_FAILED: break; /* the command says why as it ends */
-    case NODE_LEFT: say(r, now, LOG_INFO, "left", NULL, NULL); break;
+static void say_turns(const struct running *r, const struct seen *last, const struct seen *now) {
+    struct log_field epoch = LOG_NUM("epoch", now->epoch);
+    for (uint64_t i = last->turns; i < now->turns; i++) {
+        if (i % 2)
+            say(r, LOG_WARN, "lost the router; looking for it", NULL);
+        else /* the epoch of one that is over already is known to nobody here */
+            say(r, LOG_INFO, i ? "joined again" : "joined", i + 2 >= now->turns ? &epoch : NULL);
     }
+}
+
+static void say_changes(const struct running *r, const struct seen *last, const struct seen *now) {
+    struct log_field role = LOG_STR("role", member_role_name(now->role));
+    say_turns(r, last, now);
+    if (last->role != now->role) say(r, LOG_INFO, "the router changed its role", &role);
+    if (now->state == NODE_LEFT) say(r, LOG_INFO, "left", NULL);
+    /* refused, failed: the command says why as it ends */
 }
 
 static bool watch(struct running *r, struct seen *last) {
@@ -188,21 +190,30 @@ static bool watch(struct running *r, struct seen *last) {
     struct seen now = r->seen;
     pthread_mutex_unlock(&r->lock);
     say_changes(r, last, &now);
-    /* what it was before it was lost tells "joined again" from "joined" */
-    if (now.state != NODE_READY) now.epoch = last->epoch;
     *last = now;
     return now.state < NODE_REFUSED;
 }
 
-static void wait_for_end(struct running *r) {
+/* Once, where nobody is there for it to join: who started it looks at its log. */
+static void say_waiting(const struct running *r, const struct seen *last, uint64_t *until_ns) {
+    struct log_field where = LOG_STR("cluster", r->a->dir);
+    if (last->turns) *until_ns = UINT64_MAX;
+    if (clock_now_ns() < *until_ns) return;
+    *until_ns = UINT64_MAX;
+    say(r, LOG_INFO, "looking for the router", &where);
+}
+
+/* last: before the threads began. */
+static void wait_for_end(struct running *r, struct seen last) {
     sigset_t set = stop_signals();
     struct timespec tick = {.tv_nsec = 100000000};
-    struct seen last = {.state = NODE_JOINING};
+    uint64_t until_ns = clock_now_ns() + patience_ns;
     while (watch(r, &last)) {
+        say_waiting(r, &last, &until_ns);
         int s = sigtimedwait(&set, NULL, &tick);
         if (s < 0) continue;
         if (atomic_exchange(&r->drain, true)) die_of(s);
-        say(r, &last, LOG_INFO, "stopping (a second signal: at once)", NULL, NULL);
+        say(r, LOG_INFO, "stopping (a second signal: at once)", NULL);
         bus_wake(r->bus);
     }
 }
@@ -225,11 +236,12 @@ enum st member_run(const struct member_ops *ops, void *ctx, struct bus *bus,
     pthread_mutex_init(&r.lock, NULL);
     r.seen.role = ops->role(ctx);
     ops->publish(ctx);
+    struct seen first = r.seen;
     enum st st = start_metrics(&http, &r, err);
     if (!st) print_member(&r, http);
     if (!st) st = start_threads(&r, err);
     if (!st) {
-        wait_for_end(&r);
+        wait_for_end(&r, first);
         pthread_join(r.step_thread, NULL);
         atomic_store(&r.over, true);
         if (ops->copy) pthread_join(r.copy_thread, NULL);

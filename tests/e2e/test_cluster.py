@@ -261,11 +261,38 @@ def test_members_find_a_router_that_was_started_again():
         assert c.complete(prompt=[5, 6, 7], seed=1, max_tokens=5)[0] == 200
         # it computes again before it says so: its log has a thread of its own
         wait_for(lambda: "decode: joined again" in open(f"{c.dir}/d0.log").read(), 10)
-        with open(f"{c.dir}/d0.log") as f:
-            log = f.read()
-        assert "decode: lost the router; looking for it" in log and "decode: joined again" in log
+        assert "decode: lost the router; looking for it" in open(f"{c.dir}/d0.log").read()
     finally:
         c.stop()
+
+
+def by_hand(*args):
+    return subprocess.Popen([BIN, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_member_tells_every_router_it_joined_and_that_there_is_none_yet(tmp_path):
+    d = tmp_path / "cluster"
+    d.mkdir(mode=0o700)
+    log = open(tmp_path / "m0.log", "w+")
+    member = subprocess.Popen([BIN, "pool", "--cluster", str(d), "--dram", "16M"], stdout=log, stderr=log)
+    said = lambda: re.findall(r"pool: (looking for the router|joined again|joined|lost the router|left)", open(tmp_path / "m0.log").read())
+    try:
+        wait_for(lambda: said() == ["looking for the router"], 20)
+        for _ in range(4):
+            router = by_hand("router", MODEL, "--cluster", str(d), "--port", "0")
+
+            def there():  # and it said how much it can hold, so it knows that it joined
+                p = ctl(d, "list", "--json")
+                return p.returncode == 0 and (m := json.loads(p.stdout)["members"]) and m[0]["load"]["bytes_dram_max"] > 0
+            wait_for(there, 20)
+            router.kill()  # at once: it was there for a moment
+            router.communicate()
+        wait_for(lambda: len(said()) == 9, 20)
+    finally:
+        member.terminate()
+        member.wait(30)
+        log.close()
+    assert said() == ["looking for the router", "joined", "lost the router", *["joined again", "lost the router"] * 3, "left"]
 
 
 def test_without_a_worker_of_a_role_there_is_a_clear_503():
