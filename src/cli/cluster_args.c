@@ -22,11 +22,17 @@ void cluster_args_init(struct cluster_args *a, const char *command) {
                                .lock_fd = -1};
 }
 
+static const char *cluster_help(const char *command) {
+    if (strcmp(command, "up") == 0)
+        return "the cluster's directory (default: one of its own, removed at the end)";
+    if (strcmp(command, "ctl") == 0)
+        return "the cluster's directory (default: that of the one that runs, where it is one)";
+    return "the cluster's directory (default $XDG_RUNTIME_DIR/supernode, or /tmp/supernode-UID)";
+}
+
 uint32_t cluster_args_flags(struct flag out[CLUSTER_FLAGS_MAX], struct cluster_args *a) {
     const struct flag flags[] = {
-        {"cluster", "DIR", FLAG_STR, &a->dir_flag, 0, 0,
-         "the cluster's directory (default $XDG_RUNTIME_DIR/supernode, or /tmp/supernode-UID)",
-         false},
+        {"cluster", "DIR", FLAG_STR, &a->dir_flag, 0, 0, cluster_help(a->command), false},
         {"secret-file", "FILE", FLAG_STR, &a->secret_file, 0, 0,
          "the cluster's secret, mode 0600 (default DIR/secret, made by who comes first)", true},
         {"peer-timeout-ms", "MS", FLAG_U32, &a->peer_timeout_ms, 50, 600000,
@@ -54,12 +60,17 @@ uint32_t member_args_flags(struct flag out[MEMBER_FLAGS_MAX], struct cluster_arg
 
 /* --- the directory ---------------------------------------------------------------------------- */
 
-static void default_dir(char *out, size_t size) {
+const char *cluster_base_dir(void) {
+    const char *runtime = getenv("XDG_RUNTIME_DIR");
+    return runtime && *runtime ? runtime : "/tmp";
+}
+
+void cluster_default_dir(char out[CLUSTER_DIR_BYTES]) {
     const char *runtime = getenv("XDG_RUNTIME_DIR");
     if (runtime && *runtime)
-        snprintf(out, size, "%s/supernode", runtime);
+        snprintf(out, CLUSTER_DIR_BYTES, "%s/supernode", runtime);
     else
-        snprintf(out, size, "/tmp/supernode-%u", (unsigned)geteuid());
+        snprintf(out, CLUSTER_DIR_BYTES, "/tmp/supernode-%u", (unsigned)geteuid());
 }
 
 /* Sockets and the secret lie there: who can enter can speak as a member, and who owns it can replace
@@ -80,14 +91,15 @@ static enum st check_dir(const struct cluster_args *a, const char *dir, struct e
     return ST_OK;
 }
 
-static enum st open_dir(struct cluster_args *a, struct err *err) {
+static enum st open_dir(struct cluster_args *a, bool *made, struct err *err) {
     char dir[CLUSTER_DIR_BYTES], real[PATH_MAX];
     if (a->dir_flag)
         snprintf(dir, sizeof dir, "%s", a->dir_flag);
     else
-        default_dir(dir, sizeof dir);
+        cluster_default_dir(dir);
     for (size_t n = strlen(dir); n > 1 && dir[n - 1] == '/';) dir[--n] = '\0';
-    if (mkdir(dir, 0700) != 0 && errno != EEXIST)
+    *made = mkdir(dir, 0700) == 0;
+    if (!*made && errno != EEXIST)
         return err_set(err, st_from_errno(errno), "%s: --cluster: cannot make %s: %s", a->command,
                        dir, strerror(errno));
     enum st st = check_dir(a, dir, err);
@@ -110,9 +122,14 @@ static enum st socket_path(const struct cluster_args *a, char out[BUS_ADDRESS_BY
 
 enum st cluster_open(struct cluster_args *a, struct err *err) {
     char secret[PATH_BYTES];
-    enum st st = open_dir(a, err);
-    if (!st) st = socket_path(a, a->router, "router", err);
+    bool made = false;
+    enum st st = open_dir(a, &made, err);
     if (st) return st;
+    st = socket_path(a, a->router, "router", err);
+    if (st) {
+        if (made) rmdir(a->dir);
+        return st;
+    }
     snprintf(secret, sizeof secret, "%s/secret", a->dir);
     const char *path = a->secret_file ? a->secret_file : secret;
     if (!a->secret_file) st = bus_secret_make(path, err);
@@ -145,13 +162,17 @@ static enum st try_name(struct cluster_args *a, const char *name, struct err *er
     return socket_path(a, a->address, name, err);
 }
 
+static bool is_taken(const char *name) {
+    return strcmp(name, "router") == 0 || strcmp(name, "up") == 0;
+}
+
 enum st cluster_take_name(struct cluster_args *a, const char *prefix, struct err *err) {
     char name[BUS_NAME_BYTES];
-    if (strcmp(prefix, "router") == 0) return try_name(a, prefix, err);
-    if (a->name_flag && (!is_name(a->name_flag) || strcmp(a->name_flag, "router") == 0))
+    if (is_taken(prefix)) return try_name(a, prefix, err);
+    if (a->name_flag && (!is_name(a->name_flag) || is_taken(a->name_flag)))
         return err_set(err, ST_INVALID,
                        "%s: --name: found '%.40s', expected up to %d letters, digits, '-', '_' or "
-                       "'.', and not router",
+                       "'.', and not router or up",
                        a->command, a->name_flag, BUS_NAME_BYTES - 1);
     if (a->name_flag) return try_name(a, a->name_flag, err);
     for (int i = 0; i < NAMES_TRIED; i++) {

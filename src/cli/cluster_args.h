@@ -9,6 +9,7 @@
 #include "cluster/proto.h"
 
 enum { CLUSTER_FLAGS_MAX = 3, MEMBER_FLAGS_MAX = 3, CLUSTER_DIR_BYTES = 4096 };
+#define CLUSTER_UP_PREFIX "supernode-up-" /* of the directories that `up` makes */
 
 struct cluster_args {
     const char *command; /* in errors */
@@ -31,10 +32,14 @@ void cluster_args_init(struct cluster_args *a, const char *command); /* the defa
 uint32_t cluster_args_flags(struct flag out[CLUSTER_FLAGS_MAX], struct cluster_args *a);
 uint32_t member_args_flags(struct flag out[MEMBER_FLAGS_MAX], struct cluster_args *a);
 
+/* Where directories lie that nobody named, and the one of members that were told none. */
+const char *cluster_base_dir(void);
+void cluster_default_dir(char out[CLUSTER_DIR_BYTES]);
+
 /* Finds or makes the directory and the secret. ST_INVALID: somebody else's, or open to others. */
 enum st ST_CHECKED cluster_open(struct cluster_args *a, struct err *err);
-/* Takes a name nobody alive has: --name, else the first free of PREFIX0, PREFIX1, ...; "router" is
- * the router's. */
+/* Takes a name nobody alive has: --name, else the first free of PREFIX0, PREFIX1, ...; "router" and
+ * "up" are names, of which there is one. */
 enum st ST_CHECKED cluster_take_name(struct cluster_args *a, const char *prefix, struct err *err);
 /* Our endpoint; who: the first byte of hello. address NULL: nobody connects to it. */
 enum st ST_CHECKED cluster_bus(struct bus **out, const struct cluster_args *a, enum proto_peer who,

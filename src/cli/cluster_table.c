@@ -35,7 +35,8 @@ static void tail_of_pool(FILE *f, const struct member_info *m) {
 }
 
 void cluster_table_members(FILE *f, const struct cluster_view *v) {
-    fprintf(f, "%-8s %-12s %-10s %5s %8s\n", "role", "name", "state", "epoch", "pid");
+    fprintf(f, "%-8s %-12s %-10s %5s %8s  %s\n", "role", "name", "state", "epoch", "process",
+            "load");
     for (uint32_t i = 0; i < v->n_members; i++) {
         const struct member_info *m = &v->members[i];
         fprintf(f, "%-8s %-12s %-10s %5llu %8u  ", member_role_name(m->role), m->name,

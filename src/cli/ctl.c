@@ -6,6 +6,7 @@
 
 #include "cli/cli.h"
 #include "cli/cluster_client.h"
+#include "cli/cluster_find.h"
 #include "cli/cluster_table.h"
 #include "serve/cluster_json.h"
 
@@ -46,6 +47,9 @@ static enum st read_verb(enum verb *verb, const char **args, struct err *err) {
         if ((i == VERB_LIST && !args[1]) || (i == VERB_DRAIN && args[1] && !args[2]) ||
             (i == VERB_ROLE && role_ok))
             return ST_OK;
+        if (i == VERB_ROLE && args[2])
+            return err_set(err, ST_INVALID, "ctl: role: found '%.40s', expected prefill or decode",
+                           args[2]);
         return err_set(err, ST_INVALID, "ctl: %s: %s", args[0], expected);
     }
     return err_set(err, ST_INVALID, "ctl: unknown '%.40s', %s", args[0], expected);
@@ -54,7 +58,10 @@ static enum st read_verb(enum verb *verb, const char **args, struct err *err) {
 static int run(struct cluster_args *a, enum verb verb, const char **args, bool json,
                struct err *err) {
     struct cluster_client *c = NULL;
-    enum st st = cluster_open(a, err);
+    char found[CLUSTER_DIR_BYTES];
+    enum st st = a->dir_flag ? ST_OK : cluster_find(found, a->command, err);
+    if (!st && !a->dir_flag) a->dir_flag = found;
+    if (!st) st = cluster_open(a, err);
     if (!st) st = cluster_client_new(&c, a, err);
     if (!st) switch (verb) {
         case VERB_LIST: st = list(c, json, err); break;
@@ -98,5 +105,7 @@ int cli_ctl(int argc, char **argv) {
     enum st st = flags_parse(&result, &cmd, argc, argv, args, &err);
     if (!st && result == FLAG_HELP_SHOWN) return 0;
     if (!st) st = read_verb(&verb, args, &err);
+    if (!st && json && verb != VERB_LIST)
+        st = err_set(&err, ST_INVALID, "ctl: %s: --json is for list alone", args[0]);
     return st ? cli_fail(CLI_USAGE, &err) : run(&a, verb, args, json, &err);
 }

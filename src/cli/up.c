@@ -83,7 +83,8 @@ static enum st child_over(struct up *u, struct child *c, int status, struct err 
     if (u->stopping) return ST_OK;
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return child_failed(u, c, status, err);
     c->ended = true; /* it was drained, or told to end by somebody else */
-    up_event(&u->show, "%s left", c->name);
+    /* a router says itself who left it */
+    if (c == u->children || !u->view_there) up_event(&u->show, "%s left", c->name);
     return ST_OK;
 }
 
@@ -157,18 +158,18 @@ static void find_url(struct up *u) {
         snprintf(u->url, sizeof u->url, "%s:%u", u->a->host, u->a->port);
         return;
     }
+    router->seen = true;
     if (u->a->port) return;
     const char *port = strrchr(u->url, ':') + 1;
     u->a->port = (uint32_t)strtoul(port, NULL, 10);
     child_set(router, "--port", port);
 }
 
+/* By the process: a member of that name may be there already, started by hand. */
 static void mark_seen(struct up *u) {
-    u->children[0].seen = true;
     for (uint32_t i = 0; i < u->view->n_members; i++)
         for (uint32_t k = 1; k < u->n; k++)
-            if (strcmp(u->view->members[i].name, u->children[k].name) == 0)
-                u->children[k].seen = true;
+            if (u->view->members[i].pid == (uint32_t)u->children[k].pid) u->children[k].seen = true;
 }
 
 static void say_ready(struct up *u) {
@@ -241,11 +242,18 @@ static enum st open_up(struct up *u, struct err *err) {
     u->own_dir = !st && !u->cluster->dir_flag;
     if (u->own_dir) u->cluster->dir_flag = u->a->dir;
     if (!st) st = cluster_open(u->cluster, err);
+    if (!st) st = cluster_take_name(u->cluster, "up", err); /* its logs are another's else */
     if (!st) st = up_plan(&u->children, &u->n, u->a, u->cluster, err);
     if (!st) st = cluster_client_new(&u->client, u->cluster, err);
     if (st) return st;
     u->view = calloc(1, sizeof *u->view);
     return u->view ? ST_OK : err_set(err, ST_NO_MEMORY, "up: out of memory");
+}
+
+/* What the parts said before is worth reading, and stays. */
+static void say_logs(enum st st, const char *dir, struct err *err) {
+    struct err first = *err;
+    (void)err_set(err, st, "%.300s; its logs are in %.150s", first.text, dir);
 }
 
 static int run(struct up_args *a, struct cluster_args *cluster, struct err *err) {
@@ -264,7 +272,10 @@ static int run(struct up_args *a, struct cluster_args *cluster, struct err *err)
         st = supervise(&u, &set, err);
     }
     cluster_client_free(u.client);
-    if (u.own_dir && (!st || !u.begun)) up_remove_dir(cluster->dir); /* logs say why */
+    if (u.own_dir && (!st || !u.begun))
+        up_remove_dir(a->dir);
+    else if (st && u.begun)
+        say_logs(st, cluster->dir, err);
     cluster_close(cluster);
     free(u.children);
     free(u.view);
@@ -293,5 +304,6 @@ int cli_up(int argc, char **argv) {
     enum st st = flags_parse(&result, &cmd, argc, argv, args, &err);
     if (!st && result == FLAG_HELP_SHOWN) return 0;
     if (args[0]) a.model = args[0];
+    if (!st) st = up_args_check(&a, &err);
     return st ? cli_fail(CLI_USAGE, &err) : run(&a, &cluster, &err);
 }

@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "cli/front_args.h"
+#include "cli/human.h"
 #include "engine/engine.h"
 
 void up_args_init(struct up_args *a) {
@@ -78,6 +80,11 @@ uint32_t up_args_flags(struct flag out[UP_FLAGS_MAX], struct up_args *a) {
     return sizeof flags / sizeof *flags;
 }
 
+enum st up_args_check(const struct up_args *a, struct err *err) {
+    if (!a->ssd_dir == !a->ssd_bytes) return ST_OK;
+    return err_set(err, ST_INVALID, "up: --ssd and --ssd-bytes need each other");
+}
+
 /* --- memory and cores ------------------------------------------------------------------------- */
 
 struct share { /* of one worker, of one pool server */
@@ -86,6 +93,18 @@ struct share { /* of one worker, of one pool server */
 };
 
 static const uint64_t dram_default = UINT64_C(1) << 30;
+
+static void print_memory(const struct share *s, const struct up_args *a, uint64_t page) {
+    char bytes[32];
+    printf(
+        "memory     %s for KV of each worker: %.0f tokens at %.1f KB each; %u tokens the longest",
+        human_bytes(bytes, sizeof bytes, (double)s->kv_bytes),
+        (double)(s->kv_bytes / page) * KV_PAGE_TOKENS, (double)page / KV_PAGE_TOKENS / 1e3,
+        s->max_model_len);
+    if (a->pool)
+        printf("; %s of each pool server", human_bytes(bytes, sizeof bytes, (double)s->dram_bytes));
+    printf("\n");
+}
 
 /* A tenth of what is free is left, and half of the rest is for pool servers at most. */
 static enum st divide(struct share *s, struct up_args *a, struct err *err) {
@@ -103,6 +122,7 @@ static enum st divide(struct share *s, struct up_args *a, struct err *err) {
     uint64_t free = memory_available(), need = stats.bytes + stats.bytes / 8;
     uint64_t left = (free > need ? free - need : free / 8) / 10 * 9;
     uint64_t page = kv_page_bytes_all(ckpt_config(ckpt), instance_kv_dtype(o.kv, ckpt));
+    front_print_model(ckpt, a->model ? a->model : "models/tiny");
     ckpt_close(ckpt);
 
     s->dram_bytes = a->dram_bytes;
@@ -120,6 +140,7 @@ static enum st divide(struct share *s, struct up_args *a, struct err *err) {
     s->max_model_len = longest;
     uint32_t threads = a->model_args.threads ? a->model_args.threads : cores;
     s->threads = threads / n_workers > 0 ? threads / n_workers : 1;
+    print_memory(s, a, page);
     return ST_OK;
 }
 
@@ -197,12 +218,10 @@ enum st up_plan(struct child **children, uint32_t *n, struct up_args *a,
                 const struct cluster_args *c, struct err *err) {
     struct share s;
     uint32_t at = 0;
-    if (!a->ssd_dir != !a->ssd_bytes)
-        return err_set(err, ST_INVALID, "up: --ssd and --ssd-bytes need each other");
-    if (a->ssd_dir && mkdir(a->ssd_dir, 0700) != 0 && errno != EEXIST)
-        return err_set(err, ST_IO, "up: --ssd: cannot make %s: %s", a->ssd_dir, strerror(errno));
     enum st st = divide(&s, a, err);
     if (st) return st;
+    if (a->ssd_dir && mkdir(a->ssd_dir, 0700) != 0 && errno != EEXIST)
+        return err_set(err, ST_IO, "up: --ssd: cannot make %s: %s", a->ssd_dir, strerror(errno));
     *n = 1 + a->prefill + a->decode + a->pool;
     *children = calloc(*n, sizeof **children);
     if (!*children) return err_set(err, ST_NO_MEMORY, "up: out of memory");
@@ -218,9 +237,7 @@ enum st up_plan(struct child **children, uint32_t *n, struct up_args *a,
 /* --- a directory of our own ------------------------------------------------------------------- */
 
 enum st up_make_dir(struct up_args *a, struct err *err) {
-    const char *runtime = getenv("XDG_RUNTIME_DIR");
-    snprintf(a->dir, sizeof a->dir, "%s/supernode-up-XXXXXX",
-             runtime && *runtime ? runtime : "/tmp");
+    snprintf(a->dir, sizeof a->dir, "%s/" CLUSTER_UP_PREFIX "XXXXXX", cluster_base_dir());
     if (mkdtemp(a->dir)) return ST_OK;
     return err_set(err, ST_IO, "up: cannot make %s: %s", a->dir, strerror(errno));
 }

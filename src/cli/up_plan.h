@@ -23,10 +23,12 @@ struct up_args {
     char dir[CLUSTER_DIR_BYTES]; /* up_make_dir */
 };
 
-void up_args_init(struct up_args *a); /* the defaults */
+void up_args_init(struct up_args *a);                                       /* the defaults */
+enum st ST_CHECKED up_args_check(const struct up_args *a, struct err *err); /* after parsing */
 uint32_t up_args_flags(struct flag out[UP_FLAGS_MAX], struct up_args *a);
 
-/* children[*n], to be freed: the router first, then pool servers and workers. c: opened. */
+/* children[*n], to be freed: the router first, then pool servers and workers. c: opened. Prints what
+ * the cluster will be of, as `serve` does. */
 enum st ST_CHECKED up_plan(struct child **children, uint32_t *n, struct up_args *a,
                            const struct cluster_args *c, struct err *err);
 

@@ -387,6 +387,10 @@ void router_view(const struct router *r, struct cluster_view *out) {
     }
 }
 
+uint64_t router_events(const struct router *r) {
+    return r->view.events_total;
+}
+
 const struct engine_stats *router_stats(struct router *r) {
     r->stats.waiting = r->stats.running = 0;
     for (const struct route *f = r->routes; f; f = f->next)

@@ -45,6 +45,7 @@ enum st ST_CHECKED router_set_role(struct router *r, const char *name, enum memb
                                    struct err *err);
 
 void router_view(const struct router *r, struct cluster_view *out);
+uint64_t router_events(const struct router *r); /* as the view's events_total */
 /* Since the start, as an engine counts: ttft, itl, finished, ... of requests seen from here. */
 const struct engine_stats *router_stats(struct router *r);
 

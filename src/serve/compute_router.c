@@ -23,9 +23,12 @@ static uint64_t step(void *ctx, bool *progress) {
     struct compute_router *c = ctx;
     uint64_t until_ns = router_step(c->router), now_ns = clock_now_ns();
     *progress = true; /* workers may be slow or gone: that is not this process being stuck */
-    bool due = now_ns - c->published_ns >= view_ns_min;
+    /* a member that came, left or drains is seen at once: /health hangs on it */
+    uint64_t events = router_events(c->router);
+    bool due = now_ns - c->published_ns >= view_ns_min || events != c->events;
     if (due) {
         c->published_ns = now_ns;
+        c->events = events;
         router_view(c->router, cluster_watch_next(c->watch));
         cluster_watch_publish(c->watch);
     }

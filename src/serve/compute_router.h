@@ -11,7 +11,7 @@ struct compute_router { /* all borrowed */
     struct router *router;
     struct bus *bus; /* the router's */
     struct cluster_watch *watch;
-    uint64_t published_ns;
+    uint64_t published_ns, events; /* of the cluster, as published */
 };
 struct compute compute_router(struct compute_router *c);
 

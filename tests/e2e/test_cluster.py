@@ -190,6 +190,23 @@ def test_roles_change_and_members_leave_while_requests_run():
         c.stop()
 
 
+def test_who_drained_is_seen_at_once_and_said_once():
+    c = Cluster("--no-worker-timeout", "1")
+    try:
+        assert ctl(c.dir, "drain", "d0").returncode == 0
+        with pytest.raises(urllib.error.HTTPError) as e:
+            c.get("/health")
+        assert e.value.code == 503
+        wait_for(lambda: c.member("d0") is None, 20)
+        status, _, error = c.complete(prompt=[5, 6, 7], max_tokens=5)
+        assert status == 503 and error["error"]["code"] == "no_worker"
+        wait_for(lambda: c.member("m0") is not None and len(c.view()["events"]) >= 5, 10)
+        time.sleep(1.5)  # up looks once a second
+    finally:
+        c.stop()
+    assert c.rest().count("d0 left") == 1
+
+
 def test_pool_servers_fill_their_ssd_and_find_it_again(tmp_path):
     c = Cluster("--ssd", str(tmp_path / "ssd"), "--ssd-bytes", "32M", "--dram", "2M")
     try:
@@ -342,11 +359,53 @@ def fails(*args, code=1, **popen):
 
 def test_up_says_why_a_part_cannot_start(cluster, tmp_path):
     env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
-    assert f"port {cluster.port} is in use" in fails("up", MODEL, "--port", str(cluster.port), *SMALL, env=env)
-    assert [f.name for d in tmp_path.iterdir() for f in d.glob("router.log")] == ["router.log"]  # to be read
+    said = fails("up", MODEL, "--port", str(cluster.port), *SMALL, env=env)
+    assert f"port {cluster.port} is in use" in said
+    (logs,) = tmp_path.iterdir()
+    assert (logs / "router.log").exists() and f"its logs are in {logs}" in said
     assert "no-such-model" in fails("up", "/no-such-model", env=env)
     assert "--prefill" in fails("up", "--prefill", "0", code=2, env=env)
-    assert len(list(tmp_path.iterdir())) == 1
+    ssd = tmp_path / "ssd"
+    assert "need each other" in fails("up", MODEL, "--ssd", str(ssd), code=2, env=env)
+    assert "no-such-model" in fails("up", "/no-such-model", "--ssd", str(ssd), "--ssd-bytes", "1M", env=env)
+    assert "too long" in fails("up", MODEL, "--cluster", str(tmp_path / ("x" * 120)), env=env)
+    assert list(tmp_path.iterdir()) == [logs]
+
+
+def test_one_up_runs_in_a_directory_and_the_second_harms_nothing(cluster):
+    logs = {name: open(f"{cluster.dir}/{name}.log").read() for name in ("router", "p0", "d0", "m0")}
+    assert all(logs.values())
+    said = fails("up", MODEL, "--port", "0", "--cluster", cluster.dir)
+    assert "up runs already" in said and all(open(f"{cluster.dir}/{name}.log").read().startswith(logs[name]) for name in logs)
+
+
+def test_up_does_not_take_a_member_of_the_same_name_for_its_own(tmp_path):
+    d = tmp_path / "cluster"
+    d.mkdir(mode=0o700)
+    parts = [by_hand("router", MODEL, "--cluster", str(d), "--port", "0"), by_hand("pool", "--cluster", str(d), "--name", "m0", "--dram", "16M")]
+    try:
+        wait_for(lambda: ctl(d, "list").stdout.count("ready") == 1, 20)
+        assert "runs already" in fails("up", MODEL, "--port", "0", "--cluster", str(d), *SMALL)
+    finally:
+        for p in parts:
+            p.terminate()
+            p.communicate()
+
+
+def test_ctl_finds_the_one_cluster_that_runs(tmp_path):
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    assert "no cluster runs" in fails("ctl", "list", env=env)
+    clusters = [Cluster("--kv-cache-memory", "24M", pool=0, env=env)]
+    try:
+        listed = subprocess.run([BIN, "ctl", "list"], env=env, capture_output=True, text=True, timeout=60)
+        assert listed.returncode == 0 and "p0" in listed.stdout
+        assert re.match(r"model +\S+.*\nmemory .*8192 tokens the longest", clusters[0].printed)
+        clusters.append(Cluster("--kv-cache-memory", "24M", pool=0, env=env))
+        said = fails("ctl", "list", env=env)
+        assert "2 clusters run" in said and all(c.dir in said for c in clusters)
+    finally:
+        for c in clusters:
+            c.stop()
 
 
 def test_a_directory_that_others_may_enter_is_refused(tmp_path):
@@ -384,3 +443,5 @@ def test_ctl_without_a_router_says_so(tmp_path):
     d.mkdir(mode=0o700)
     assert "no router answers" in fails("ctl", "list", "--cluster", str(d))
     assert "expected list" in fails("ctl", "lst", "--cluster", str(d), code=2)
+    assert "found 'pool', expected prefill or decode" in fails("ctl", "role", "p0", "pool", "--cluster", str(d), code=2)
+    assert "--json" in fails("ctl", "drain", "p0", "--json", "--cluster", str(d), code=2)
