@@ -24,6 +24,8 @@ const struct op_constants op_constants[] = {
     {"gmm", "start of a wave of tiles; all matmuls", "of the peak inside a tile; all matmuls",
      0.5 * US, 0, 5 * US, 0.85, 0.3, 1},
     {"sample", "sort, sums, filter of one batch", NULL, 200 * US, 0, 2000 * US, 0, 0, 0},
+    {"prefill_layer", "of a prompt batch in each layer, which no roofline explains", NULL, 0, 0,
+     12e-3, 0, 0, 0},
     {NULL, NULL, NULL, 0, 0, 0, 0, 0, 0},
 };
 

@@ -18,9 +18,11 @@ enum op {
     OP_O_PROJ,         /* absorbed v (not when wide), then o_proj */
     OP_GATE,
     OP_QUANTISE,
+    OP_REORDER, /* rows by expert, with their counts, where dispatch does not do it itself */
     OP_DISPATCH,
     OP_GMM, /* grouped matmul of experts, gate-up and down, with SwiGLU and requantising */
     OP_COMBINE,
+    OP_SUM,   /* of a token's experts, where combine does not do it itself */
     OP_DENSE, /* dense FFN, and shared expert where it is computed as one */
     OP_HEAD,
     OP_SAMPLE,
@@ -83,6 +85,8 @@ struct op_shape {
 /* p NULL: all of the die. */
 void op_cost(struct op_cost *out, const struct machine *m, const struct op_place *p, enum op op,
              const struct op_shape *s);
+
+double op_type_bytes(enum machine_type t); /* of one value */
 
 /* Rows that the busiest rank's experts compute when every rank sends `tokens`. */
 double op_rows_hottest(const struct op_shape *s);

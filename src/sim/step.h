@@ -37,7 +37,8 @@ struct step_setup {
 };
 
 struct step_piece { /* one operator of one layer (or of the step), for tables and Chrome traces */
-    enum op op;
+    enum op
+        op; /* OPS: the CPU's launches and all else once a step, or prefill's fixed time a layer */
     uint32_t layer, microbatch, stream;
     double begin_s, s;
     struct op_cost cost;

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Dispatch, combine and collectives (operators.h). Every rank sends each of its tokens to the ranks of
+ * the token's experts and gets their answers back; all wait for the one that has most to send or to
+ * take in. Fused kernels (latency first) send a copy an expert; bulk ones, of prefill, send a token
+ * once to each node beyond the scale-up network and let it be spread there (DeepEP's normal kernels). */
+#include <math.h>
+
+#include "sim/op_impl.h"
+
+/* Quantile of the normal distribution for p above one half, within 5e-4 (Abramowitz and Stegun,
+ * 26.2.23). */
+static double quantile(double p) {
+    double t = sqrt(-2 * log(1 - p));
+    return t - (2.515517 + t * (0.802853 + t * 0.010328)) /
+                   (1 + t * (1.432788 + t * (0.189269 + t * 0.001308)));
+}
+
+double op_expected_max(double n) {
+    if (n <= 1) return 0;
+    return quantile((n - 0.375) / (n + 0.25)); /* Blom's approximation */
+}
+
+/* A token's copy on the wire: quantised with its scales going out, BF16 coming back. */
+static double message_bytes(const struct op_shape *s, bool dispatch) {
+    double hidden = s->model->hidden;
+    if (!dispatch || s->activations == TYPE_BF16) return hidden * 2;
+    if (s->activations == TYPE_INT8) return ceil((hidden + 4) / 512) * 512;
+    return hidden * op_type_bytes(s->activations) + ceil(hidden / 128) * 4;
+}
+
+static double rate(const struct machine_plane *p, bool other_node) {
+    double other = p->other_node[TRANSFER_WRITE].rate_bps;
+    double same = p->same_node[TRANSFER_WRITE].rate_bps;
+    if (other_node) return other > 0 ? other : same;
+    return same > 0 ? same : other;
+}
+
+/* Where the ranks of the experts are, seen from one of them. */
+struct peers {
+    const struct machine_plane *near, *far; /* far NULL: near reaches all */
+    double all, node, near_other, beyond;   /* ranks; of this node, this domain, others */
+    double far_nodes;
+};
+
+static struct peers peers_of(const struct op_work *w) {
+    const struct op_shape *s = w->s;
+    const struct machine *m = w->m;
+    double ep = s->ep ? s->ep : 1, in_node = machine_dies_per_node(m);
+    struct peers r = {.near = &m->planes[0], .all = ep, .node = fmin(ep, in_node)};
+    if (s->plane) {
+        const struct machine_plane *p = machine_plane(m, s->plane);
+        if (p) r.near = p;
+        r.near_other = ep - r.node;
+        return r;
+    }
+    double domain = r.near->domain_nodes ? r.near->domain_nodes * in_node : INFINITY;
+    r.near_other = fmin(ep, domain) - r.node;
+    r.beyond = ep - r.node - r.near_other;
+    if (r.beyond > 0 && m->n_planes > 1) r.far = &m->planes[1];
+    r.far_nodes = ceil(r.beyond / in_node);
+    return r;
+}
+
+/* Remote nodes that a token's copies go to, on average: experts are chosen at random, from a limited
+ * number of groups where the gate has them. */
+static double nodes_met(const struct op_shape *s, double far_nodes, double all) {
+    const struct ops_gate_config *g = &s->model->gate;
+    double nodes = far_nodes * all / fmax(1, all - 1); /* about: counts this one in */
+    double copies = g->top_k, most = far_nodes;
+    if (g->group != OPS_GATE_GROUP_NONE && g->topk_groups)
+        most = fmin(most, g->topk_groups); /* groups lie together */
+    if (nodes <= 0) return 0;
+    return fmin(most, far_nodes * (1 - pow(1 - 1 / fmax(nodes, 1), copies)));
+}
+
+void op_exchange(struct op_work *w, bool dispatch) {
+    const struct op_shape *s = w->s;
+    const struct machine_operator *o = machine_operator(w->m, dispatch ? "dispatch" : "combine");
+    struct peers at = peers_of(w);
+    double message = message_bytes(s, dispatch);
+    double copies = s->model->gate.top_k + (s->shared_ranks ? 1 : 0);
+    double rows = fmax(s->tokens * copies, op_rows_hottest(s)); /* of the busiest rank */
+    double near = rows * message * (at.node - 1) / at.all;
+    double other = rows * message * at.near_other / at.all;
+    double beyond = rows * message * at.beyond / at.all, far_s = 0;
+    double spread = 1 + o->share * op_expected_max(at.all - 1);
+    if (s->bulk && at.far) {
+        double once = rows / copies * message * nodes_met(s, at.far_nodes, at.all);
+        if (once < beyond) {
+            near += beyond * (1 - 1 / fmax(at.node, 1)); /* spread in the node it came to */
+            beyond = once;
+        }
+    }
+    double near_s = near / rate(at.near, false) + other / rate(at.near, true);
+    if (at.far) far_s = beyond / rate(at.far, true);
+    w->c->network_bytes = near + other + beyond;
+    w->c->network_s = fmax(near_s, far_s) * spread;
+    /* Tokens are read and written once here and once where they come together. */
+    w->c->hbm_bytes = (s->tokens * s->model->hidden * 2 + rows * message) * 2;
+    w->c->fixed_s = o->fixed_s;
+    op_say(
+        w,
+        "%.4g us = start %.4g us + %.4g MB leaving / %.4g GB/s x (1 + %.3g x %.3g [slowest of %.0f "
+        "peers])",
+        (w->c->network_s + o->fixed_s) * 1e6, o->fixed_s * 1e6, w->c->network_bytes * 1e-6,
+        w->c->network_s > 0 ? w->c->network_bytes * spread / w->c->network_s * 1e-9 : 0, o->share,
+        op_expected_max(at.all - 1), at.all - 1);
+    if (rows > s->tokens * copies) op_say(w, ", the busiest rank's %.0f rows", rows);
+}
+
+void op_collective(struct op_work *w, enum collective what) {
+    const struct op_shape *s = w->s;
+    uint32_t n = s->ranks ? s->ranks : 1;
+    const struct machine_plane *p = s->plane ? machine_plane(w->m, s->plane) : NULL;
+    if (!p) p = &w->m->planes[0];
+    w->c->network_bytes = s->bytes * (n - 1) / n;
+    w->c->network_s = collective_s(w->m, p, what, n, s->bytes);
+    op_say(w, "%s of %.4g MB over %u ranks on %s", collective_names[what], s->bytes * 1e-6, n,
+           p->name);
+}

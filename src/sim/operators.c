@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Implements operators.h for what a die does by itself: rooflines of matmuls in waves of tiles, of
+ * attention and of what only streams memory. An operator takes the longer of its computing and its
+ * memory traffic, and its start; the hidden assumption is that a kernel overlaps the two. What lies
+ * between dies is in op_network.c. */
+#include "sim/op_impl.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+const char *const op_names[OPS + 1] = {
+    "embed",  "mla_prolog", "mla_up",     "attention", "attention_wide",
+    "o_proj", "gate",       "quantise",   "reorder",   "dispatch",
+    "gmm",    "combine",    "sum",        "dense",     "head",
+    "sample", "all_gather", "all_to_all", NULL};
+
+enum { HALF = 2 /* bytes of a BF16 */, SINGLE = 4 };
+
+void op_say(struct op_work *w, const char *fmt, ...) {
+    size_t n = strlen(w->c->formula);
+    va_list ap;
+    if (!w->s->explain) return;
+    va_start(ap, fmt);
+    vsnprintf(w->c->formula + n, sizeof w->c->formula - n, fmt, ap);
+    va_end(ap);
+}
+
+static double share(const struct op_work *w, const char *name) {
+    return machine_operator(w->m, name)->share;
+}
+static double fixed(const struct op_work *w, const char *name) {
+    return machine_operator(w->m, name)->fixed_s;
+}
+
+double op_memory_bps(const struct op_work *w) {
+    return w->m->hbm_bps * share(w, "memory") * w->p.hbm;
+}
+
+double op_type_bytes(enum machine_type t) {
+    switch (t) {
+    case TYPE_BF16: return 2;
+    case TYPE_INT8:
+    case TYPE_FP8: return 1;
+    case TYPE_FP4: return 0.5;
+    case MACHINE_TYPES: break;
+    }
+    assert(!"a type");
+    return 2;
+}
+
+/* A chip without a type's units computes it in the next wider one that it has. */
+static double peak(const struct op_work *w, enum machine_type t) {
+    const double *p = w->m->peak;
+    if (p[t] > 0) return p[t];
+    if (t == TYPE_FP4 && p[TYPE_FP8] > 0) return p[TYPE_FP8];
+    if (t != TYPE_BF16 && t != TYPE_INT8 && p[TYPE_INT8] > 0) return p[TYPE_INT8];
+    if (t == TYPE_INT8 && p[TYPE_FP8] > 0) return p[TYPE_FP8];
+    return p[TYPE_BF16];
+}
+
+static double cores(const struct op_work *w) {
+    double n = round(w->m->cube_cores * w->p.cubes);
+    return n < 1 ? 1 : n;
+}
+
+static void stream(struct op_work *w, double bytes) {
+    w->c->hbm_bytes += bytes;
+}
+
+/* Groups of [rows, k] x [k, n]: tiles dealt to the cores in waves. Libraries choose the tile to suit
+ * the shape, so the best of a few is taken; C7's own is 128 x 152. A tile costs its full size even
+ * where the matrix ends inside it. */
+static void matmul(struct op_work *w, double groups, double rows, double n, double k,
+                   enum machine_type type) {
+    static const double heights[] = {16, 32, 48, 64, 96, 128}, widths[] = {38, 76, 152};
+    double best = INFINITY, waves = 0, high = 0, wide = 0;
+    double core_rate = peak(w, type) / w->m->cube_cores * share(w, "gmm");
+    for (size_t i = 0; i < sizeof heights / sizeof *heights; i++)
+        for (size_t j = 0; j < sizeof widths / sizeof *widths; j++) {
+            double tiles = groups * ceil(rows / heights[i]) * ceil(n / widths[j]);
+            double all = ceil(tiles / cores(w) - 1e-9);
+            double s = all * (2 * heights[i] * widths[j] * k / core_rate + fixed(w, "gmm"));
+            if (s >= best) continue;
+            best = s, waves = all, high = heights[i], wide = widths[j];
+        }
+    w->c->compute_s += best;
+    w->c->operations += 2 * groups * rows * n * k;
+    op_say(w, "%s%.0f waves x (2 x %.0f x %.0f x %.0f / %.1f TOPS a core + %.2f us)",
+           w->c->compute_s > best ? " + " : "", waves, high, wide, k, core_rate * 1e-12,
+           fixed(w, "gmm") * 1e6);
+}
+
+/* A linear layer: weights of the type, activations in it, BF16 out. */
+static void linear(struct op_work *w, double groups, double rows, double n, double k,
+                   enum machine_type type) {
+    double b = op_type_bytes(type);
+    matmul(w, groups, rows, n, k, type);
+    stream(w, groups * (n * k * b + rows * k * b + rows * n * HALF));
+}
+
+static void mla_prolog(struct op_work *w) {
+    const struct op_shape *s = w->s;
+    const struct model_config *c = s->model;
+    double heads = s->heads && !s->wide ? s->heads : c->n_heads, head = c->nope + c->rope;
+    linear(w, 1, s->tokens,
+           (c->q_lora && !s->wide ? c->q_lora : 0) + (s->wide ? c->q_lora : 0) + c->kv_lora +
+               c->rope,
+           c->hidden, s->weights);
+    if (!s->wide) {
+        linear(w, 1, s->tokens, heads * head, c->q_lora ? c->q_lora : c->hidden, s->weights);
+        linear(w, heads, s->tokens, c->kv_lora, c->nope, TYPE_BF16);
+    }
+    stream(w, s->tokens * (2.0 * c->hidden * HALF + config_kv_row(c) * s->kv_bytes));
+    w->c->fixed_s += fixed(w, "mla_prolog") + fixed(w, "kernel");
+}
+
+static void mla_up(struct op_work *w) {
+    const struct op_shape *s = w->s;
+    const struct model_config *c = s->model;
+    double heads = s->heads ? s->heads : c->n_heads;
+    linear(w, 1, s->tokens, heads * (c->nope + c->rope), c->q_lora ? c->q_lora : c->hidden,
+           s->weights);
+    linear(w, 1, s->tokens + s->cached, heads * (c->nope + c->v_dim), c->kv_lora, s->weights);
+    w->c->fixed_s += 2 * fixed(w, "kernel");
+}
+
+static void attend(struct op_work *w, const char *name, double operations, double bytes) {
+    double rate = peak(w, TYPE_BF16) * cores(w) / w->m->cube_cores * share(w, name);
+    w->c->operations += operations;
+    w->c->compute_s += operations / rate;
+    stream(w, bytes);
+    w->c->fixed_s += fixed(w, "kernel");
+    op_say(w, "%.4g GFLOP / %.4g TFLOPS", operations * 1e-9, rate * 1e-12);
+}
+
+static void attention(struct op_work *w) {
+    const struct op_shape *s = w->s;
+    const struct model_config *c = s->model;
+    double heads = s->heads ? s->heads : c->n_heads, row = config_kv_row(c);
+    attend(w, "attention", 2 * heads * (row + c->kv_lora) * s->tokens * s->kv_tokens,
+           s->requests * s->kv_tokens * row * s->kv_bytes +
+               s->tokens * heads * (row + c->kv_lora) * HALF);
+}
+
+static void attention_wide(struct op_work *w) {
+    const struct op_shape *s = w->s;
+    const struct model_config *c = s->model;
+    double heads = s->heads ? s->heads : c->n_heads, head = c->nope + c->rope + c->v_dim;
+    attend(w, "attention_wide", 2 * heads * head * s->tokens * s->kv_tokens,
+           (2 * s->tokens + s->cached) * heads * head * HALF);
+}
+
+static void o_proj(struct op_work *w) {
+    const struct op_shape *s = w->s;
+    const struct model_config *c = s->model;
+    double heads = s->heads ? s->heads : c->n_heads;
+    if (!s->wide) linear(w, heads, s->tokens, c->v_dim, c->kv_lora, TYPE_BF16);
+    linear(w, 1, s->tokens, c->hidden, heads * c->v_dim, s->weights);
+    w->c->fixed_s += (s->wide ? 1 : 2) * fixed(w, "kernel");
+}
+
+static void gate(struct op_work *w) {
+    const struct op_shape *s = w->s;
+    const struct model_config *c = s->model;
+    matmul(w, 1, s->tokens, c->n_experts, c->hidden, TYPE_BF16);
+    stream(w, (double)c->n_experts * c->hidden * SINGLE + s->tokens * c->hidden * 2 * HALF);
+    w->c->fixed_s += 2 * fixed(w, "kernel"); /* the norm and the matmul; the choice */
+}
+
+/* --- experts ---------------------------------------------------------------------------------- */
+
+static uint32_t routed_ranks(const struct op_shape *s) {
+    uint32_t ep = s->ep ? s->ep : 1;
+    return s->shared_ranks < ep ? ep - s->shared_ranks : 1;
+}
+
+uint32_t op_experts_held(const struct op_shape *s) {
+    uint32_t ranks = routed_ranks(s);
+    if (s->experts) return s->experts;
+    return s->model->n_experts ? (s->model->n_experts + ranks - 1) / ranks : 1;
+}
+
+double op_rows_routed(const struct op_shape *s) {
+    double ep = s->ep ? s->ep : 1, k = s->model->gate.top_k;
+    double mean = s->tokens * k * ep / routed_ranks(s);
+    double rows = mean * (s->imbalance > 1 ? s->imbalance : 1);
+    double most = s->tokens * ep * fmin(k, op_experts_held(s));
+    return fmin(rows, fmax(most, mean));
+}
+
+double op_rows_shared(const struct op_shape *s) {
+    double ep = s->ep ? s->ep : 1;
+    return s->shared_ranks ? s->tokens * ep / s->shared_ranks : 0;
+}
+
+double op_rows_hottest(const struct op_shape *s) {
+    return fmax(op_rows_routed(s), op_rows_shared(s));
+}
+
+/* Gate and up, SwiGLU with quantising between, down. Experts that no row comes to cost nothing. */
+static void experts(struct op_work *w, double rows, double held, double inter) {
+    const struct op_shape *s = w->s;
+    double hidden = s->model->hidden, b = op_type_bytes(s->weights);
+    double met = held * (1 - pow(1 - 1 / held, rows)), each;
+    if (rows <= 0) return;
+    if (met < 1) met = fmin(1, rows);
+    each = rows / met;
+    linear(w, met, each, 2 * inter, hidden, s->weights);
+    linear(w, met, each, hidden, inter, s->weights);
+    stream(w, rows * inter * (2 * HALF + b));
+}
+
+static void gmm(struct op_work *w) {
+    const struct op_shape *s = w->s;
+    if (s->m) {
+        linear(w, s->experts ? s->experts : 1, s->m, s->n, s->k, s->weights);
+        return; /* bare, as it was measured */
+    }
+    const struct model_config *c = s->model;
+    double routed = op_rows_routed(s), shared = op_rows_shared(s);
+    if (shared > routed)
+        experts(w, shared, 1, c->moe_inter * (c->n_shared ? c->n_shared : 1));
+    else
+        experts(w, routed, op_experts_held(s), c->moe_inter);
+    w->c->fixed_s += 3 * fixed(w, "kernel");
+}
+
+static void dense(struct op_work *w) {
+    const struct op_shape *s = w->s;
+    experts(w, s->tokens, 1, s->inter ? s->inter : s->model->dense_inter);
+    w->c->fixed_s += 3 * fixed(w, "kernel");
+}
+
+/* --- the ends of the model ---------------------------------------------------------------------- */
+
+static void head(struct op_work *w) {
+    const struct model_config *c = w->s->model;
+    matmul(w, 1, w->s->tokens, c->vocab, c->hidden, TYPE_BF16);
+    stream(w, (double)c->vocab * c->hidden * HALF +
+                  w->s->tokens * ((double)c->hidden * HALF + (double)c->vocab * SINGLE));
+    w->c->fixed_s += fixed(w, "kernel");
+}
+
+static void sample(struct op_work *w) {
+    stream(w, w->s->tokens * w->s->model->vocab * SINGLE * 4); /* read and written twice */
+    w->c->fixed_s += fixed(w, "sample");
+}
+
+/* Each token once in and once out. */
+static void elementwise(struct op_work *w, double in, double out) {
+    stream(w, w->s->tokens * w->s->model->hidden * (in + out));
+    w->c->fixed_s += fixed(w, "kernel");
+}
+
+/* ------------------------------------------------------------------------------------------------ */
+
+static void work(struct op_work *w, enum op op) {
+    switch (op) {
+    case OP_EMBED: elementwise(w, HALF, HALF); break;
+    case OP_MLA_PROLOG: mla_prolog(w); break;
+    case OP_MLA_UP: mla_up(w); break;
+    case OP_ATTENTION: attention(w); break;
+    case OP_ATTENTION_WIDE: attention_wide(w); break;
+    case OP_O_PROJ: o_proj(w); break;
+    case OP_GATE: gate(w); break;
+    case OP_QUANTISE: elementwise(w, HALF, op_type_bytes(w->s->activations)); break;
+    case OP_REORDER:
+        elementwise(w, HALF, op_type_bytes(w->s->activations) * w->s->model->gate.top_k * 2);
+        break;
+    case OP_DISPATCH: op_exchange(w, true); break;
+    case OP_GMM: gmm(w); break;
+    case OP_COMBINE: op_exchange(w, false); break;
+    case OP_SUM: elementwise(w, HALF * (w->s->model->gate.top_k + 1), HALF); break;
+    case OP_DENSE: dense(w); break;
+    case OP_HEAD: head(w); break;
+    case OP_SAMPLE: sample(w); break;
+    case OP_ALL_GATHER: op_collective(w, ALL_GATHER); break;
+    case OP_ALL_TO_ALL: op_collective(w, ALL_TO_ALL); break;
+    case OPS: assert(!"an operator");
+    }
+}
+
+void op_cost(struct op_cost *out, const struct machine *m, const struct op_place *p, enum op op,
+             const struct op_shape *s) {
+    static const struct op_place all = {1, 1, 1};
+    struct op_work w = {m, p ? *p : all, s, out};
+    *out = (struct op_cost){.s = 0};
+    bool by_hand = op == OP_GMM && s->m;
+    if (!by_hand && op != OP_ALL_GATHER && op != OP_ALL_TO_ALL && !(s->tokens > 0)) return;
+    work(&w, op);
+    out->memory_s = out->hbm_bytes / op_memory_bps(&w);
+    out->s = fmax(fmax(out->compute_s, out->memory_s), out->network_s) + out->fixed_s;
+    op_say(&w,
+           "%s%s%.4g MB / %.4g GB/s of memory = %.4g us, the longest of compute %.4g, memory %.4g, "
+           "network %.4g us, + %.4g us of starts",
+           out->formula[0] ? "; " : "", "", out->hbm_bytes * 1e-6, op_memory_bps(&w) * 1e-9,
+           out->s * 1e6, out->compute_s * 1e6, out->memory_s * 1e6, out->network_s * 1e6,
+           out->fixed_s * 1e6);
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What instances of both roles have in common (step.h): their setup, what they keep in memory, and
+ * how chains of operators are laid on the streams that execute them. */
+#include "sim/step_impl.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- setup ------------------------------------------------------------------------------------ */
+
+uint32_t step_experts(const struct step_setup *s) {
+    uint32_t ranks = s->ep - s->shared_ranks, slots = s->model.n_experts + s->redundant;
+    return slots ? (slots + ranks - 1) / ranks : 0;
+}
+
+static bool is_gpu(const struct machine *m) {
+    return m->cube_cores == m->vector_cores;
+}
+
+/* With more ranks than experts some hold the shared expert alone, as many as its load is worth (a
+ * token goes to top_k routed experts and one shared), and the rest second copies of routed ones. */
+static void fill_ranks(struct step_setup *s) {
+    const struct model_config *c = &s->model;
+    uint32_t left, shares;
+    if (!c->n_experts || s->ep <= c->n_experts) return;
+    left = s->ep - c->n_experts;
+    shares = c->gate.top_k ? c->n_experts / c->gate.top_k : 0;
+    if (!s->shared_ranks && c->n_shared) s->shared_ranks = left < shares ? left : shares;
+    if (!s->redundant && s->shared_ranks < left) s->redundant = left - s->shared_ranks;
+}
+
+static enum st check(const struct step_setup *s, bool prefill, struct err *err) {
+    const struct model_config *c = &s->model;
+    double weights, has = s->machine->hbm_bytes;
+    if (s->ep > s->dies)
+        return err_set(err, ST_INVALID, "ep: found %u, expected at most the instance's %u dies",
+                       s->ep, s->dies);
+    if (s->shared_ranks >= s->ep)
+        return err_set(err, ST_INVALID, "shared ranks: found %u, expected fewer than ep %u",
+                       s->shared_ranks, s->ep);
+    if (s->mtp && !c->n_mtp)
+        return err_set(err, ST_INVALID,
+                       "mtp: found true, expected false: the model has no MTP layer");
+    if (!(s->imbalance >= 1) || !(s->acceptance >= 0 && s->acceptance <= 1))
+        return err_set(err, ST_INVALID,
+                       "found imbalance %g and acceptance %g, expected 1 or more and 0 to 1",
+                       s->imbalance, s->acceptance);
+    weights = step_weight_bytes(s, prefill);
+    if (weights >= has)
+        return err_set(
+            err, ST_INVALID,
+            "weights: found %.1f GB a die (%u experts each), expected less than its %.1f GB "
+            "of memory: more dies or ranks are needed",
+            weights * 1e-9, step_experts(s), has * 1e-9);
+    return ST_OK;
+}
+
+enum st step_setup_fill(struct step_setup *s, bool prefill, struct err *err) {
+    const struct machine *m = s->machine;
+    uint32_t all = machine_dies_per_node(m) * m->n_nodes;
+    if (!s->model.n_layers || !s->model.hidden)
+        return err_set(err, ST_INVALID, "model: found no shape, expected one");
+    if (!s->dies) s->dies = prefill ? 32 : 320;
+    if (s->dies > all) s->dies = all;
+    if (!s->ep) s->ep = s->dies;
+    if (s->kv_bytes <= 0) s->kv_bytes = 2;
+    if (s->imbalance == 0) s->imbalance = 1;
+    if (s->attention_cubes == 0 && is_gpu(m)) s->attention_cubes = 1;
+    if (s->layer_fixed_s == 0) s->layer_fixed_s = machine_operator(m, "prefill_layer")->fixed_s;
+    if (s->attention == STEP_ATTENTION_AUTO)
+        s->attention = is_gpu(m) ? STEP_ATTENTION_DATA : STEP_ATTENTION_STAGED;
+    fill_ranks(s);
+    return check(s, prefill, err);
+}
+
+/* --- memory ----------------------------------------------------------------------------------- */
+
+double step_kv_token_bytes(const struct step_setup *s) {
+    return (s->model.n_layers + (s->mtp ? 1.0 : 0)) * config_kv_row(&s->model) * s->kv_bytes;
+}
+
+static double layer_weights(const struct step_setup *s, bool moe) {
+    const struct model_config *c = &s->model;
+    double heads = c->n_heads, hidden = c->hidden, head = c->nope + c->rope,
+           b = op_type_bytes(s->weights);
+    double q = c->q_lora ? hidden * c->q_lora + c->q_lora * heads * head : hidden * heads * head;
+    double bytes = (q + hidden * config_kv_row(c) + heads * c->v_dim * hidden) * b +
+                   heads * (c->nope + c->v_dim) * c->kv_lora * 2;
+    double experts = step_experts(s) + (s->shared_ranks ? 0.0 : c->n_shared);
+    if (!moe) return bytes + 3 * hidden * c->dense_inter * b;
+    return bytes + experts * 3 * hidden * c->moe_inter * b + hidden * c->n_experts * 4;
+}
+
+double step_weight_bytes(const struct step_setup *s, bool prefill) {
+    const struct model_config *c = &s->model;
+    double bytes = (c->tied ? 1.0 : 2.0) * c->vocab * c->hidden * 2;
+    for (uint32_t i = 0; i < c->n_layers; i++) bytes += layer_weights(s, config_layer_is_moe(c, i));
+    if (s->mtp && !prefill) bytes += layer_weights(s, true) + 2.0 * c->hidden * c->hidden * 2;
+    return bytes;
+}
+
+/* A tenth is left to activations, communication buffers and the runtime. */
+double step_kv_room_bytes(const struct step_setup *s, bool prefill) {
+    double room = s->machine->hbm_bytes * 0.9 - step_weight_bytes(s, prefill);
+    return room > 0 ? room : 0;
+}
+
+/* --- chains ----------------------------------------------------------------------------------- */
+
+struct op_shape step_shape(const struct step_setup *s, double tokens) {
+    return (struct op_shape){.model = &s->model,
+                             .weights = s->weights,
+                             .activations = s->weights,
+                             .kv_bytes = s->kv_bytes,
+                             .tokens = tokens,
+                             .ep = s->ep,
+                             .shared_ranks = s->shared_ranks,
+                             .experts = step_experts(s),
+                             .imbalance = s->imbalance,
+                             .plane = s->plane};
+}
+
+void step_chain_add(struct step_chain *c, const struct step_setup *s, const struct op_place *p,
+                    enum op op, const struct op_shape *shape, uint32_t stream) {
+    struct step_link *l = &c->v[c->n++];
+    l->op = op;
+    l->stream = stream;
+    op_cost(&l->cost, s->machine, p, op, shape);
+    c->s += l->cost.s;
+}
+
+void step_chain_fixed(struct step_chain *c, double s, uint32_t stream) {
+    if (s <= 0) return;
+    c->v[c->n++] = (struct step_link){OPS, stream, {.s = s, .fixed_s = s}};
+    c->s += s;
+}
+
+static void note(struct step_trace *t, const struct step_piece *p) {
+    if (t->n == t->cap) {
+        size_t cap = t->cap ? 2 * t->cap : 256;
+        struct step_piece *v = realloc(t->v, cap * sizeof *v);
+        if (!v) return; /* the picture lacks a piece; the time is right */
+        t->v = v;
+        t->cap = cap;
+    }
+    t->v[t->n++] = *p;
+}
+
+void step_run(struct step_clock *k, const struct step_chain *c, uint32_t n_chains, uint32_t first,
+              uint32_t end) {
+    uint32_t at[CHAINS_MAX] = {0}, layer[CHAINS_MAX];
+    for (uint32_t i = 0; i < n_chains; i++) layer[i] = c[i].n ? first : end;
+    for (;;) {
+        uint32_t next = n_chains;
+        double begin = INFINITY;
+        for (uint32_t i = 0; i < n_chains; i++) {
+            if (layer[i] >= end) continue;
+            double free_s = k->stream[c[i].v[at[i]].stream];
+            double b = free_s > k->ready[i] ? free_s : k->ready[i];
+            if (b < begin || (b == begin && k->ready[i] < k->ready[next])) begin = b, next = i;
+        }
+        if (next == n_chains) return;
+        const struct step_link *l = &c[next].v[at[next]];
+        k->stream[l->stream] = k->ready[next] = begin + l->cost.s;
+        if (k->trace)
+            note(k->trace, &(struct step_piece){.op = l->op,
+                                                .layer = layer[next],
+                                                .microbatch = next,
+                                                .stream = l->stream,
+                                                .begin_s = begin,
+                                                .s = l->cost.s,
+                                                .cost = l->cost});
+        if (++at[next] == c[next].n) at[next] = 0, layer[next]++;
+    }
+}
+
+double step_now(const struct step_clock *k) {
+    double now = 0;
+    for (uint32_t i = 0; i < STREAMS_MAX; i++) now = fmax(now, k->stream[i]);
+    for (uint32_t i = 0; i < CHAINS_MAX; i++) now = fmax(now, k->ready[i]);
+    return now;
+}
+
+void step_join(struct step_clock *k) {
+    double now = step_now(k);
+    for (uint32_t i = 0; i < STREAMS_MAX; i++) k->stream[i] = now;
+    for (uint32_t i = 0; i < CHAINS_MAX; i++) k->ready[i] = now;
+}

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A decode step (step.h; CloudMatrix paper 4.2.3 and 4.2.4). Every layer is attention and then
+ * experts. Cut into two microbatches, one attends on its part of the cores while the other goes
+ * through its experts on the rest; each part has memory bandwidth in proportion to its cores. On a GPU
+ * the two take turns on all cores and only the network runs beside them. A draft layer guesses one
+ * token a request, so the main model sees two rows of each, whose keys it reads once. */
+#include <math.h>
+
+#include "sim/step_impl.h"
+
+enum stream { ATTENTION, EXPERTS };
+
+struct cut { /* a way to do a layer */
+    uint32_t microbatches;
+    double attention; /* share of the cores; 1: all, in turn */
+    struct step_chain layer;
+};
+
+static struct op_place part(double share) {
+    return (struct op_place){share, share, share};
+}
+
+static void attend(struct step_chain *c, const struct step_setup *s, const struct op_place *p,
+                   const struct op_shape *shape) {
+    step_chain_add(c, s, p, OP_MLA_PROLOG, shape, ATTENTION);
+    step_chain_add(c, s, p, OP_ATTENTION, shape, ATTENTION);
+    step_chain_add(c, s, p, OP_O_PROJ, shape, ATTENTION);
+}
+
+/* What a rank computes for its own tokens beside the routed experts. */
+static void own_shared(struct step_chain *c, const struct step_setup *s, const struct op_place *p,
+                       const struct op_shape *shape, uint32_t stream) {
+    struct op_shape own = *shape;
+    if (s->shared_ranks || !s->model.n_shared) return;
+    own.inter = s->model.moe_inter * s->model.n_shared;
+    step_chain_add(c, s, p, OP_DENSE, &own, stream);
+}
+
+static struct op_shape rows_of(const struct step_setup *s, const struct step_decode *d,
+                               double share) {
+    struct op_shape shape = step_shape(s, d->requests * share * (s->mtp ? 2 : 1));
+    shape.requests = d->requests * share;
+    shape.kv_tokens = d->kv_tokens;
+    return shape;
+}
+
+/* The streams of a GPU are its cores and its network. */
+static void make_cut(struct cut *k, const struct step_setup *s, const struct step_decode *d,
+                     uint32_t microbatches, double attention) {
+    struct op_shape shape = rows_of(s, d, 1.0 / microbatches);
+    bool split = microbatches > 1 && attention < 1;
+    struct op_place a = part(split ? attention : 1), e = part(split ? 1 - attention : 1);
+    uint32_t cores = split ? EXPERTS : ATTENTION;
+    k->microbatches = microbatches;
+    k->attention = attention;
+    k->layer = (struct step_chain){.n = 0};
+    attend(&k->layer, s, &a, &shape);
+    step_chain_add(&k->layer, s, &e, OP_GATE, &shape, cores);
+    step_chain_add(&k->layer, s, &e, OP_DISPATCH, &shape, EXPERTS);
+    own_shared(&k->layer, s, &e, &shape, cores);
+    step_chain_add(&k->layer, s, &e, OP_GMM, &shape, cores);
+    step_chain_add(&k->layer, s, &e, OP_COMBINE, &shape, EXPERTS);
+}
+
+static double stream_s(const struct step_chain *c, uint32_t stream) {
+    double s = 0;
+    for (uint32_t i = 0; i < c->n; i++)
+        if (c->v[i].stream == stream) s += c->v[i].cost.s;
+    return s;
+}
+
+/* The split that ends both streams about together: attention's time falls with its cores, that of
+ * experts rises. */
+static void best_split(struct cut *k, const struct step_setup *s, const struct step_decode *d) {
+    uint32_t n = s->machine->cube_cores, low = 1, high = n > 1 ? n - 1 : 1;
+    struct cut other;
+    while (low < high) {
+        uint32_t mid = (low + high) / 2;
+        make_cut(k, s, d, 2, (double)mid / n);
+        if (stream_s(&k->layer, ATTENTION) <= stream_s(&k->layer, EXPERTS))
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    make_cut(k, s, d, 2, (double)low / n);
+    if (low == 1) return;
+    make_cut(&other, s, d, 2, (double)(low - 1) / n);
+    if (stream_s(&other.layer, ATTENTION) < stream_s(&k->layer, EXPERTS)) *k = other;
+}
+
+/* Layers of the kind from `from` on, all alike. */
+static void layers(struct step_clock *k, const struct step_setup *s, const struct step_decode *d,
+                   const struct cut *moe) {
+    const struct model_config *c = &s->model;
+    struct step_chain both[CHAINS_MAX], plain = {.n = 0};
+    struct op_shape shape = rows_of(s, d, 1);
+    struct op_place all = part(1);
+    attend(&plain, s, &all, &shape);
+    step_chain_add(&plain, s, &all, OP_DENSE, &shape, ATTENTION);
+    for (uint32_t i = 0; i < CHAINS_MAX; i++) both[i] = moe->layer;
+    for (uint32_t i = 0, end; i < c->n_layers; i = end) {
+        bool experts = config_layer_is_moe(c, i);
+        for (end = i + 1; end < c->n_layers && config_layer_is_moe(c, end) == experts; end++) {
+        }
+        step_join(k);
+        if (experts)
+            step_run(k, both, moe->microbatches, i, end);
+        else
+            step_run(k, &plain, 1, i, end);
+    }
+    step_join(k);
+}
+
+static void one(struct step_clock *k, const struct step_setup *s, enum op op,
+                const struct op_shape *shape, uint32_t layer) {
+    struct step_chain c = {.n = 0};
+    step_chain_add(&c, s, NULL, op, shape, ATTENTION);
+    step_run(k, &c, 1, layer, layer + 1);
+    step_join(k);
+}
+
+static double run(const struct step_setup *s, const struct step_decode *d, const struct cut *moe,
+                  struct step_trace *trace) {
+    const struct machine *m = s->machine;
+    const struct model_config *c = &s->model;
+    struct op_shape rows = rows_of(s, d, 1), drafts = rows_of(s, d, 1);
+    struct step_clock k = {.trace = trace};
+    struct step_chain host = {.n = 0}, both[CHAINS_MAX];
+    step_chain_fixed(&host, m->step_s + (m->graphs_ahead ? 0 : m->launch_s * (s->mtp ? 2 : 1)),
+                     ATTENTION);
+    if (host.n) step_run(&k, &host, 1, 0, 1);
+    step_join(&k);
+    one(&k, s, OP_EMBED, &rows, 0);
+    layers(&k, s, d, moe);
+    one(&k, s, OP_HEAD, &rows, c->n_layers);
+    one(&k, s, OP_SAMPLE, &rows, c->n_layers);
+    if (!s->mtp) return step_now(&k);
+    /* The draft sees what the step accepted, padded to two rows; it guesses one token. */
+    for (uint32_t i = 0; i < CHAINS_MAX; i++) both[i] = moe->layer;
+    step_run(&k, both, moe->microbatches, c->n_layers, c->n_layers + 1);
+    step_join(&k);
+    drafts.tokens = d->requests;
+    one(&k, s, OP_HEAD, &drafts, c->n_layers);
+    one(&k, s, OP_SAMPLE, &drafts, c->n_layers);
+    return step_now(&k);
+}
+
+double step_decode_s(const struct step_setup *s, const struct step_decode *d,
+                     struct step_trace *trace) {
+    struct cut plain, cut;
+    bool may = s->microbatches && d->requests >= 2;
+    if (!(d->requests > 0)) return 0;
+    make_cut(&plain, s, d, 1, 1);
+    if (!may && !s->microbatches_forced) return run(s, d, &plain, trace);
+    if (s->attention_cubes > 0)
+        make_cut(&cut, s, d, 2, s->attention_cubes);
+    else
+        best_split(&cut, s, d);
+    if (!s->microbatches_forced && run(s, d, &plain, NULL) <= run(s, d, &cut, NULL)) cut = plain;
+    return run(s, d, &cut, trace);
+}

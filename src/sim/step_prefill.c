@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A batch of prompts through an instance (step.h; CloudMatrix paper 4.3). Staged: all tokens lie
+ * packed over the dies for what is done a token (sequence parallel), over the heads for attention
+ * (tensor parallel), and over the dies again; an all-gather and an all-to-all lie between. Data
+ * parallel: each prompt on one die, and the fullest die is waited for. Two microbatches keep three
+ * engines busy: cubes, vectors, and the copy engines that move bytes between dies. */
+#include <math.h>
+
+#include "sim/step_impl.h"
+
+enum engine { CUBES, VECTORS, COPIES };
+
+/* DeepSeek's kernels keep 24 of an H800's 132 SMs for communication while microbatches alternate; a
+ * chip with copy engines of its own keeps none. */
+static const double gpu_cubes_left = 1 - 24.0 / 132;
+
+static void staged(struct step_chain *c, const struct step_setup *s, const struct step_prefill *p,
+                   double share, const struct op_place *at) {
+    const struct model_config *m = &s->model;
+    double tokens = p->tokens * share, cached = p->cached * share, dies = s->dies;
+    double split = fmin(dies, m->n_heads); /* more dies than heads: they share a head's rows */
+    struct op_shape own = step_shape(s, tokens / dies), heads = own;
+    double latents = (m->q_lora ? m->q_lora : m->hidden) * 2.0 + config_kv_row(m) * s->kv_bytes;
+    own.wide = heads.wide = true;
+    step_chain_add(c, s, at, OP_MLA_PROLOG, &own, CUBES);
+    heads.ranks = s->dies;
+    heads.bytes = tokens * latents + cached * config_kv_row(m) * s->kv_bytes;
+    step_chain_add(c, s, at, OP_ALL_GATHER, &heads, COPIES);
+    heads.heads = (uint32_t)ceil(m->n_heads / split);
+    heads.tokens = tokens * split / dies;
+    heads.cached = cached;
+    heads.kv_tokens = p->key_pairs / p->tokens;
+    step_chain_add(c, s, at, OP_MLA_UP, &heads, CUBES);
+    step_chain_add(c, s, at, OP_ATTENTION_WIDE, &heads, CUBES);
+    heads.bytes = tokens / dies * m->n_heads * m->v_dim * 2.0;
+    step_chain_add(c, s, at, OP_ALL_TO_ALL, &heads, COPIES);
+    step_chain_add(c, s, at, OP_QUANTISE, &own, VECTORS);
+    step_chain_add(c, s, at, OP_O_PROJ, &own, CUBES);
+}
+
+/* Tokens of the fullest die when every prompt is on one. */
+static double fullest(const struct step_setup *s, const struct step_prefill *p) {
+    double dies = s->dies;
+    if (p->requests < 1) return p->tokens / dies;
+    return p->tokens / p->requests * ceil(p->requests / dies);
+}
+
+static void data_parallel(struct step_chain *c, const struct step_setup *s,
+                          const struct step_prefill *p, double share, const struct op_place *at) {
+    struct op_shape own = step_shape(s, fullest(s, p) * share);
+    own.wide = true;
+    own.cached = own.tokens * p->cached / p->tokens;
+    own.kv_tokens = p->key_pairs / p->tokens;
+    step_chain_add(c, s, at, OP_MLA_PROLOG, &own, CUBES);
+    step_chain_add(c, s, at, OP_MLA_UP, &own, CUBES);
+    step_chain_add(c, s, at, OP_ATTENTION_WIDE, &own, CUBES);
+    step_chain_add(c, s, at, OP_QUANTISE, &own, VECTORS);
+    step_chain_add(c, s, at, OP_O_PROJ, &own, CUBES);
+}
+
+/* Tokens are exchanged as they lie: evenly where attention is staged, else as the fullest die has. */
+static void experts(struct step_chain *c, const struct step_setup *s, double tokens,
+                    const struct op_place *at) {
+    struct op_shape own = step_shape(s, tokens), shared;
+    own.bulk = true;
+    shared = own;
+    shared.inter = s->model.moe_inter * s->model.n_shared;
+    step_chain_add(c, s, at, OP_GATE, &own, CUBES);
+    step_chain_add(c, s, at, OP_REORDER, &own, VECTORS);
+    step_chain_add(c, s, at, OP_DISPATCH, &own, COPIES);
+    if (!s->shared_ranks && s->model.n_shared) step_chain_add(c, s, at, OP_DENSE, &shared, CUBES);
+    step_chain_add(c, s, at, OP_GMM, &own, CUBES);
+    step_chain_add(c, s, at, OP_COMBINE, &own, COPIES);
+    step_chain_add(c, s, at, OP_SUM, &own, VECTORS);
+}
+
+static void make(struct step_chain *c, const struct step_setup *s, const struct step_prefill *p,
+                 bool moe, uint32_t microbatches) {
+    double share = 1.0 / microbatches;
+    bool stages = s->attention == STEP_ATTENTION_STAGED;
+    bool gpu = s->machine->cube_cores == s->machine->vector_cores;
+    double left = gpu && moe && microbatches > 1 ? gpu_cubes_left : 1;
+    struct op_place at = {left, left, 1};
+    double tokens = (stages ? p->tokens / s->dies : fullest(s, p)) * share;
+    *c = (struct step_chain){.n = 0};
+    if (stages)
+        staged(c, s, p, share, &at);
+    else
+        data_parallel(c, s, p, share, &at);
+    struct op_shape own = step_shape(s, tokens);
+    if (moe)
+        experts(c, s, tokens, &at);
+    else
+        step_chain_add(c, s, &at, OP_DENSE, &own, CUBES);
+    step_chain_fixed(c, s->layer_fixed_s * share, CUBES);
+}
+
+static double run(const struct step_setup *s, const struct step_prefill *p, uint32_t microbatches,
+                  struct step_trace *trace) {
+    const struct machine *m = s->machine;
+    const struct model_config *c = &s->model;
+    struct step_clock k = {.trace = trace};
+    struct step_chain chains[CHAINS_MAX], ends = {.n = 0};
+    struct op_shape last = step_shape(s, fmax(1, ceil(p->requests / s->dies)));
+    struct op_shape all = step_shape(s, p->tokens / s->dies);
+    step_chain_fixed(&ends, m->step_s, CUBES);
+    step_chain_add(&ends, s, NULL, OP_EMBED, &all, CUBES);
+    step_run(&k, &ends, 1, 0, 1);
+    for (uint32_t i = 0, end; i < c->n_layers; i = end) {
+        bool moe = config_layer_is_moe(c, i);
+        for (end = i + 1; end < c->n_layers && config_layer_is_moe(c, end) == moe; end++) {
+        }
+        for (uint32_t j = 0; j < microbatches; j++) make(&chains[j], s, p, moe, microbatches);
+        step_join(&k);
+        step_run(&k, chains, microbatches, i, end);
+    }
+    step_join(&k);
+    ends = (struct step_chain){.n = 0};
+    step_chain_add(&ends, s, NULL, OP_HEAD, &last, CUBES);
+    step_chain_add(&ends, s, NULL, OP_SAMPLE, &last, CUBES);
+    step_run(&k, &ends, 1, c->n_layers, c->n_layers + 1);
+    return step_now(&k);
+}
+
+double step_prefill_s(const struct step_setup *s, const struct step_prefill *p,
+                      struct step_trace *trace) {
+    if (!(p->tokens > 0)) return 0;
+    uint32_t n = s->microbatches ? 2 : 1;
+    if (n == 2 && !s->microbatches_forced && run(s, p, 1, NULL) <= run(s, p, 2, NULL)) n = 1;
+    return run(s, p, n, trace);
+}
