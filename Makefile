@@ -39,7 +39,7 @@ endif
 SRCS    := $(foreach r,$(ROOMS),$(wildcard src/$(r)/*.c))
 ifneq ($(CROSS),)
   # What the Arm test links: everything that includes no third-party header.
-  SRCS  := $(shell grep -LE '<(jansson|event2/|openssl/|pcre2|utf8proc)|base/json.h' $(foreach r,base ops ops/ref ops/neon model,$(wildcard src/$(r)/*.c)))
+  SRCS  := $(shell grep -LE '<(jansson|event2/|openssl/|pcre2|utf8proc|yaml)|base/json.h' $(foreach r,base ops ops/ref ops/neon model,$(wildcard src/$(r)/*.c)))
 else
   CFLAGS += $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
   LDLIBS += $(shell pkg-config --libs $(PKGS) 2>/dev/null)
@@ -97,8 +97,9 @@ $(B)/src/ops/neon/%.o: ISA := -march=armv8-a
 # The kernels stay bare under sanitizers: their tests have guard pages, and instrumented they take minutes to compile.
 $(B)/src/ops/avx2/%.o $(B)/src/ops/avx512/%.o: SANFLAGS :=
 
-# It embeds them.
+# They embed them.
 $(B)/src/serve/page.o: $(wildcard src/serve/page/*)
+$(B)/src/sim/embedded.o: $(wildcard hardware/*.yaml)
 
 $(B)/%.o: %.c Makefile | $(if $(CROSS),,$(B)/packages)
 	@mkdir -p $(@D)

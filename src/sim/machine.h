@@ -30,8 +30,9 @@ enum machine_transfer {
 };
 extern const char *const machine_transfer_names[MACHINE_TRANSFERS + 1];
 
-/* How a path behaves for one flow alone on it. time = (start^4 + (bytes/rate)^4)^(1/4) + latency:
- * the library's start-up overlaps the wire (docs/simulator.md). */
+/* How a path behaves for one flow alone on it. time = (start^4 + (bytes/rate)^4)^(1/4), since the start
+ * overlaps the wire (docs/simulator.md). start is the path's latency for a bare operation; a library's
+ * start-up (library_start_s) takes its place where it is longer: it was measured with the latency in it. */
 struct machine_path {
     double rate_bps;  /* reached by one die, long transfers; 0: there is none */
     double latency_s; /* of the bare operation, smallest size */
