@@ -274,7 +274,7 @@ static void more_offers_than_fit_are_not_taken(void **state) {
         struct pool_key k = w_key(i);
         taken += pool_offer(c->pool, "t", &k, i % W_PAGES, w_done, &c->n_done);
     }
-    assert_int_equal(taken, CLIENT_OFFERS_MAX);
+    assert_int_equal(taken, CLIENT_OFFERS);
     w_run(&w, 100000000);
     assert_int_equal(c->n_done, taken);
     assert_int_equal(stats(&w)->blocks_dram, 16);
