@@ -88,7 +88,7 @@ static void fill_load(const struct pool_node *n, struct member_load *l) {
                               .bytes_dram = s->bytes_dram,
                               .bytes_dram_max = n->o.pool.dram_bytes,
                               .bytes_ssd = s->bytes_ssd,
-                              .bytes_ssd_max = s->blocks_ssd_max * block_bytes(&n->shape),
+                              .bytes_ssd_max = n->ssd ? n->o.ssd_bytes : 0,
                               .pool_bad = s->bad_offers + s->ssd_bad};
 }
 
@@ -116,7 +116,8 @@ uint64_t pool_node_step(struct pool_node *n) {
     if (member_load_due(&n->m, now)) tell_load(n);
     if (n->server && pool_server_step(n->server, now)) any = true;
     if (any) return 0;
-    uint64_t look = now + (n->ssd ? idle_ssd_ns : idle_ns);
+    bool ssd_works = n->ssd && ssd_room(n->ssd) < SSD_OPS_MAX;
+    uint64_t look = now + (ssd_works ? idle_ssd_ns : idle_ns);
     return due < look ? due : look;
 }
 
