@@ -115,17 +115,27 @@ static ssize_t page_io(struct ssd *s, uint8_t *page, bool write) {
     return ssd_do(s->fd, &o);
 }
 
+/* Empty, begun by a pool (however far it came), or zeros, which a crash of the machine leaves of a
+ * file that nobody synced. What is anything else is somebody's, and no byte of it is touched. */
+static bool may_begin(const uint8_t *page, ssize_t n) {
+    size_t begin = n < (ssize_t)sizeof FILE_MAGIC ? (size_t)n : sizeof FILE_MAGIC;
+    if (memcmp(page, &FILE_MAGIC, begin) == 0) return true;
+    for (ssize_t i = 0; i < n; i++)
+        if (page[i]) return false;
+    return true;
+}
+
 /* Reads the first page, or writes it into a file that is new or of another shape. */
 static enum st begin_file(struct ssd *s, uint8_t *page, const char *dir, struct err *err) {
     memset(page, 0, SSD_ALIGN);
     ssize_t n = page_io(s, page, false);
     if (n < 0) return err_set(err, ST_IO, "%s: cannot read: %s", dir, strerror((int)-n));
     struct file_head *h = (struct file_head *)(void *)page;
-    if (n >= (ssize_t)sizeof *h && h->magic != FILE_MAGIC && h->magic != 0)
+    if (!may_begin(page, n))
         return err_set(err, ST_INVALID, "%s/blocks: not a file of a memory pool", dir);
     size_t checked = offsetof(struct file_head, check);
-    if (n == SSD_ALIGN && h->version == SSD_VERSION && h->check == sum64_of(h, checked) &&
-        block_shape_equal(&h->shape, &s->shape))
+    if (n == SSD_ALIGN && h->magic == FILE_MAGIC && h->version == SSD_VERSION &&
+        h->check == sum64_of(h, checked) && block_shape_equal(&h->shape, &s->shape))
         return ST_OK;
     if (ftruncate(s->fd, 0) != 0)
         return err_set(err, ST_IO, "%s: cannot empty it: %s", dir, strerror(errno));

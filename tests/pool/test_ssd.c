@@ -238,6 +238,31 @@ static void a_second_server_and_a_strangers_file_are_refused(void **state) {
     assert_int_equal(write(fd, "somebody's letters, which nobody may overwrite", 46), 46);
     close(fd);
     assert_int_equal(try_open(&second, SSD_AUTO, &err), ST_INVALID);
+    const struct {
+        const char *text;
+        off_t len;
+        enum st st;
+    } files[] = {{"sun", 3, ST_OK},           {"sunpssd1", 8, ST_OK},
+                 {"sunpssd2", 8, ST_INVALID}, {"x", 1, ST_INVALID},
+                 {"letters", 7, ST_INVALID},  {"", 4096, ST_OK},
+                 {"", 70000, ST_OK},          {"", 1, ST_OK}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct stat sb;
+        fd = open(path, O_WRONLY | O_TRUNC);
+        size_t len = strlen(files[i].text);
+        assert_int_equal(write(fd, files[i].text, len), len);
+        assert_int_equal(ftruncate(fd, files[i].len), 0);
+        close(fd);
+        assert_int_equal(try_open(&second, SSD_AUTO, &err), files[i].st);
+        assert_int_equal(stat(path, &sb), 0);
+        if (files[i].st) assert_int_equal(sb.st_size, files[i].len);
+        if (!files[i].st) ssd_close(second);
+        second = NULL;
+    }
+    fd = open(path, O_WRONLY | O_TRUNC);
+    assert_int_equal(pwrite(fd, "a letter", 8, 4000), 8); /* begins with zeros */
+    close(fd);
+    assert_int_equal(try_open(&second, SSD_AUTO, &err), ST_INVALID);
     struct ssd_options o = {dir, 5000, w_shape, SSD_AUTO};
     assert_int_equal(ssd_open(&second, &o, &err), ST_INVALID);
     o = (struct ssd_options){"/proc/nowhere", 1 << 20, w_shape, SSD_AUTO};
