@@ -50,7 +50,15 @@ enum st bus_secret_read(uint8_t **out, size_t *len, const char *path, struct err
     return ST_OK;
 }
 
-/* Written whole under another name and then linked: who comes second finds the first one's. */
+/* A file of this name that is there was left by a process that had our number and is dead. */
+static int open_new(const char *path) {
+    int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, fd = open(path, flags, 0600);
+    if (fd >= 0 || errno != EEXIST || unlink(path) != 0) return fd;
+    return open(path, flags, 0600);
+}
+
+/* Written whole under another name and then linked: who comes second finds the first one's. On disk
+ * before it has its name: a crash of the machine may leave none, and not an empty one. */
 enum st bus_secret_make(const char *path, struct err *err) {
     uint8_t random[SECRET_NEW];
     char hex[2 * SECRET_NEW + 2], temporary[4096];
@@ -62,8 +70,8 @@ enum st bus_secret_make(const char *path, struct err *err) {
     if (snprintf(temporary, sizeof temporary, "%s.%d", path, (int)getpid()) >=
         (int)sizeof temporary)
         return err_set(err, ST_INVALID, "%s: the path is too long", path);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool ok = fd >= 0 && write(fd, hex, 2 * SECRET_NEW + 1) == 2 * SECRET_NEW + 1;
+    int fd = open_new(temporary);
+    bool ok = fd >= 0 && write(fd, hex, 2 * SECRET_NEW + 1) == 2 * SECRET_NEW + 1 && fsync(fd) == 0;
     int why = errno;
     if (fd >= 0) ok = close(fd) == 0 && ok;
     if (ok && link(temporary, path) != 0 && errno != EEXIST) {

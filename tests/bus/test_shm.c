@@ -186,9 +186,13 @@ static void a_secret_is_made_once_and_read_only_where_nobody_else_reads_it(void 
     struct stat s;
     shm_address(r->world, "secret", path);
     assert_int_equal(bus_secret_read(&one, &len, path, &err), ST_NOT_FOUND);
+    char left[BUS_ADDRESS_BYTES + 16]; /* by one that was killed while it made one */
+    snprintf(left, sizeof left, "%s.%d", path, (int)getpid());
+    write_file(left, "half of a sec", 0600);
     assert_int_equal(bus_secret_make(path, &err), ST_OK);
     assert_int_equal(stat(path, &s), 0);
     assert_int_equal(s.st_mode & 07777, 0600);
+    assert_int_equal(access(left, F_OK), -1);
     assert_int_equal(bus_secret_read(&one, &len, path, &err), ST_OK);
     assert_int_equal(len, 64);
     assert_int_equal(bus_secret_make(path, &err), ST_OK);
