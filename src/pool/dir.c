@@ -99,17 +99,26 @@ uint32_t dir_namespace_of(const struct dir *d, const char *tenant) {
     return DIR_NONE;
 }
 
+/* One that holds nothing, where every one is some tenant's. */
+static uint32_t idle_namespace(const struct dir *d) {
+    for (uint32_t i = 0; i < d->n_ns; i++)
+        if (d->ns[i].n_extents == 0 && d->ns[i].n_recs == 0) return i;
+    return DIR_NONE;
+}
+
 uint32_t dir_namespace(struct dir *d, const char *tenant) {
     size_t len = strnlen(tenant, POOL_TENANT_BYTES);
     if (len == 0 || len == POOL_TENANT_BYTES) return DIR_NONE;
     uint32_t ns = dir_namespace_of(d, tenant);
     if (ns != DIR_NONE) return ns;
-    if (d->n_ns == POOL_NAMESPACES_MAX) return DIR_NONE;
-    struct dir_namespace *n = &d->ns[d->n_ns];
+    ns = d->n_ns < POOL_NAMESPACES_MAX ? d->n_ns++ : idle_namespace(d);
+    if (ns == DIR_NONE) return DIR_NONE;
+    struct dir_namespace *n = &d->ns[ns];
+    *n = (struct dir_namespace){0};
     memcpy(n->tenant, tenant, len + 1);
     n->tag = index_tenant(tenant);
     set_quota(d, n);
-    return d->n_ns++;
+    return ns;
 }
 
 /* --- blocks and their entries --------------------------------------------------------------- */

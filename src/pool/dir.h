@@ -87,7 +87,8 @@ static inline uint64_t dir_extent_bytes(const struct dir *d) {
 
 /* Number of a tenant's namespace, or DIR_NONE. */
 uint32_t dir_namespace_of(const struct dir *d, const char *tenant);
-/* The same, made if need be; DIR_NONE: no room, or no name. */
+/* The same, made if need be, in the place of one that holds nothing if all are taken; DIR_NONE: all
+ * hold something, or no name. */
 uint32_t dir_namespace(struct dir *d, const char *tenant);
 /* The block, or DIR_NONE. */
 uint32_t dir_find(const struct dir *d, uint32_t ns, const struct pool_key *key);

@@ -277,8 +277,28 @@ static void bad_shapes_sizes_and_names_are_refused(void **state) {
         snprintf(name, sizeof name, "t%u", i);
         assert_int_equal(dir_namespace(&r.d, name), i);
     }
-    assert_int_equal(dir_namespace(&r.d, "one more"), DIR_NONE);
     for (uint32_t i = 0; i < POOL_NAMESPACES_MAX; i++) assert_true(put(&r, i, i));
+    check(&r);
+    end(&r);
+}
+
+static void one_that_holds_nothing_makes_room_for_a_new_tenants(void **state) {
+    (void)state;
+    struct house r;
+    begin(&r, 5, 200, NULL, 0); /* 5 extents of a block each: most tenants' are on SSD alone */
+    char name[16];
+    for (uint32_t i = 0; i < POOL_NAMESPACES_MAX; i++) {
+        snprintf(name, sizeof name, "t%u", i);
+        assert_int_equal(dir_namespace(&r.d, name), i);
+    }
+    for (uint32_t i = 0; i < POOL_NAMESPACES_MAX; i++)
+        if (i != 7) assert_true(put(&r, i, i));
+    assert_int_equal(dir_namespace(&r.d, "one more"), 7);
+    assert_int_equal(dir_namespace_of(&r.d, "t7"), DIR_NONE);
+    assert_int_equal(dir_namespace(&r.d, "one more"), 7);
+    assert_true(put(&r, 7, 100));
+    assert_true(find(&r, 7, 100) != DIR_NONE && find(&r, 7, 7) == DIR_NONE);
+    assert_int_equal(dir_namespace(&r.d, "t7"), DIR_NONE); /* all hold something */
     check(&r);
     end(&r);
 }
@@ -342,6 +362,7 @@ int main(void) {
         cmocka_unit_test(quotas_bound_a_namespace_in_both_tiers),
         cmocka_unit_test(a_block_lives_until_both_tiers_have_dropped_it),
         cmocka_unit_test(bad_shapes_sizes_and_names_are_refused),
+        cmocka_unit_test(one_that_holds_nothing_makes_room_for_a_new_tenants),
         cmocka_unit_test(every_count_is_right_after_any_history),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
