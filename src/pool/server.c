@@ -81,8 +81,14 @@ static void want(struct server_client *c, const struct wire_want *w) {
     if (c->n_wants < SERVER_QUEUE_MAX) c->wants[c->n_wants++] = (struct server_want){.want = *w};
 }
 
+/* One too many is forgotten: a block that is damaged is doubted again by who reads it next. */
+static void doubt(struct server_client *c, const struct wire_doubt *d) {
+    if (c->n_doubts < SERVER_DOUBTS_MAX)
+        c->doubts[(c->doubts_head + c->n_doubts++) % SERVER_DOUBTS_MAX] = *d;
+}
+
 /* A client says that a block is damaged: looks for itself. */
-static void doubt(struct pool_server *s, const struct wire_doubt *d) {
+static void look_at(struct pool_server *s, const struct wire_doubt *d) {
     uint32_t ns = dir_namespace_of(&s->dir, d->tenant);
     uint32_t block = ns == DIR_NONE ? DIR_NONE : dir_find(&s->dir, ns, &d->key);
     if (block == DIR_NONE || s->dir.blocks[block].slot == DIR_NONE) return;
@@ -115,7 +121,7 @@ static void message(struct pool_server *s, struct server_client *c, const struct
         case WIRE_HELLO: hello(s, c, &v.hello); break;
         case WIRE_OFFER: offer(s, c, &v.offer); break;
         case WIRE_WANT: want(c, &v.want); break;
-        case WIRE_DOUBT: doubt(s, &v.doubt); break;
+        case WIRE_DOUBT: doubt(c, &v.doubt); break;
         default: refuse(s, c);
         }
     }
@@ -145,6 +151,15 @@ void pool_server_event(struct pool_server *s, const struct bus_event *ev) {
 
 /* --- working --------------------------------------------------------------------------------- */
 
+/* One of a client's in a step: to look at one is to hash a block, and others wait. */
+static bool take_doubt(struct pool_server *s, struct server_client *c) {
+    if (c->n_doubts == 0) return false;
+    look_at(s, &c->doubts[c->doubts_head]);
+    c->doubts_head = (c->doubts_head + 1) % SERVER_DOUBTS_MAX;
+    c->n_doubts--;
+    return true;
+}
+
 static bool tell(struct pool_server *s, struct server_client *c) {
     bool did = false;
     if (c->n_answers > 0 &&
@@ -164,8 +179,12 @@ bool pool_server_step(struct pool_server *s, uint64_t now_ns) {
     (void)now_ns; /* nothing here depends on time */
     bool did = server_ssd_step(s);
     if (server_store_step(s)) did = true;
-    for (uint32_t i = 0; i < SERVER_CLIENTS_MAX; i++)
-        if (s->clients[i] && !s->clients[i]->gone && tell(s, s->clients[i])) did = true;
+    for (uint32_t i = 0; i < SERVER_CLIENTS_MAX; i++) {
+        struct server_client *c = s->clients[i];
+        if (!c || c->gone) continue;
+        if (take_doubt(s, c)) did = true;
+        if (tell(s, c)) did = true;
+    }
     free_the_gone(s);
     return did;
 }

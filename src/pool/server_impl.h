@@ -10,7 +10,12 @@
 #include "pool/sum.h"
 #include "pool/wire.h"
 
-enum { SERVER_CLIENTS_MAX = 256, SERVER_PULLS_MAX = 4, SERVER_QUEUE_MAX = 128 };
+enum {
+    SERVER_CLIENTS_MAX = 256,
+    SERVER_PULLS_MAX = 4,
+    SERVER_QUEUE_MAX = 128,
+    SERVER_DOUBTS_MAX = 32
+};
 
 struct server_want {
     struct wire_want want;
@@ -26,6 +31,8 @@ struct server_client {
     uint32_t offers_head, n_offers;
     struct server_want wants[SERVER_QUEUE_MAX];
     uint32_t n_wants;
+    struct wire_doubt doubts[SERVER_DOUBTS_MAX];
+    uint32_t doubts_head, n_doubts;
     struct wire_answer answers[WIRE_ITEMS_MAX];
     uint32_t n_answers;
     struct wire_found founds[WIRE_ITEMS_MAX];

@@ -324,6 +324,36 @@ static void every_damaged_bit_of_a_block_is_a_miss(void **state) {
     w_free(&w);
 }
 
+static void doubts_are_looked_at_one_in_a_step_and_too_many_are_forgotten(void **state) {
+    (void)state;
+    struct world w;
+    begin(&w, &plain, 1);
+    struct pool_server *s = w.servers[0].pool;
+    uint64_t at;
+    w_store(&w, 0, "t", 1);
+    struct pool_key k = w_key(1);
+    uint32_t block = dir_find(&s->dir, 0, &k);
+    struct wire_doubt d = {.key = k, .tenant = "t"};
+    d.generation = dir_entry(&s->dir, block, &at)->generation;
+    struct server_client *c = s->clients[0];
+    bus_id peer = w.clients[0].pool->links[0].peer;
+    for (int i = 0; i < 100; i++) /* it is whole: nothing but work */
+        assert_int_equal(wire_send(w.clients[0].bus, peer, WIRE_DOUBT, &d, 1), ST_OK);
+    struct bus_event ev;
+    while (sim_net_next(w.net) != UINT64_MAX && c->n_doubts < SERVER_DOUBTS_MAX) {
+        sim_net_advance(w.net, sim_net_next(w.net));
+        while (bus_next(w.servers[0].bus, &ev)) pool_server_event(s, &ev);
+    }
+    assert_int_equal(c->n_doubts, SERVER_DOUBTS_MAX);
+    (void)pool_server_step(s, 0);
+    assert_int_equal(c->n_doubts, SERVER_DOUBTS_MAX - 1);
+    w_run(&w, 10000000);
+    assert_int_equal(c->n_doubts, 0);
+    assert_int_equal(stats(&w)->dram_bad, 0);
+    assert_int_equal(w_fetch_one(&w, 0, "t", 1), 1);
+    w_free(&w);
+}
+
 static void every_damaged_bit_of_an_index_entry_is_a_miss(void **state) {
     (void)state;
     struct world w;
@@ -381,6 +411,7 @@ int main(void) {
         cmocka_unit_test(more_offers_than_fit_are_not_taken),
         cmocka_unit_test(each_server_has_its_share),
         cmocka_unit_test(every_damaged_bit_of_a_block_is_a_miss),
+        cmocka_unit_test(doubts_are_looked_at_one_in_a_step_and_too_many_are_forgotten),
         cmocka_unit_test(every_damaged_bit_of_an_index_entry_is_a_miss),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
