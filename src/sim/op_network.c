@@ -83,7 +83,7 @@ void op_exchange(struct op_work *w, bool dispatch) {
     double near = rows * message * (at.node - 1) / at.all;
     double other = rows * message * at.near_other / at.all;
     double beyond = rows * message * at.beyond / at.all, far_s = 0;
-    double spread = 1 + o->share * op_expected_max(at.all - 1);
+    double spread = 1 + (s->bulk ? 0 : o->share * op_expected_max(at.all - 1));
     if (s->bulk && at.far) {
         double once = rows / copies * message * nodes_met(s, at.far_nodes, at.all);
         if (once < beyond) {
@@ -95,8 +95,10 @@ void op_exchange(struct op_work *w, bool dispatch) {
     if (at.far) far_s = beyond / rate(at.far, true);
     w->c->network_bytes = near + other + beyond;
     w->c->network_s = fmax(near_s, far_s) * spread;
-    /* Tokens are read and written once here and once where they come together. */
-    w->c->hbm_bytes = (s->tokens * s->model->hidden * 2 + rows * message) * 2;
+    /* Fused dispatch gathers what came only when all of it has; combine does token by token. In bulk
+     * both are operators of their own. */
+    w->c->hbm_bytes = s->bulk ? 0 : rows * message * 2;
+    w->c->serial_s = dispatch ? w->c->hbm_bytes / op_memory_bps(w) : 0;
     w->c->fixed_s = o->fixed_s;
     op_say(
         w,

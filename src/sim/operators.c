@@ -292,7 +292,8 @@ void op_cost(struct op_cost *out, const struct machine *m, const struct op_place
     if (!by_hand && op != OP_ALL_GATHER && op != OP_ALL_TO_ALL && !(s->tokens > 0)) return;
     work(&w, op);
     out->memory_s = out->hbm_bytes / op_memory_bps(&w);
-    out->s = fmax(fmax(out->compute_s, out->memory_s), out->network_s) + out->fixed_s;
+    out->s = fmax(fmax(out->compute_s, out->memory_s - out->serial_s), out->network_s) +
+             out->serial_s + out->fixed_s;
     op_say(&w,
            "%s%s%.4g MB / %.4g GB/s of memory = %.4g us, the longest of compute %.4g, memory %.4g, "
            "network %.4g us, + %.4g us of starts",

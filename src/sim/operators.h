@@ -51,7 +51,9 @@ enum st ST_CHECKED op_constants_check(const struct machine_operator *o, struct e
 
 struct op_cost {
     double s;                                       /* what it takes */
-    double compute_s, memory_s, network_s, fixed_s; /* what it is made of */
+    double compute_s, memory_s, network_s, fixed_s; /* what it is made of: the longest of the first
+                                                      three, the fixed time, and ... */
+    double serial_s; /* ... memory traffic that only begins when the rest is through */
     double operations, hbm_bytes, network_bytes;
     char formula[512]; /* with its numbers; made only when asked for (op_shape.explain) */
 };

@@ -147,32 +147,29 @@ static void note(struct step_trace *t, const struct step_piece *p) {
     t->v[t->n++] = *p;
 }
 
+static void run_link(struct step_clock *k, const struct step_link *l, uint32_t layer,
+                     uint32_t microbatch) {
+    double begin = fmax(k->stream[l->stream], k->ready[microbatch]);
+    k->stream[l->stream] = k->ready[microbatch] = begin + l->cost.s;
+    if (!k->trace) return;
+    note(k->trace, &(struct step_piece){.op = l->op,
+                                        .layer = layer,
+                                        .microbatch = microbatch,
+                                        .stream = l->stream,
+                                        .begin_s = begin,
+                                        .s = l->cost.s,
+                                        .cost = l->cost});
+}
+
 void step_run(struct step_clock *k, const struct step_chain *c, uint32_t n_chains, uint32_t first,
               uint32_t end) {
-    uint32_t at[CHAINS_MAX] = {0}, layer[CHAINS_MAX];
-    for (uint32_t i = 0; i < n_chains; i++) layer[i] = c[i].n ? first : end;
-    for (;;) {
-        uint32_t next = n_chains;
-        double begin = INFINITY;
-        for (uint32_t i = 0; i < n_chains; i++) {
-            if (layer[i] >= end) continue;
-            double free_s = k->stream[c[i].v[at[i]].stream];
-            double b = free_s > k->ready[i] ? free_s : k->ready[i];
-            if (b < begin || (b == begin && k->ready[i] < k->ready[next])) begin = b, next = i;
-        }
-        if (next == n_chains) return;
-        const struct step_link *l = &c[next].v[at[next]];
-        k->stream[l->stream] = k->ready[next] = begin + l->cost.s;
-        if (k->trace)
-            note(k->trace, &(struct step_piece){.op = l->op,
-                                                .layer = layer[next],
-                                                .microbatch = next,
-                                                .stream = l->stream,
-                                                .begin_s = begin,
-                                                .s = l->cost.s,
-                                                .cost = l->cost});
-        if (++at[next] == c[next].n) at[next] = 0, layer[next]++;
-    }
+    for (uint32_t layer = first; layer < end; layer++)
+        for (uint32_t phase = 0; phase < 2; phase++)
+            for (uint32_t i = 0; i < n_chains; i++) {
+                uint32_t second = c[i].second ? c[i].second : c[i].n;
+                uint32_t from = phase ? second : 0, to = phase ? c[i].n : second;
+                for (uint32_t j = from; j < to; j++) run_link(k, &c[i].v[j], layer, i);
+            }
 }
 
 double step_now(const struct step_clock *k) {

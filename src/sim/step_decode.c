@@ -57,6 +57,7 @@ static void make_cut(struct cut *k, const struct step_setup *s, const struct ste
     attend(&k->layer, s, &a, &shape);
     step_chain_add(&k->layer, s, &e, OP_GATE, &shape, cores);
     step_chain_add(&k->layer, s, &e, OP_DISPATCH, &shape, EXPERTS);
+    if (!split) k->layer.second = k->layer.n; /* the other one computes while this one is sent */
     own_shared(&k->layer, s, &e, &shape, cores);
     step_chain_add(&k->layer, s, &e, OP_GMM, &shape, cores);
     step_chain_add(&k->layer, s, &e, OP_COMBINE, &shape, EXPERTS);

@@ -14,7 +14,8 @@ struct step_link { /* of a chain */
 };
 struct step_chain { /* what one microbatch does in one layer, in order */
     uint32_t n;
-    double s; /* all of it */
+    uint32_t second; /* where its second phase begins; 0: it has one */
+    double s;        /* all of it */
     struct step_link v[CHAIN_MAX];
 };
 
@@ -28,8 +29,9 @@ void step_chain_add(struct step_chain *c, const struct step_setup *s, const stru
                     enum op op, const struct op_shape *shape, uint32_t stream);
 void step_chain_fixed(struct step_chain *c, double s, uint32_t stream);
 
-/* Layers first to last of n microbatches, each doing the chain in every layer. Whoever can begin
- * first does; the lower microbatch where both can. */
+/* Layers first to end of n microbatches, each doing the chain in every layer. Every stream serves them
+ * in one order: layer by layer, phase by phase, microbatch by microbatch. A fixed order makes the time
+ * grow with each of its parts, which choosing as one goes does not. */
 void step_run(struct step_clock *k, const struct step_chain *c, uint32_t n_chains, uint32_t first,
               uint32_t end);
 /* All wait for all: what comes next begins when everything before has ended. */

@@ -20,12 +20,13 @@ static void staged(struct step_chain *c, const struct step_setup *s, const struc
     double tokens = p->tokens * share, cached = p->cached * share, dies = s->dies;
     double split = fmin(dies, m->n_heads); /* more dies than heads: they share a head's rows */
     struct op_shape own = step_shape(s, tokens / dies), heads = own;
-    double latents = (m->q_lora ? m->q_lora : m->hidden) * 2.0 + config_kv_row(m) * s->kv_bytes;
+    double latents = (m->q_lora ? m->q_lora : m->hidden) * op_type_bytes(s->weights) +
+                     config_kv_row(m) * s->kv_bytes;
     own.wide = heads.wide = true;
     step_chain_add(c, s, at, OP_MLA_PROLOG, &own, CUBES);
     heads.ranks = s->dies;
     heads.bytes = tokens * latents + cached * config_kv_row(m) * s->kv_bytes;
-    step_chain_add(c, s, at, OP_ALL_GATHER, &heads, COPIES);
+    step_chain_add(c, s, at, OP_ALL_GATHER, &heads, CUBES);
     heads.heads = (uint32_t)ceil(m->n_heads / split);
     heads.tokens = tokens * split / dies;
     heads.cached = cached;
@@ -33,7 +34,7 @@ static void staged(struct step_chain *c, const struct step_setup *s, const struc
     step_chain_add(c, s, at, OP_MLA_UP, &heads, CUBES);
     step_chain_add(c, s, at, OP_ATTENTION_WIDE, &heads, CUBES);
     heads.bytes = tokens / dies * m->n_heads * m->v_dim * 2.0;
-    step_chain_add(c, s, at, OP_ALL_TO_ALL, &heads, COPIES);
+    step_chain_add(c, s, at, OP_ALL_TO_ALL, &heads, CUBES);
     step_chain_add(c, s, at, OP_QUANTISE, &own, VECTORS);
     step_chain_add(c, s, at, OP_O_PROJ, &own, CUBES);
 }
@@ -68,6 +69,7 @@ static void experts(struct step_chain *c, const struct step_setup *s, double tok
     step_chain_add(c, s, at, OP_GATE, &own, CUBES);
     step_chain_add(c, s, at, OP_REORDER, &own, VECTORS);
     step_chain_add(c, s, at, OP_DISPATCH, &own, COPIES);
+    c->second = c->n;
     if (!s->shared_ranks && s->model.n_shared) step_chain_add(c, s, at, OP_DENSE, &shared, CUBES);
     step_chain_add(c, s, at, OP_GMM, &own, CUBES);
     step_chain_add(c, s, at, OP_COMBINE, &own, COPIES);
@@ -83,6 +85,7 @@ static void make(struct step_chain *c, const struct step_setup *s, const struct 
     struct op_place at = {left, left, 1};
     double tokens = (stages ? p->tokens / s->dies : fullest(s, p)) * share;
     *c = (struct step_chain){.n = 0};
+    step_chain_fixed(c, s->layer_fixed_s * share, CUBES);
     if (stages)
         staged(c, s, p, share, &at);
     else
@@ -92,7 +95,6 @@ static void make(struct step_chain *c, const struct step_setup *s, const struct 
         experts(c, s, tokens, &at);
     else
         step_chain_add(c, s, &at, OP_DENSE, &own, CUBES);
-    step_chain_fixed(c, s->layer_fixed_s * share, CUBES);
 }
 
 static double run(const struct step_setup *s, const struct step_prefill *p, uint32_t microbatches,
