@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The closed forms of flow.h. A step of a large instance asks for thousands of collectives; simulating
+ * the flows of each would take longer than all the rest. The ranks of a collective do the same at
+ * the same time, so the busiest link decides. */
+#include <assert.h>
+#include <math.h>
+
+#include "sim/flow.h"
+
+const char *const collective_names[COLLECTIVES + 1] = {"all-gather", "all-to-all", "reduce-scatter",
+                                                       "all-reduce", NULL};
+
+static double root4(double a, double b) {
+    return sqrt(sqrt(a * a * a * a + b * b * b * b));
+}
+
+double transfer_s(const struct machine_plane *p, enum machine_transfer what, bool other_node,
+                  double bytes) {
+    const struct machine_path *path = other_node ? &p->other_node[what] : &p->same_node[what];
+    assert(bytes >= 0);
+    if (path->rate_bps <= 0) return INFINITY;
+    return root4(fmax(p->library_start_s, path->latency_s), bytes / path->rate_bps);
+}
+
+/* The part of the start that the wire does not hide. */
+static double start_s(const struct machine_plane *p, bool other_node, double bytes) {
+    const struct machine_path *path =
+        other_node ? &p->other_node[TRANSFER_WRITE] : &p->same_node[TRANSFER_WRITE];
+    return transfer_s(p, TRANSFER_WRITE, other_node, bytes) - bytes / path->rate_bps;
+}
+
+/* The plane for what lies beyond p's domain. */
+static const struct machine_plane *beyond(const struct machine *m, const struct machine_plane *p) {
+    const struct machine_plane *best = NULL;
+    for (uint32_t i = 0; i < m->n_planes; i++) {
+        const struct machine_plane *q = &m->planes[i];
+        if (q == p || q->other_node[TRANSFER_WRITE].rate_bps <= 0) continue;
+        if (q->domain_nodes && q->domain_nodes <= p->domain_nodes) continue;
+        if (!best ||
+            q->other_node[TRANSFER_WRITE].rate_bps > best->other_node[TRANSFER_WRITE].rate_bps)
+            best = q;
+    }
+    return best;
+}
+
+/* Bytes between ranks by how far they go, of the busiest rank. */
+struct spread {
+    double message, near, far;
+    double node_far; /* what one node sends out, at most */
+};
+
+/* One plane's part: a die's engine, its share for other nodes, the node's way out. */
+static double plane_s(const struct machine_plane *p, const struct spread *x) {
+    const struct machine_path *near = &p->same_node[TRANSFER_WRITE],
+                              *far = &p->other_node[TRANSFER_WRITE];
+    double s = 0, start = 0;
+    if (x->near + x->far <= 0) return 0;
+    if (x->near > 0 && near->rate_bps <= 0) return INFINITY;
+    if (x->far > 0 && far->rate_bps <= 0) return INFINITY;
+    s = (x->near + x->far) / fmax(near->rate_bps, far->rate_bps);
+    if (x->near > 0) {
+        s = fmax(s, x->near / near->rate_bps);
+        start = start_s(p, false, x->message);
+    }
+    if (x->far > 0) {
+        s = fmax(s, x->far / far->rate_bps);
+        start = fmax(start, start_s(p, true, x->message));
+        if (p->uplink_bps > 0) s = fmax(s, x->node_far / p->uplink_bps);
+        if (p->node_bps > 0) s = fmax(s, x->node_far / p->node_bps);
+    }
+    return start + s;
+}
+
+/* Every rank sends bytes/n to every other. Of groups of `size` ranks the last may have fewer, whose
+ * ranks send the most out. */
+static double exchange_s(const struct machine *m, const struct machine_plane *p, uint32_t n,
+                         double bytes) {
+    uint32_t node = machine_dies_per_node(m), domain = p->domain_nodes ? p->domain_nodes * node : n;
+    uint32_t k = n < node ? n : node, d = n < domain ? n : domain;
+    uint32_t k_last = n % node ? n % node : k, d_last = n % d ? n % d : d;
+    double message = bytes / n, full = k;
+    struct spread in = {.message = message,
+                        .near = (full - 1) * message,
+                        .far = (d - full) * message,
+                        .node_far = full * (d - full) * message};
+    double s = plane_s(p, &in);
+    if (k_last < k && d == n) { /* the last node's */
+        struct spread last = {.message = message,
+                              .near = (k_last - 1) * message,
+                              .far = (n - k_last) * message,
+                              .node_far = (double)k_last * (n - k_last) * message};
+        s = fmax(s, plane_s(p, &last));
+    }
+    if (d == n) return s;
+    const struct machine_plane *q = beyond(m, p);
+    struct spread out = {.message = message,
+                         .far = ((double)n - d_last) * message,
+                         .node_far = full * ((double)n - d) * message};
+    return fmax(s, q ? plane_s(q, &out) : INFINITY);
+}
+
+double collective_s(const struct machine *m, const struct machine_plane *p, enum collective what,
+                    uint32_t n_ranks, double bytes) {
+    assert(what < COLLECTIVES && bytes >= 0);
+    if (n_ranks < 2) return 0;
+    double s = exchange_s(m, p, n_ranks, bytes);
+    return what == ALL_REDUCE ? 2 * s : s; /* reduce-scatter, then all-gather */
+}
