@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* supernode sim run: a cluster's control code in virtual time, on hardware that a file describes. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "cli/flags.h"
+#include "cli/human.h"
+#include "cli/progress.h"
+#include "cli/sim.h"
+#include "sim/run.h"
+
+struct args {
+    struct flag_i64 seed;
+    const char *trace;
+    float rate_scale, rate, duration_s;
+    uint32_t prefill, decode, requests;
+    bool json;
+};
+
+/* What stands on the command line goes before what stands in the file. */
+static void override(struct run_config *c, const struct args *a) {
+    if (a->seed.given) c->seed = (uint64_t)a->seed.v;
+    if (a->trace) {
+        snprintf(c->load.trace, sizeof c->load.trace, "%s", a->trace);
+        c->load.arrivals = RUN_TRACE;
+    }
+    if (a->rate_scale > 0) c->load.rate_scale = (double)a->rate_scale;
+    if (a->rate > 0) {
+        c->load.rate = (double)a->rate;
+        c->load.arrivals = RUN_POISSON;
+    }
+    if (a->duration_s > 0) c->load.duration_s = (double)a->duration_s;
+    if (a->requests) c->load.requests = a->requests;
+    if (a->prefill) c->prefill.n = a->prefill;
+    if (a->decode) c->decode.n = a->decode;
+}
+
+/* --- going on ---------------------------------------------------------------------------------- */
+
+static void show(struct progress *p, const struct run_config *c, const struct run *r) {
+    char note[128];
+    double done = run_now_s(r), all = c->load.duration_s;
+    if (all <= 0) {
+        done = (double)run_finished(r);
+        all = (double)c->load.requests;
+    }
+    snprintf(note, sizeof note, "%.0f s, %llu requests", run_now_s(r),
+             (unsigned long long)run_finished(r));
+    progress_show(p, (uint64_t)fmin(done, all), (uint64_t)fmax(all, 1), note);
+}
+
+/* What waits after the last arrival ends, or it never will: then the run is over all the same. */
+static enum st go(struct run *r, const struct run_config *c, struct err *err) {
+    struct progress p;
+    double step_s = c->load.duration_s > 0 ? c->load.duration_s / 1000 : 1, at_s = 0;
+    double stuck_s = 3600 + c->no_worker_s;
+    uint64_t finished = 0;
+    double finished_s = 0;
+    progress_begin(&p, "sim run");
+    while (run_until(r, at_s += step_s)) {
+        show(&p, c, r);
+        if (run_finished(r) != finished) {
+            finished = run_finished(r);
+            finished_s = at_s;
+        }
+        if (at_s > c->load.duration_s && at_s - finished_s > stuck_s) {
+            progress_end(&p);
+            return err_set(err, ST_TIMEOUT,
+                           "sim run: no request has ended for %.0f s of virtual time: the cluster "
+                           "is stuck",
+                           stuck_s);
+        }
+    }
+    progress_end(&p);
+    return ST_OK;
+}
+
+/* --- text -------------------------------------------------------------------------------------- */
+
+static void times(const char *what, const struct run_percentiles *p, double unit,
+                  const char *name) {
+    printf("%-12s mean %8.1f  p50 %8.1f  p90 %8.1f  p99 %8.1f  max %8.1f %s\n", what,
+           p->mean / unit, p->p50 / unit, p->p90 / unit, p->p99 / unit, p->max / unit, name);
+}
+
+static double share(double part, double whole) {
+    return whole > 0 ? part / whole : 0;
+}
+
+static double span(const struct run_report *o) {
+    double s = o->last_end_s - o->first_arrival_s;
+    return s > 0 ? s : 0;
+}
+
+static void print_text(const struct run_config *c, const struct run_report *o) {
+    char a[32], b[32], d[32];
+    double s = span(o), chips_p = (double)c->prefill.n * c->prefill.chips,
+           chips_d = (double)c->decode.n * c->decode.chips;
+    printf("%s on %s: %u x %u chips prefill, %u x %u chips decode, %u pool servers; seed %llu\n",
+           c->model, c->machine.name, c->prefill.n, c->prefill.chips, c->decode.n, c->decode.chips,
+           c->pool.n, (unsigned long long)c->seed);
+    printf("%.0f s of virtual time in %.1f s, %.2f M events/s\n\n", o->virtual_s, o->wall_s,
+           share((double)o->events, o->wall_s) / 1e6);
+    printf("requests     %llu: %llu finished, %llu failed, %llu moved to another worker; %.2f/s\n",
+           (unsigned long long)o->requests, (unsigned long long)o->finished,
+           (unsigned long long)o->failed, (unsigned long long)o->moved,
+           share((double)o->finished, s));
+    printf("prefill      %.0f tokens/s in, %.0f a chip (%.1f%% cached, %.1f%% from the pool), busy "
+           "%.1f%%\n",
+           share((double)o->prompt_tokens, s), share((double)o->prompt_tokens, s * chips_p),
+           100 * share((double)o->cached_tokens, (double)o->prompt_tokens),
+           100 * share((double)o->pool_tokens, (double)o->prompt_tokens), 100 * o->prefill_busy);
+    printf("decode       %.0f tokens/s out, %.0f a chip, busy %.1f%%\n",
+           share((double)o->output_tokens, s), share((double)o->output_tokens, s * chips_d),
+           100 * o->decode_busy);
+    times("TTFT", &o->ttft_s, 1e-3, "ms");
+    times("TPOT", &o->tpot_s, 1e-3, "ms");
+    times("end to end", &o->e2e_s, 1, "s");
+    if (c->slo_ttft_s > 0 || c->slo_tpot_s > 0)
+        printf("goodput      %.2f requests/s, %.1f%% (TTFT %.0f ms, TPOT %.0f ms)\n",
+               share((double)o->good, s), 100 * share((double)o->good, (double)o->requests),
+               1e3 * c->slo_ttft_s, 1e3 * c->slo_tpot_s);
+    printf("hand-over    %llu, %s over %s, busiest link %.1f%% used\n",
+           (unsigned long long)o->handovers, human_bytes(a, sizeof a, o->handover_bytes),
+           c->handover_plane, 100 * o->handover_use);
+    printf("pool         %s read, %s written over %s, busiest link %.1f%% used, %llu blocks "
+           "stored\n",
+           human_bytes(b, sizeof b, o->pool_read_bytes),
+           human_bytes(d, sizeof d, o->pool_write_bytes), c->pool.plane, 100 * o->pool_use,
+           (unsigned long long)o->blocks_stored);
+    if (o->energy_j > 0)
+        printf("energy       %.1f kWh, %.2f J a token out (power of the hardware file, an "
+               "estimate)\n",
+               o->energy_j / 3.6e6, share(o->energy_j, (double)o->output_tokens));
+    printf("members      %llu died, %llu joined, %llu preemptions\n", (unsigned long long)o->deaths,
+           (unsigned long long)o->joins, (unsigned long long)o->preemptions);
+    printf("checked      %llu tokens: %llu wrong, repeated or skipped; %llu wrong pages, %llu "
+           "leaked, %llu requests lost\n",
+           (unsigned long long)o->output_tokens, (unsigned long long)o->wrong_tokens,
+           (unsigned long long)o->wrong_pages, (unsigned long long)o->leaked_pages,
+           (unsigned long long)o->lost_requests);
+}
+
+/* --- JSON -------------------------------------------------------------------------------------- */
+
+static json_t *json_times(const struct run_percentiles *p) {
+    return json_pack("{s:f, s:f, s:f, s:f, s:f}", "mean", p->mean, "p50", p->p50, "p90", p->p90,
+                     "p99", p->p99, "max", p->max);
+}
+
+static void put(json_t *to, const char *key, double v) {
+    json_object_set_new(to, key, json_real(v));
+}
+static void put_count(json_t *to, const char *key, uint64_t v) {
+    json_object_set_new(to, key, json_integer((json_int_t)v));
+}
+
+/* Nothing in it depends on the machine that simulates but wall_s and events_per_s. */
+static void print_json(const struct run_config *c, const struct run_report *o) {
+    json_t *j = json_object();
+    double s = span(o);
+    json_object_set_new(j, "hardware", json_string(c->machine.name));
+    json_object_set_new(j, "model", json_string(c->model));
+    put_count(j, "seed", c->seed);
+    put(j, "virtual_s", o->virtual_s);
+    put(j, "wall_s", o->wall_s);
+    put_count(j, "events", o->events);
+    put(j, "events_per_s", share((double)o->events, o->wall_s));
+    put_count(j, "requests", o->requests);
+    put_count(j, "finished", o->finished);
+    put_count(j, "failed", o->failed);
+    put_count(j, "moved", o->moved);
+    put(j, "span_s", s);
+    put(j, "request_throughput_per_s", share((double)o->finished, s));
+    put_count(j, "prompt_tokens", o->prompt_tokens);
+    put_count(j, "cached_tokens", o->cached_tokens);
+    put_count(j, "pool_tokens", o->pool_tokens);
+    put_count(j, "output_tokens", o->output_tokens);
+    put(j, "output_tokens_per_s", share((double)o->output_tokens, s));
+    json_object_set_new(j, "ttft_s", json_times(&o->ttft_s));
+    json_object_set_new(j, "tpot_s", json_times(&o->tpot_s));
+    json_object_set_new(j, "e2e_s", json_times(&o->e2e_s));
+    put_count(j, "good_requests", o->good);
+    put(j, "goodput_per_s", share((double)o->good, s));
+    put(j, "prefill_busy_share", o->prefill_busy);
+    put(j, "decode_busy_share", o->decode_busy);
+    put_count(j, "handovers", o->handovers);
+    put(j, "handover_bytes", o->handover_bytes);
+    put(j, "handover_link_share", o->handover_use);
+    put(j, "pool_read_bytes", o->pool_read_bytes);
+    put(j, "pool_write_bytes", o->pool_write_bytes);
+    put(j, "pool_link_share", o->pool_use);
+    put_count(j, "blocks_stored", o->blocks_stored);
+    put(j, "energy_j", o->energy_j);
+    put_count(j, "deaths", o->deaths);
+    put_count(j, "joins", o->joins);
+    put_count(j, "preemptions", o->preemptions);
+    put_count(j, "wrong_tokens", o->wrong_tokens);
+    put_count(j, "wrong_pages", o->wrong_pages);
+    put_count(j, "leaked_pages", o->leaked_pages);
+    put_count(j, "lost_requests", o->lost_requests);
+    json_dumpf(j, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(10));
+    printf("\n");
+    json_decref(j);
+}
+
+/* --- the command ------------------------------------------------------------------------------- */
+
+static enum st simulate(const struct run_config *c, const struct args *a, struct err *err) {
+    struct run *r = NULL;
+    struct run_report o;
+    enum st st = run_new(&r, c, err);
+    if (!st) st = go(r, c, err);
+    if (!st) st = run_report(r, &o, err);
+    if (!st) (a->json ? print_json : print_text)(c, &o);
+    run_free(r);
+    if (!st && o.wrong_tokens + o.wrong_pages + o.leaked_pages + o.lost_requests > 0)
+        st = err_set(err, ST_CORRUPT, "sim run: a promise was broken (see \"checked\")");
+    return st;
+}
+
+int cli_sim_run(int argc, char **argv) {
+    struct args a = {0};
+    const char *path = NULL;
+    enum flag_result result;
+    struct err err;
+    const struct flag flags[] = {
+        {"seed", "N", FLAG_I64, &a.seed, 0, 0, "of arrivals, delays and faults: one seed, one run",
+         false},
+        {"trace", "FILE", FLAG_STR, &a.trace, 0, 0,
+         "arrivals and lengths: Mooncake JSONL or Azure CSV, plain or .gz", false},
+        {"rate-scale", "X", FLAG_F32, &a.rate_scale, 1e-6, 1e6,
+         "a trace's arrivals, X times as fast", false},
+        {"rate", "R", FLAG_F32, &a.rate, 1e-6, 1e6, "Poisson arrivals, requests/s", false},
+        {"duration", "S", FLAG_F32, &a.duration_s, 1e-3, 1e7,
+         "arrivals stop after S s; a trace is repeated until then", false},
+        {"requests", "N", FLAG_U32, &a.requests, 1, 4e9, "arrivals stop after N requests", false},
+        {"prefill", "N", FLAG_U32, &a.prefill, 1, 200, "prefill instances", false},
+        {"decode", "N", FLAG_U32, &a.decode, 1, 200, "decode instances", false},
+        {"json", NULL, FLAG_BOOL, &a.json, 0, 0, "the report as JSON, times in seconds", false},
+        {0}};
+    const struct flag_command cmd = {
+        .name = "sim run",
+        .what = "serves a load on a simulated cluster: our router, schedulers and pool in virtual "
+                "time.",
+        .usage = "supernode sim run CONFIG.yaml [flags]",
+        .example = "supernode sim run examples/r1-cloudmatrix384.yaml --rate 20 --duration 600",
+        .flags = flags,
+        .args_min = 1,
+        .args_max = 1};
+    enum st st = flags_parse(&result, &cmd, argc, argv, &path, &err);
+    if (st) return cli_fail(CLI_USAGE, &err);
+    if (result == FLAG_HELP_SHOWN) return 0;
+    struct run_config *c = malloc(sizeof *c);
+    st = c ? run_config_open(c, path, &err) : err_set(&err, ST_NO_MEMORY, "sim run: out of memory");
+    if (!st) override(c, &a);
+    if (!st) st = simulate(c, &a, &err);
+    free(c);
+    return st ? cli_fail(CLI_FAILED, &err) : 0;
+}
