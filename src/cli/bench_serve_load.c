@@ -10,13 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
-#include "base/json.h"
+#include "sim/trace.h"
 
 enum {
-    TRACE_BYTES_MAX = 512 << 20,
-    HASHES_PER_REQUEST_MAX = 1 << 20,
-    TRACE_BLOCK_TOKENS = 512, /* Mooncake's */
     LENGTH_MAX = 16 << 20,
     FIRST_ID = 3, /* most tokenizers have BOS, EOS and padding before it */
 };
@@ -104,143 +100,30 @@ void bench_load_arrivals(struct bench_load *l, double rate, double burstiness) {
 
 /* --- traces ----------------------------------------------------------------------------------- */
 
-struct reader {
-    struct bench_load *l;
-    const struct bench_trace *t;
-    uint32_t cap, hashes_cap, line;
-    double first_ms; /* of the first row */
-};
-
-static bool grow(void **v, uint32_t *cap, uint32_t need, size_t size) {
-    if (need <= *cap) return true;
-    uint32_t want = need < 512 ? 1024 : need > UINT32_MAX / 2 ? UINT32_MAX : need * 2;
-    void *p = realloc(*v, (size_t)want * size);
-    if (!p) return false;
-    *v = p;
-    *cap = want;
-    return true;
-}
-
-static enum st out_of_memory(const struct reader *r, struct err *err) {
-    return err_set(err, ST_NO_MEMORY, "%s: line %u: out of memory", r->t->path, r->line);
-}
-
 static uint32_t scaled(double len, double scale) {
     double v = round(len * scale);
     return v < 1 ? 1 : v > LENGTH_MAX ? LENGTH_MAX : (uint32_t)v;
 }
 
-static enum st add_row(struct reader *r, double at_ms, double input, double output,
-                       struct err *err) {
-    struct bench_load *l = r->l;
-    if (!grow((void **)&l->v, &r->cap, l->len + 1, sizeof *l->v)) return out_of_memory(r, err);
-    if (l->len == 0) r->first_ms = at_ms;
-    double after_ns = (at_ms - r->first_ms) * 1e6 / r->t->speed;
-    uint64_t before = l->len ? l->v[l->len - 1].at_ns : 0;
-    if (!(after_ns >= 0 && after_ns < 1e18) || (uint64_t)after_ns + 1000 < before)
-        return err_set(err, ST_INVALID, "%s: line %u: arrives before the line above it", r->t->path,
-                       r->line);
-    l->v[l->len++] =
-        (struct bench_request){.at_ns = (uint64_t)after_ns < before ? before : (uint64_t)after_ns,
-                               .input_len = scaled(input, r->t->scale),
-                               .output_len = scaled(output, r->t->scale),
-                               .hash_at = l->n_hashes};
-    return ST_OK;
-}
-
-static enum st add_hashes(struct reader *r, const json_t *list, const char *name, struct err *err) {
-    struct bench_load *l = r->l;
-    size_t n = json_array_size(list);
-    if (!list) return ST_OK;
-    if (!json_is_array(list) || n > HASHES_PER_REQUEST_MAX)
-        return err_set(err, ST_INVALID, "%s: hash_ids: found %s, expected a list of integers", name,
-                       json_kind(list));
-    if (n > UINT32_MAX - l->n_hashes ||
-        !grow((void **)&l->hashes, &r->hashes_cap, l->n_hashes + (uint32_t)n, sizeof *l->hashes))
-        return out_of_memory(r, err);
-    for (size_t i = 0; i < n; i++) {
-        const json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v))
-            return err_set(err, ST_INVALID, "%s: hash_ids[%zu]: found %s, expected an integer",
-                           name, i, json_kind(v));
-        l->hashes[l->n_hashes++] = (uint64_t)json_integer_value(v);
-    }
-    l->v[l->len - 1].n_hashes = (uint32_t)n;
-    return ST_OK;
-}
-
-static enum st read_mooncake(struct reader *r, const char *line, size_t len, struct err *err) {
-    char name[320];
-    json_t *row;
-    double at, input, output;
-    snprintf(name, sizeof name, "%.256s: line %u", r->t->path, r->line);
-    enum st st = json_parse(&row, line, len, name, err);
-    if (st) return st;
-    st = json_get_f64(&at, row, "timestamp", 0, 1e12, -1, name, err);
-    if (!st) st = json_get_f64(&input, row, "input_length", 0, LENGTH_MAX, -1, name, err);
-    if (!st) st = json_get_f64(&output, row, "output_length", 0, LENGTH_MAX, -1, name, err);
-    if (!st && (at < 0 || input < 0 || output < 0))
-        st = err_set(err, ST_INVALID,
-                     "%s: expected the members timestamp, input_length and output_length", name);
-    if (!st) st = add_row(r, at, input, output, err);
-    if (!st) st = add_hashes(r, json_at(row, "hash_ids"), name, err);
-    json_decref(row);
-    return st;
-}
-
-/* Days since 1970 of a date of the Gregorian calendar (Hinnant, days_from_civil). */
-static int64_t days_of(int64_t y, int64_t m, int64_t d) {
-    y -= m <= 2;
-    int64_t era = (y >= 0 ? y : y - 399) / 400, yoe = y - era * 400;
-    int64_t doy = (153 * (m + (m > 2 ? -3 : 9)) + 2) / 5 + d - 1;
-    return era * 146097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719468;
-}
-
-static enum st read_azure(struct reader *r, const char *line, struct err *err) {
-    int y, month, d, h, m, used = 0;
-    double s, input, output;
-    if (sscanf(line, "%4d-%2d-%2d %2d:%2d:%lf,%lf,%lf%n", &y, &month, &d, &h, &m, &s, &input,
-               &output, &used) != 8 ||
-        (line[used] != '\0' && line[used] != '\r') || y < 1970 || month < 1 || month > 12 ||
-        d < 1 || d > 31 || h < 0 || h > 23 || m < 0 || m > 59 || !(s >= 0 && s < 61) ||
-        !(input >= 0 && input <= LENGTH_MAX) || !(output >= 0 && output <= LENGTH_MAX))
-        return err_set(err, ST_INVALID,
-                       "%s: line %u: found '%.60s', expected YYYY-MM-DD HH:MM:SS.F,tokens,tokens",
-                       r->t->path, r->line, line);
-    double seconds = (double)(days_of(y, month, d) * 86400 + h * 3600 + m * 60) + s;
-    return add_row(r, seconds * 1e3, input, output, err);
-}
-
-static enum st read_rows(struct reader *r, char *text, struct err *err) {
-    bool azure = text[0] == 'T';
-    size_t first = strcspn(text, "\r\n");
-    if (text[0] != '{' && strncmp(text, "TIMESTAMP,ContextTokens,GeneratedTokens", 39) != 0)
-        return err_set(err, ST_INVALID,
-                       "%s: line 1: found '%.*s', expected Mooncake's JSON lines or Azure's "
-                       "TIMESTAMP,ContextTokens,GeneratedTokens",
-                       r->t->path, first < 40 ? (int)first : 40, text);
-    enum st st = ST_OK;
-    for (char *line = text, *end; *line && !st; line = end) {
-        size_t len = strcspn(line, "\n");
-        end = line + len + (line[len] == '\n');
-        line[len] = '\0';
-        r->line++;
-        if (len == 0 || (azure && r->line == 1)) continue;
-        if (r->t->n_max && r->l->len == r->t->n_max) break;
-        st = azure ? read_azure(r, line, err) : read_mooncake(r, line, len, err);
-    }
-    return st;
-}
-
 enum st bench_load_trace(struct bench_load *l, const struct bench_trace *t, struct err *err) {
-    struct buf text = {.max = TRACE_BYTES_MAX};
-    struct reader r = {.l = l, .t = t};
+    struct trace trace;
+    enum st st = trace_open(&trace, t->path, t->n_max, err);
+    if (st) return st;
     l->block_tokens = scaled(TRACE_BLOCK_TOKENS, t->scale);
-    enum st st = file_read(&text, t->path, err);
-    if (!st && text.len == 0) st = err_set(err, ST_INVALID, "%s: found nothing in it", t->path);
-    if (!st) st = read_rows(&r, text.data, err);
-    if (!st && l->len == 0) st = err_set(err, ST_INVALID, "%s: found no requests", t->path);
-    buf_release(&text);
+    l->len = trace.n_rows;
+    l->v = calloc(l->len, sizeof *l->v);
+    for (uint32_t i = 0; i < l->len && l->v; i++) {
+        const struct trace_row *row = &trace.rows[i];
+        l->v[i] = (struct bench_request){.at_ns = (uint64_t)(row->at_s * 1e9 / t->speed),
+                                         .input_len = scaled(row->n_in, t->scale),
+                                         .output_len = scaled(row->n_out, t->scale),
+                                         .hash_at = row->block,
+                                         .n_hashes = row->n_blocks};
+    }
+    l->hashes = trace.blocks;
+    trace.blocks = NULL;
+    if (!l->v) st = err_set(err, ST_NO_MEMORY, "%s: out of memory", t->path);
+    trace_release(&trace);
     return st;
 }
 

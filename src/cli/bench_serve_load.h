@@ -23,16 +23,17 @@ struct bench_vocabulary {
 struct bench_request {
     uint64_t at_ns; /* after the start */
     uint32_t input_len, output_len;
-    uint32_t hash_at, n_hashes;
+    uint64_t hash_at;
+    uint32_t n_hashes;
 };
 
 struct bench_load {
     uint64_t seed;
-    uint32_t len, n_hashes;
+    uint32_t len;
     uint32_t prefix_len;   /* of every prompt, counted in input_len */
     uint32_t block_tokens; /* of one hash */
     struct bench_request *v;
-    uint64_t *hashes;
+    uint32_t *hashes;
     struct bench_vocabulary vocabulary;
 };
 

@@ -22,6 +22,7 @@ int cli_up(int argc, char **argv);
 int cli_ctl(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_chat(int argc, char **argv);
+int cli_sim(int argc, char **argv);
 
 /* Prints "supernode: sentence" and returns the exit code: 2 if the command line was wrong (usage),
  * else 1. */

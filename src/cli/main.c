@@ -27,6 +27,8 @@ static const struct command commands[] = {
     {"tokenize", "text to token ids, and back", cli_tokenize},
     {"score", "perplexity of a text", cli_score},
     {"bench", "measurements beside the limits of this machine", cli_bench},
+    {"sim", "a supernode in simulation: operators, steps, published tables, whole clusters",
+     cli_sim},
     {NULL, NULL, NULL},
 };
 

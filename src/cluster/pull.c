@@ -38,7 +38,8 @@ struct pull {
     struct pull_page *table; /* [n_blocks] */
     uint32_t n_table;
     bool complete;
-    atomic_bool cancelled; /* without the lock */
+    atomic_bool told;      /* inputs that the copying thread has not taken; without the lock */
+    atomic_bool cancelled; /* likewise */
     /* The copying thread's. */
     struct pull_page *pages; /* [n_blocks] its copy of the table */
     uint32_t n_pages;
@@ -168,6 +169,7 @@ enum st pull_table(struct pull *u, const struct pull_page *pages, uint32_t n, bo
     u->n_table = n;
     u->complete = complete;
     pthread_mutex_unlock(&u->p->lock);
+    atomic_store_explicit(&u->told, true, memory_order_release);
     return ST_OK;
 }
 
@@ -341,7 +343,9 @@ static void finish(struct pull *u) {
 
 static bool advance(struct pull *u) {
     /* with reads under way for an older table, a later one must wait */
-    if (u->stage == PULL_ROWS && u->in_flight == 0) take_inputs(u);
+    if (u->stage == PULL_ROWS && u->in_flight == 0 &&
+        atomic_exchange_explicit(&u->told, false, memory_order_acquire))
+        take_inputs(u);
     if (atomic_load_explicit(&u->cancelled, memory_order_relaxed)) u->failed = true;
     if (u->failed || u->stage == PULL_OVER) {
         if (u->in_flight > 0) return false;

@@ -61,15 +61,16 @@ static uint64_t mix(uint64_t x) {
 /* Tokens of a block of a trace, or of the n-th request where there are none; the chain grows along. */
 static void fill_prompt(struct run *r, struct run_request *q, uint64_t n) {
     const struct trace *t = &r->trace;
+    const struct trace_row *row = t->n_rows ? &t->rows[n % t->n_rows] : NULL;
     uint32_t vocab = r->c->prefill.setup.model.vocab;
     uint64_t chain = sim_root(&q->r);
     for (uint32_t at = 0; at < q->r.n_prompt;) {
         uint32_t end =
             at + TRACE_BLOCK_TOKENS < q->r.n_prompt ? at + TRACE_BLOCK_TOKENS : q->r.n_prompt;
         uint64_t block = mix(n) ^ (at / TRACE_BLOCK_TOKENS);
-        if (t->has_blocks) {
+        if (row && at / TRACE_BLOCK_TOKENS < row->n_blocks) {
             uint64_t copy = n / t->n_rows; /* a repetition is other people's prompts */
-            block = copy << 32 | t->blocks[t->rows[n % t->n_rows].block + at / TRACE_BLOCK_TOKENS];
+            block = copy << 32 | t->blocks[row->block + at / TRACE_BLOCK_TOKENS];
         }
         block = mix(block + r->c->seed);
         for (uint32_t i = at; i < end; i++) {
@@ -232,7 +233,7 @@ void run_load_arrive(struct run *r, double now_s) {
 
 enum st run_load_new(struct run *r, struct err *err) {
     const struct run_config *c = r->c;
-    enum st st = c->load.trace[0] ? trace_open(&r->trace, c->load.trace, err) : ST_OK;
+    enum st st = c->load.trace[0] ? trace_open(&r->trace, c->load.trace, 0, err) : ST_OK;
     if (st) return st;
     if (trace_is_timed(r) && !r->trace.has_times)
         return err_set(err, ST_INVALID,

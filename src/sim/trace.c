@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <jansson.h>
 #include <zlib.h>
@@ -16,6 +17,7 @@ struct reader {
     struct trace *t;
     const char *name;
     uint64_t line;
+    bool mooncake;
     uint64_t cap_rows, cap_blocks;
     double first_s;
     struct err *err;
@@ -80,15 +82,17 @@ static enum st get_number(struct reader *r, const json_t *row, const char *key, 
     return bad(r, key, found, expected);
 }
 
-static enum st get_blocks(struct reader *r, const json_t *json, uint32_t n_in) {
+/* Those that are missing are nobody else's; without any the prompts share nothing. */
+static enum st get_blocks(struct reader *r, const json_t *json, struct trace_row *row) {
     const json_t *ids = json_object_get(json, "hash_ids");
     size_t n = json_array_size(ids),
-           expected = (n_in + TRACE_BLOCK_TOKENS - 1) / TRACE_BLOCK_TOKENS;
+           most = (row->n_in + (size_t)TRACE_BLOCK_TOKENS - 1) / TRACE_BLOCK_TOKENS;
     char found[64], text[64];
-    snprintf(text, sizeof text, "a list of %zu ids of 512-token blocks", expected);
+    if (!ids) return ST_OK;
+    snprintf(text, sizeof text, "at most %zu ids of 512-token blocks", most);
     if (!json_is_array(ids)) return bad(r, "hash_ids", "no list", text);
-    snprintf(found, sizeof found, "%zu ids", n);
-    if (n != expected) return bad(r, "hash_ids", found, text);
+    snprintf(found, sizeof found, "%zu", n);
+    if (n > most) return bad(r, "hash_ids", found, text);
     for (size_t i = 0; i < n; i++) {
         const json_t *v = json_array_get(ids, i);
         json_int_t id = json_integer_value(v);
@@ -97,6 +101,7 @@ static enum st get_blocks(struct reader *r, const json_t *json, uint32_t n_in) {
         enum st st = add_block(r, (uint32_t)id);
         if (st) return st;
     }
+    row->n_blocks = (uint32_t)n;
     return ST_OK;
 }
 
@@ -117,7 +122,7 @@ static enum st mooncake_line(struct reader *r, const char *line, size_t len) {
                             .block = r->t->n_blocks};
     if (!st && r->t->n_rows > 0 && row.at_s < r->t->rows[r->t->n_rows - 1].at_s + r->first_s)
         st = bad(r, "timestamp", "an earlier one than the line before", "times in order");
-    if (!st) st = get_blocks(r, json, row.n_in);
+    if (!st) st = get_blocks(r, json, &row);
     json_decref(json);
     return st ? st : add_row(r, &row);
 }
@@ -203,23 +208,22 @@ static enum st csv_line(struct reader *r, char *line, const struct columns *c) {
 static enum st read_line(struct reader *r, char *line, size_t len, struct columns *c) {
     if (len > 0 && line[len - 1] == '\r') line[--len] = 0;
     if (len == 0) return ST_OK;
-    if (r->t->has_blocks) return mooncake_line(r, line, len);
+    if (r->mooncake) return mooncake_line(r, line, len);
     if (c->in >= 0) return csv_line(r, line, c);
     enum st st = csv_header(r, line, c);
     r->t->has_times = c->time >= 0;
     return st;
 }
 
-enum st trace_read(struct trace *t, const char *bytes, size_t len, const char *name,
+enum st trace_read(struct trace *t, const char *bytes, size_t len, const char *name, uint32_t n_max,
                    struct err *err) {
-    struct reader r = {.t = t, .name = name, .err = err};
+    struct reader r = {.t = t, .name = name, .mooncake = len > 0 && bytes[0] == '{', .err = err};
     struct columns c = {-1, -1, -1};
     enum st st = ST_OK;
     char *line = malloc(LINE_MAX_BYTES + 1);
-    *t = (struct trace){.has_blocks = len > 0 && bytes[0] == '{'};
-    t->has_times = t->has_blocks;
+    *t = (struct trace){.has_times = r.mooncake};
     if (!line) return no_memory(&r);
-    for (size_t at = 0; at < len && !st;) {
+    for (size_t at = 0; at < len && !st && !(n_max && t->n_rows == n_max);) {
         const char *end = memchr(bytes + at, '\n', len - at);
         size_t n = end ? (size_t)(end - bytes) - at : len - at;
         r.line++;
@@ -243,8 +247,9 @@ enum st trace_read(struct trace *t, const char *bytes, size_t len, const char *n
     return ST_OK;
 }
 
-enum st trace_open(struct trace *t, const char *path, struct err *err) {
-    gzFile f = gzopen(path, "rbe"); /* reads plain files as they are */
+enum st trace_open(struct trace *t, const char *path, uint32_t n_max, struct err *err) {
+    /* reads plain files as they are */
+    gzFile f = strcmp(path, "-") == 0 ? gzdopen(dup(0), "rb") : gzopen(path, "rbe");
     char *bytes = NULL;
     size_t len = 0, cap = 0;
     enum st st = f ? ST_OK : err_set(err, ST_NOT_FOUND, "%s: cannot open", path);
@@ -264,7 +269,7 @@ enum st trace_open(struct trace *t, const char *path, struct err *err) {
         len += (size_t)n;
     }
     if (f) gzclose(f);
-    if (!st) st = trace_read(t, bytes, len, path, err);
+    if (!st) st = trace_read(t, bytes, len, path, n_max, err);
     free(bytes);
     return st;
 }

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 static enum st read_text(struct trace *t, const char *text, struct err *err) {
-    return trace_read(t, text, strlen(text), "t", err);
+    return trace_read(t, text, strlen(text), "t", 0, err);
 }
 
 static void mooncake_lines_become_requests_with_blocks(void **state) {
@@ -22,7 +22,7 @@ static void mooncake_lines_become_requests_with_blocks(void **state) {
                        "\"hash_ids\": [7], \"more\": true}\n";
     assert_int_equal(read_text(&t, text, &err), ST_OK);
     assert_int_equal(t.n_rows, 2);
-    assert_true(t.has_blocks && t.has_times);
+    assert_true(t.has_times);
     assert_true(t.rows[0].at_s == 0 && t.rows[1].at_s == 3);
     assert_int_equal(t.rows[0].n_in, 1025);
     assert_int_equal(t.rows[1].n_out, 0);
@@ -41,7 +41,7 @@ static void azure_rows_become_requests_with_times(void **state) {
                        "2023-12-01 00:00:01.2500000,10,1";
     assert_int_equal(read_text(&t, text, &err), ST_OK);
     assert_int_equal(t.n_rows, 2);
-    assert_true(t.has_times && !t.has_blocks);
+    assert_true(t.has_times && t.n_blocks == 0);
     assert_true(t.rows[1].at_s == 1.75);
     trace_release(&t);
 }
@@ -67,8 +67,8 @@ static void what_is_wrong_is_named_with_line_and_key(void **state) {
         {"{\"timestamp\": 0, \"input_length\": 5, \"output_length\": 1, \"hash_ids\": [1]}\n"
          "{\"timestamp\": 0, \"input_length\": -5, \"output_length\": 1, \"hash_ids\": [1]}",
          "t: line 2: input_length: found -5, expected a number from 1 to 4194304"},
-        {"{\"timestamp\": 0, \"input_length\": 513, \"output_length\": 1, \"hash_ids\": [1]}",
-         "t: line 1: hash_ids: found 1 ids, expected a list of 2 ids of 512-token blocks"},
+        {"{\"timestamp\": 0, \"input_length\": 512, \"output_length\": 1, \"hash_ids\": [1, 2]}",
+         "t: line 1: hash_ids: found 2, expected at most 1 ids of 512-token blocks"},
         {"{\"timestamp\": 0, \"input_length\": 1, \"output_length\": 1, \"hash_ids\": [-1]}",
          "t: line 1: hash_ids: "},
         {"{\"timestamp\": 1e300, \"input_length\": 1, \"output_length\": 1, \"hash_ids\": [1]}",
