@@ -10,7 +10,7 @@
 #include "sim/run_impl.h"
 
 static const uint64_t message_ns_min = 20000, message_ns_max = 60000, peer_timeout_ns = 3000000000,
-                      close_ns = 200000000;
+                      close_ns = 200000000, settle_ns = 5000000000;
 
 uint64_t run_ns(double s) {
     return s <= 0 ? 0 : s >= 1.8e10 ? UINT64_MAX : (uint64_t)llround(s * 1e9);
@@ -229,6 +229,8 @@ enum st run_report(struct run *r, struct run_report *o, struct err *err) {
     }
     struct cluster_view *v = malloc(sizeof *v);
     if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
+    uint64_t until = sim_net_now(r->net) + settle_ns; /* pages go back, offers end */
+    while (!r->broken && sim_net_now(r->net) < until) step(r, until);
     router_view(r->router, v);
     *o = (struct run_report){.virtual_s = run_now_s(r),
                              .wall_s = r->wall_s,
@@ -247,7 +249,7 @@ enum st run_report(struct run *r, struct run_report *o, struct err *err) {
                              .deaths = v->deaths,
                              .joins = v->joins,
                              .wrong_tokens = r->wrong_tokens,
-                             .lost_requests = r->n_arrived - r->finished - r->failed - r->n_open};
+                             .lost_requests = r->n_open};
     free(v);
     report_members(r, o);
     o->energy_j = energy(r, o->last_end_s - o->first_arrival_s);

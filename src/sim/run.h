@@ -110,7 +110,7 @@ double run_now_s(const struct run *r);
 double run_end_s(const struct run *r); /* when arrivals stop, for a progress bar; 0: not known */
 uint64_t run_events(const struct run *r);
 uint64_t run_finished(const struct run *r);
-/* At the end. */
+/* At the end, or where nothing moves any more: what has not ended is lost. */
 enum st ST_CHECKED run_report(struct run *r, struct run_report *out, struct err *err);
 
 #endif

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Whole clusters in virtual time: that every request ends with the right tokens whatever breaks, and
+ * that one seed is one run. */
+#include "sim/run.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const char base[] = "hardware: cloudmatrix384\n"
+                           "model: deepseek-r1\n"
+                           "max_model_len: 16384\n"
+                           "prefill: {instances: 3, chips: 16, restart_s: 1}\n"
+                           "decode: {instances: 2, chips: 32, ep: 64, requests_per_chip: 16, "
+                           "restart_s: 1}\n"
+                           "pool: {servers: 8, dram_gb: 16}\n";
+
+static void must(enum st st, const struct err *err) {
+    if (st) fail_msg("%s", err->text);
+}
+
+static struct run_report run_text(const char *more, uint64_t seed) {
+    struct run_config *c = malloc(sizeof *c);
+    struct run *r;
+    struct run_report o;
+    struct err err;
+    char text[4096];
+    assert_non_null(c);
+    snprintf(text, sizeof text, "%sseed: %u\n%s", base, (unsigned)seed, more);
+    must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
+    must(run_new(&r, c, &err), &err);
+    for (double at = 1; run_until(r, at) && at < 7200; at++) continue;
+    must(run_report(r, &o, &err), &err);
+    run_free(r);
+    free(c);
+    return o;
+}
+
+static void keeps_promises(const struct run_report *o) {
+    assert_int_equal(o->wrong_tokens, 0);
+    assert_int_equal(o->wrong_pages, 0);
+    assert_int_equal(o->lost_requests, 0);
+    assert_int_equal(o->leaked_pages, 0);
+    assert_int_equal(o->finished + o->failed, o->requests);
+}
+
+static void every_request_ends_with_its_tokens(void **state) {
+    (void)state;
+    struct run_report o = run_text(
+        "load: {rate: 20, input_tokens: 3000, output_tokens: 40, duration_s: 20, tenants: 3}\n", 1);
+    keeps_promises(&o);
+    assert_int_equal(o.failed, 0);
+    assert_true(o.requests > 300 && o.requests < 500);
+    assert_int_equal(o.output_tokens, o.requests * 40);
+    assert_true(o.ttft_s.p50 > 0 && o.tpot_s.p50 > 0 && o.ttft_s.max < 10);
+}
+
+static void one_seed_is_one_run_and_another_is_another(void **state) {
+    (void)state;
+    const char *load = "load: {rate: 10, input_tokens: 2000, output_tokens: 20, duration_s: 20}\n"
+                       "faults: [{what: node, index: 1, at_s: 5, for_s: 3}]\n";
+    struct run_report a = run_text(load, 7), b = run_text(load, 7), c = run_text(load, 8);
+    a.wall_s = b.wall_s = c.wall_s = 0;
+    assert_memory_equal(&a, &b, sizeof a);
+    assert_memory_not_equal(&a, &c, sizeof a);
+    keeps_promises(&c);
+}
+
+static void whatever_breaks_no_token_is_wrong_and_no_request_lost(void **state) {
+    (void)state;
+    static const char *const faults[] = {
+        "[{what: node, index: 0, at_s: 3, for_s: 4}, {what: node, index: 7, at_s: 4, for_s: 2}]",
+        "[{what: chip, index: 50, at_s: 2, for_s: 1}, {what: chip, index: 82, at_s: 6, for_s: 1}]",
+        "[{what: pool, index: 2, at_s: 3, for_s: 3}, {what: pool, index: 2, at_s: 9, for_s: 1}]",
+        "[{what: slow, index: 1, at_s: 1, for_s: 9, slow: 5}, {what: link, index: 60, at_s: 2, "
+        "for_s: "
+        "5, share: 0.01}, {what: sub-plane, index: 3, at_s: 4, for_s: 5}]",
+    };
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        for (uint64_t seed = 1; seed <= 3; seed++) {
+            char text[1024];
+            snprintf(text, sizeof text,
+                     "load: {rate: 15, input_tokens: 4000, output_tokens: 60, duration_s: 15, "
+                     "tenants: 2}\nfaults: %s\n",
+                     faults[i]);
+            struct run_report o = run_text(text, seed);
+            keeps_promises(&o);
+            assert_int_equal(o.failed, 0);
+            assert_true(i > 1 || o.deaths >= 2);
+        }
+}
+
+static void a_repeated_prompt_is_found_by_all_workers(void **state) {
+    (void)state;
+    char path[] = "/tmp/trace-XXXXXX", text[512];
+    int fd = mkstemp(path);
+    FILE *f = fdopen(fd, "w");
+    assert_non_null(f);
+    for (int i = 0; i < 60; i++)
+        fprintf(
+            f,
+            "{\"timestamp\": %d, \"input_length\": 4096, \"output_length\": 8, \"hash_ids\": [1, "
+            "2, 3, 4, 5, 6, 7, %d]}\n",
+            i * 1000, 100 + i);
+    fclose(f);
+    snprintf(text, sizeof text, "load: {trace: %s, duration_s: 60}\n", path);
+    struct run_report o = run_text(text, 1);
+    remove(path);
+    keeps_promises(&o);
+    assert_int_equal(o.requests, 60);
+    /* 3,584 of 4,096 tokens are the same in all, and the first request on each worker fetches them */
+    assert_true(o.cached_tokens > 50 * 3584);
+    assert_true(o.pool_tokens >= 3584);
+}
+
+static void a_closed_loop_keeps_its_clients(void **state) {
+    (void)state;
+    struct run_report o = run_text("load: {arrivals: closed, clients: 8, input_tokens: 1000, "
+                                   "output_tokens: 10, requests: 50}\n",
+                                   1);
+    keeps_promises(&o);
+    assert_int_equal(o.finished, 50);
+}
+
+static void without_a_decode_worker_requests_fail_after_their_time(void **state) {
+    (void)state;
+    struct run_report o = run_text(
+        "no_worker_timeout_s: 2\n"
+        "load: {rate: 5, input_tokens: 1000, output_tokens: 500, duration_s: 10}\n"
+        "faults: [{what: chip, index: 48, at_s: 3, for_s: 60}, {what: chip, index: 80, at_s: "
+        "3, for_s: 60}]\n",
+        1);
+    keeps_promises(&o);
+    assert_true(o.failed > 20);
+}
+
+static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
+    (void)state;
+    static const char *const bad[][2] = {
+        {"load: {duration_s: 1}\nfoo: 1\n", "run.yaml: line 2: foo"},
+        {"decode: {chips: 16}\nload: {duration_s: -1}\n", "run.yaml: line 2: duration_s"},
+        {"load: {rate: 1}\n", "run.yaml: line 1: load"},
+        {"load: {duration_s: 1}\nfaults: [{what: fire, at_s: 1}]\n", "run.yaml: line 2: what"},
+        {"load: {duration_s: 1}\nfaults: [{what: node}]\n", "run.yaml: line 2"},
+        {"prefill: {instances: 100}\nload: {duration_s: 1}\n", "run.yaml: "},
+        {"load: {duration_s: 1}\npool: {plane: x}\n", "run.yaml: line 2: plane"},
+        {"load: {duration_s: 1, arrivals: trace}\n", "run.yaml: line 1"},
+    };
+    struct run_config *c = malloc(sizeof *c);
+    assert_non_null(c);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct err err;
+        enum st st = run_config_read(c, bad[i][0], strlen(bad[i][0]), "run.yaml", &err);
+        if (st != ST_INVALID || strncmp(err.text, bad[i][1], strlen(bad[i][1])) != 0)
+            fail_msg("found %d \"%s\", expected \"%s\"", st, st ? err.text : "", bad[i][1]);
+    }
+    free(c);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_request_ends_with_its_tokens),
+        cmocka_unit_test(one_seed_is_one_run_and_another_is_another),
+        cmocka_unit_test(whatever_breaks_no_token_is_wrong_and_no_request_lost),
+        cmocka_unit_test(a_repeated_prompt_is_found_by_all_workers),
+        cmocka_unit_test(a_closed_loop_keeps_its_clients),
+        cmocka_unit_test(without_a_decode_worker_requests_fail_after_their_time),
+        cmocka_unit_test(bad_descriptions_are_named_with_file_line_and_key),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
