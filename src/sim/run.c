@@ -27,6 +27,16 @@ double run_draw(struct run *r) {
     return (double)((x ^ (x >> 31)) >> 11) * 0x1p-53;
 }
 
+/* -ln(1 - u) of a uniform u by basic operations alone, which are the same on every machine; libm's
+ * are not: ln(m 2^e) = e ln 2 + 2 atanh((m - 1) / (m + 1)). */
+double run_draw_exponential(struct run *r) {
+    int e;
+    double m = frexp(1 - run_draw(r), &e);
+    double t = (m - 1) / (m + 1), power = t, sum = 0;
+    for (int k = 1; k < 40; k += 2, power *= t * t) sum += power / k;
+    return -(e * 0.69314718055994530942 + 2 * sum);
+}
+
 /* --- life ------------------------------------------------------------------------------------- */
 
 static enum st begin_router(struct run *r, struct err *err) {

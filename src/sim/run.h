@@ -78,11 +78,6 @@ struct run_percentiles {
     double mean, p50, p90, p99, max;
 };
 
-struct run_instance_use {
-    char name[16];
-    double busy_s, up_s;
-};
-
 struct run_report {
     double virtual_s, wall_s;
     uint64_t events, requests, finished, failed, moved;

@@ -100,7 +100,8 @@ struct run {
 
 uint64_t run_ns(double s);
 double run_s(uint64_t ns);
-double run_draw(struct run *r); /* [0, 1) */
+double run_draw(struct run *r);             /* [0, 1) */
+double run_draw_exponential(struct run *r); /* of mean 1 */
 
 enum st ST_CHECKED run_members_new(struct run *r, struct err *err);
 void run_members_free(struct run *r);

@@ -39,7 +39,7 @@ static void plan_next(struct run *r, double now_s) {
     } else if (trace_is_timed(r)) {
         r->next_arrival_s = trace_time(r, r->n_arrived);
     } else {
-        r->next_arrival_s = now_s - log(1 - run_draw(r)) / c->load.rate;
+        r->next_arrival_s = now_s + run_draw_exponential(r) / c->load.rate;
     }
     bool over = (c->load.requests && r->n_arrived >= c->load.requests) ||
                 (c->load.duration_s > 0 && r->next_arrival_s < INFINITY &&

@@ -361,7 +361,7 @@ enum st run_faults_new(struct run *r, struct err *err) {
     }
     for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
         for (double at = 0; c->mtbf_s[k] > 0 && !st;) {
-            at -= log(1 - run_draw(r)) * c->mtbf_s[k];
+            at += run_draw_exponential(r) * c->mtbf_s[k];
             if (at >= c->load.duration_s || places(r, (enum run_fault_kind)k) == 0) break;
             struct run_fault f = {.kind = (enum run_fault_kind)k,
                                   .index =
