@@ -100,6 +100,7 @@ $(B)/src/ops/avx2/%.o $(B)/src/ops/avx512/%.o: SANFLAGS :=
 # They embed them.
 $(B)/src/serve/page.o: $(wildcard src/serve/page/*)
 $(B)/src/sim/embedded.o: $(wildcard hardware/*.yaml)
+$(B)/src/sim/paper.o: published/cloudmatrix.yaml
 
 $(B)/%.o: %.c Makefile | $(if $(CROSS),,$(B)/packages)
 	@mkdir -p $(@D)

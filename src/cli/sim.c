@@ -12,6 +12,7 @@ static const struct {
 } commands[] = {
     {"run", "a load on a whole cluster in virtual time, with the control code that serves for real",
      cli_sim_run},
+    {"paper", "the published tables beside what the model says", cli_sim_paper},
     {NULL, NULL, NULL},
 };
 

@@ -9,7 +9,6 @@
 
 #include "base/doc.h"
 #include "sim/cache.h"
-#include "sim/load.h"
 #include "sim/models.h"
 #include "sim/step.h"
 
@@ -141,6 +140,7 @@ static struct op_shape shape_of(const struct ask *a) {
                              .kv_bytes = 2,
                              .tokens = get(a, "batch", 128),
                              .ep = (uint32_t)get(a, "ep", 8),
+                             .plane = word(a, "plane", NULL),
                              .imbalance = 1};
 }
 
@@ -229,8 +229,6 @@ static enum st answer(struct ask *a, const char *what, double *out) {
     if (!strcmp(what, "gmm")) *out = gmm_share(a);
     if (!strcmp(what, "mla_compute")) *out = mla(a, true);
     if (!strcmp(what, "mla_memory")) *out = mla(a, false);
-    if (!strcmp(what, "load") || !strcmp(what, "load_dram"))
-        *out = loading(word(a, "how", ""), !strcmp(what, "load"));
     if (isnan(*out)) return doc_fail(a->at, a->err, "ask %s: cannot be computed", what);
     return ST_OK;
 }

@@ -9,7 +9,7 @@
 
 /* --- setup ------------------------------------------------------------------------------------ */
 
-uint32_t step_experts(const struct step_setup *s) {
+uint32_t step_held(const struct step_setup *s) {
     uint32_t ranks = s->ep - s->shared_ranks, slots = s->model.n_experts + s->redundant;
     return slots ? (slots + ranks - 1) / ranks : 0;
 }
@@ -52,7 +52,7 @@ static enum st check(const struct step_setup *s, bool prefill, struct err *err) 
             err, ST_INVALID,
             "weights: found %.1f GB a die (%u experts each), expected less than its %.1f GB "
             "of memory: more dies or ranks are needed",
-            weights * 1e-9, step_experts(s), has * 1e-9);
+            weights * 1e-9, step_held(s), has * 1e-9);
     return ST_OK;
 }
 
@@ -87,7 +87,7 @@ static double layer_weights(const struct step_setup *s, bool moe) {
     double q = c->q_lora ? hidden * c->q_lora + c->q_lora * heads * head : hidden * heads * head;
     double bytes = (q + hidden * config_kv_row(c) + heads * c->v_dim * hidden) * b +
                    heads * (c->nope + c->v_dim) * c->kv_lora * 2;
-    double experts = step_experts(s) + (s->shared_ranks ? 0.0 : c->n_shared);
+    double experts = step_held(s) + (s->shared_ranks ? 0.0 : c->n_shared);
     if (!moe) return bytes + 3 * hidden * c->dense_inter * b;
     return bytes + experts * 3 * hidden * c->moe_inter * b + hidden * c->n_experts * 4;
 }
@@ -116,7 +116,7 @@ struct op_shape step_shape(const struct step_setup *s, double tokens) {
                              .tokens = tokens,
                              .ep = s->ep,
                              .shared_ranks = s->shared_ranks,
-                             .experts = step_experts(s),
+                             .experts = step_held(s),
                              .imbalance = s->imbalance,
                              .plane = s->plane};
 }
@@ -161,7 +161,7 @@ static void run_link(struct step_clock *k, const struct step_link *l, uint32_t l
                                         .cost = l->cost});
 }
 
-void step_run(struct step_clock *k, const struct step_chain *c, uint32_t n_chains, uint32_t first,
+void step_lay(struct step_clock *k, const struct step_chain *c, uint32_t n_chains, uint32_t first,
               uint32_t end) {
     for (uint32_t layer = first; layer < end; layer++)
         for (uint32_t phase = 0; phase < 2; phase++)

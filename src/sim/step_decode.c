@@ -105,9 +105,9 @@ static void layers(struct step_clock *k, const struct step_setup *s, const struc
         }
         step_join(k);
         if (experts)
-            step_run(k, both, moe->microbatches, i, end);
+            step_lay(k, both, moe->microbatches, i, end);
         else
-            step_run(k, &plain, 1, i, end);
+            step_lay(k, &plain, 1, i, end);
     }
     step_join(k);
 }
@@ -116,7 +116,7 @@ static void one(struct step_clock *k, const struct step_setup *s, enum op op,
                 const struct op_shape *shape, uint32_t layer) {
     struct step_chain c = {.n = 0};
     step_chain_add(&c, s, NULL, op, shape, ATTENTION);
-    step_run(k, &c, 1, layer, layer + 1);
+    step_lay(k, &c, 1, layer, layer + 1);
     step_join(k);
 }
 
@@ -129,7 +129,7 @@ static double run(const struct step_setup *s, const struct step_decode *d, const
     struct step_chain host = {.n = 0}, both[CHAINS_MAX];
     step_chain_fixed(&host, m->step_s + (m->graphs_ahead ? 0 : m->launch_s * (s->mtp ? 2 : 1)),
                      ATTENTION);
-    if (host.n) step_run(&k, &host, 1, 0, 1);
+    if (host.n) step_lay(&k, &host, 1, 0, 1);
     step_join(&k);
     one(&k, s, OP_EMBED, &rows, 0);
     layers(&k, s, d, moe);
@@ -138,7 +138,7 @@ static double run(const struct step_setup *s, const struct step_decode *d, const
     if (!s->mtp) return step_now(&k);
     /* The draft sees what the step accepted, padded to two rows; it guesses one token. */
     for (uint32_t i = 0; i < CHAINS_MAX; i++) both[i] = moe->layer;
-    step_run(&k, both, moe->microbatches, c->n_layers, c->n_layers + 1);
+    step_lay(&k, both, moe->microbatches, c->n_layers, c->n_layers + 1);
     step_join(&k);
     drafts.tokens = d->requests;
     one(&k, s, OP_HEAD, &drafts, c->n_layers);

@@ -32,7 +32,7 @@ void step_chain_fixed(struct step_chain *c, double s, uint32_t stream);
 /* Layers first to end of n microbatches, each doing the chain in every layer. Every stream serves them
  * in one order: layer by layer, phase by phase, microbatch by microbatch. A fixed order makes the time
  * grow with each of its parts, which choosing as one goes does not. */
-void step_run(struct step_clock *k, const struct step_chain *c, uint32_t n_chains, uint32_t first,
+void step_lay(struct step_clock *k, const struct step_chain *c, uint32_t n_chains, uint32_t first,
               uint32_t end);
 /* All wait for all: what comes next begins when everything before has ended. */
 void step_join(struct step_clock *k);
@@ -41,6 +41,6 @@ double step_now(const struct step_clock *k);
 /* What all operators of the instance share. */
 struct op_shape step_shape(const struct step_setup *s, double tokens);
 /* Experts a rank holds that is none of the shared ones. */
-uint32_t step_experts(const struct step_setup *s);
+uint32_t step_held(const struct step_setup *s);
 
 #endif

@@ -107,20 +107,20 @@ static double run(const struct step_setup *s, const struct step_prefill *p, uint
     struct op_shape all = step_shape(s, p->tokens / s->dies);
     step_chain_fixed(&ends, m->step_s, CUBES);
     step_chain_add(&ends, s, NULL, OP_EMBED, &all, CUBES);
-    step_run(&k, &ends, 1, 0, 1);
+    step_lay(&k, &ends, 1, 0, 1);
     for (uint32_t i = 0, end; i < c->n_layers; i = end) {
         bool moe = config_layer_is_moe(c, i);
         for (end = i + 1; end < c->n_layers && config_layer_is_moe(c, end) == moe; end++) {
         }
         for (uint32_t j = 0; j < microbatches; j++) make(&chains[j], s, p, moe, microbatches);
         step_join(&k);
-        step_run(&k, chains, microbatches, i, end);
+        step_lay(&k, chains, microbatches, i, end);
     }
     step_join(&k);
     ends = (struct step_chain){.n = 0};
     step_chain_add(&ends, s, NULL, OP_HEAD, &last, CUBES);
     step_chain_add(&ends, s, NULL, OP_SAMPLE, &last, CUBES);
-    step_run(&k, &ends, 1, c->n_layers, c->n_layers + 1);
+    step_lay(&k, &ends, 1, c->n_layers, c->n_layers + 1);
     return step_now(&k);
 }
 
