@@ -39,8 +39,17 @@ static double rate(const struct machine_plane *p, bool other_node) {
 struct peers {
     const struct machine_plane *near, *far; /* far NULL: near reaches all */
     double all, node, near_other, beyond;   /* ranks; of this node, this domain, others */
-    double far_nodes;
+    double nodes, far_nodes;                /* all they are on, and those beyond */
 };
+
+/* The first plane that leaves the scale-up domain. */
+static const struct machine_plane *beyond(const struct machine *m) {
+    for (uint32_t i = 1; i < m->n_planes; i++)
+        if (m->planes[i].other_node[TRANSFER_WRITE].rate_bps > 0 &&
+            (!m->planes[i].domain_nodes || m->planes[i].domain_nodes > m->planes[0].domain_nodes))
+            return &m->planes[i];
+    return NULL;
+}
 
 static struct peers peers_of(const struct op_work *w) {
     const struct op_shape *s = w->s;
@@ -56,58 +65,61 @@ static struct peers peers_of(const struct op_work *w) {
     double domain = r.near->domain_nodes ? r.near->domain_nodes * in_node : INFINITY;
     r.near_other = fmin(ep, domain) - r.node;
     r.beyond = ep - r.node - r.near_other;
-    if (r.beyond > 0 && m->n_planes > 1) r.far = &m->planes[1];
+    if (r.beyond > 0) r.far = beyond(m);
+    r.nodes = ceil(ep / in_node);
     r.far_nodes = ceil(r.beyond / in_node);
     return r;
 }
 
-/* Remote nodes that a token's copies go to, on average: experts are chosen at random, from a limited
- * number of groups where the gate has them. */
-static double nodes_met(const struct op_shape *s, double far_nodes, double all) {
+/* Nodes beyond the domain that a token's copies go to, on average: experts are chosen at random, from
+ * a limited number of groups where the gate has them, and groups lie together. */
+static double nodes_met(const struct op_shape *s, const struct peers *at) {
     const struct ops_gate_config *g = &s->model->gate;
-    double nodes = far_nodes * all / fmax(1, all - 1); /* about: counts this one in */
-    double copies = g->top_k, most = far_nodes;
-    if (g->group != OPS_GATE_GROUP_NONE && g->topk_groups)
-        most = fmin(most, g->topk_groups); /* groups lie together */
-    if (nodes <= 0) return 0;
-    return fmin(most, far_nodes * (1 - pow(1 - 1 / fmax(nodes, 1), copies)));
+    double met = at->far_nodes * (1 - pow(1 - 1 / at->nodes, g->top_k));
+    bool grouped = g->group != OPS_GATE_GROUP_NONE && g->topk_groups;
+    return grouped ? fmin(met, g->topk_groups) : met;
+}
+
+static double wire_s(double bytes, double bps) {
+    return bytes > 0 ? bytes / bps : 0; /* no way there: infinite */
+}
+
+static void say(struct op_work *w, double spread, double share, double peers) {
+    op_say(w, "%.4g MB leaving / %.4g GB/s", w->c->network_bytes * 1e-6,
+           w->c->network_bytes * spread / w->c->network_s * 1e-9);
+    if (spread > 1)
+        op_say(w, " x (1 + %.3g x %.3g [slowest of %.0f peers])", share, op_expected_max(peers),
+               peers);
 }
 
 void op_exchange(struct op_work *w, bool dispatch) {
     const struct op_shape *s = w->s;
     const struct machine_operator *o = machine_operator(w->m, dispatch ? "dispatch" : "combine");
     struct peers at = peers_of(w);
-    double message = message_bytes(s, dispatch);
-    double copies = s->model->gate.top_k + (s->shared_ranks ? 1 : 0);
-    double rows = fmax(s->tokens * copies, op_rows_hottest(s)); /* of the busiest rank */
-    double near = rows * message * (at.node - 1) / at.all;
-    double other = rows * message * at.near_other / at.all;
-    double beyond = rows * message * at.beyond / at.all, far_s = 0;
+    double copies = s->model->gate.top_k + (s->shared_ranks ? 1 : 0), sent = s->tokens * copies;
+    double rows = fmax(sent, op_rows_hottest(s)); /* of the busiest rank */
+    double bytes = rows * message_bytes(s, dispatch);
+    double near = bytes * (at.node - 1) / at.all, other = bytes * at.near_other / at.all;
+    double far = bytes * at.beyond / at.all;
     double spread = 1 + (s->bulk ? 0 : o->share * op_expected_max(at.all - 1));
     if (s->bulk && at.far) {
-        double once = rows / copies * message * nodes_met(s, at.far_nodes, at.all);
-        if (once < beyond) {
-            near += beyond * (1 - 1 / fmax(at.node, 1)); /* spread in the node it came to */
-            beyond = once;
+        double once = bytes / copies * nodes_met(s, &at);
+        if (once < far) {
+            near += far * (1 - 1 / at.node); /* spread in the node it came to */
+            far = once;
         }
     }
-    double near_s = near / rate(at.near, false) + other / rate(at.near, true);
-    if (at.far) far_s = beyond / rate(at.far, true);
-    w->c->network_bytes = near + other + beyond;
+    double near_s = wire_s(near, rate(at.near, false)) + wire_s(other, rate(at.near, true));
+    double far_s = wire_s(far, at.far ? rate(at.far, true) : 0);
+    w->c->network_bytes = near + other + far;
     w->c->network_s = fmax(near_s, far_s) * spread;
     /* Fused dispatch gathers what came only when all of it has; combine does token by token. In bulk
      * both are operators of their own. */
-    w->c->hbm_bytes = s->bulk ? 0 : rows * message * 2;
+    w->c->hbm_bytes = s->bulk ? 0 : bytes * 2;
     w->c->serial_s = dispatch ? w->c->hbm_bytes / op_memory_bps(w) : 0;
     w->c->fixed_s = o->fixed_s;
-    op_say(
-        w,
-        "%.4g us = start %.4g us + %.4g MB leaving / %.4g GB/s x (1 + %.3g x %.3g [slowest of %.0f "
-        "peers])",
-        (w->c->network_s + o->fixed_s) * 1e6, o->fixed_s * 1e6, w->c->network_bytes * 1e-6,
-        w->c->network_s > 0 ? w->c->network_bytes * spread / w->c->network_s * 1e-9 : 0, o->share,
-        op_expected_max(at.all - 1), at.all - 1);
-    if (rows > s->tokens * copies) op_say(w, ", the busiest rank's %.0f rows", rows);
+    if (w->c->network_s > 0) say(w, spread, o->share, at.all - 1);
+    if (w->c->network_s > 0 && rows > sent) op_say(w, " of the busiest rank's %.0f rows", rows);
 }
 
 void op_collective(struct op_work *w, enum collective what) {

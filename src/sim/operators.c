@@ -283,6 +283,29 @@ static void work(struct op_work *w, enum op op) {
     }
 }
 
+/* Puts what was said of computing or the network into the whole formula. */
+static void explain(struct op_work *w) {
+    struct op_cost *c = w->c;
+    char said[sizeof c->formula];
+    double memory_s = c->memory_s - c->serial_s, mb = c->hbm_bytes * 1e-6;
+    double gbs = op_memory_bps(w) * 1e-9;
+    memcpy(said, c->formula, sizeof said);
+    c->formula[0] = '\0';
+    if (c->network_s > 0)
+        op_say(w, "%s = %.4g us", said, c->network_s * 1e6);
+    else if (c->compute_s > 0)
+        op_say(w, "max(compute %s = %.4g us, memory %.4g MB / %.4g GB/s = %.4g us)", said,
+               c->compute_s * 1e6, mb, gbs, memory_s * 1e6);
+    else if (memory_s > 0)
+        op_say(w, "%.4g MB / %.4g GB/s = %.4g us", mb, gbs, memory_s * 1e6);
+    if (c->network_s > 0 && memory_s > c->network_s)
+        op_say(w, ", but memory %.4g MB / %.4g GB/s = %.4g us", mb, gbs, memory_s * 1e6);
+    if (c->serial_s > 0)
+        op_say(w, "%s%.4g MB gathered / %.4g GB/s = %.4g us", c->formula[0] ? " + " : "", mb, gbs,
+               c->serial_s * 1e6);
+    if (c->fixed_s > 0) op_say(w, "%sstart %.4g us", c->formula[0] ? " + " : "", c->fixed_s * 1e6);
+}
+
 void op_cost(struct op_cost *out, const struct machine *m, const struct op_place *p, enum op op,
              const struct op_shape *s) {
     static const struct op_place all = {1, 1, 1};
@@ -294,10 +317,5 @@ void op_cost(struct op_cost *out, const struct machine *m, const struct op_place
     out->memory_s = out->hbm_bytes / op_memory_bps(&w);
     out->s = fmax(fmax(out->compute_s, out->memory_s - out->serial_s), out->network_s) +
              out->serial_s + out->fixed_s;
-    op_say(&w,
-           "%s%s%.4g MB / %.4g GB/s of memory = %.4g us, the longest of compute %.4g, memory %.4g, "
-           "network %.4g us, + %.4g us of starts",
-           out->formula[0] ? "; " : "", "", out->hbm_bytes * 1e-6, op_memory_bps(&w) * 1e-9,
-           out->s * 1e6, out->compute_s * 1e6, out->memory_s * 1e6, out->network_s * 1e6,
-           out->fixed_s * 1e6);
+    if (s->explain) explain(&w);
 }

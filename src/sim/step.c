@@ -30,6 +30,14 @@ static void fill_ranks(struct step_setup *s) {
     if (!s->redundant && s->shared_ranks < left) s->redundant = left - s->shared_ranks;
 }
 
+/* Whether every rank of the experts can send to every other. */
+static bool reaches(const struct step_setup *s) {
+    struct op_shape shape = step_shape(s, 1);
+    struct op_cost cost;
+    op_cost(&cost, s->machine, NULL, OP_DISPATCH, &shape);
+    return isfinite(cost.s);
+}
+
 static enum st check(const struct step_setup *s, bool prefill, struct err *err) {
     const struct model_config *c = &s->model;
     double weights, has = s->machine->hbm_bytes;
@@ -46,6 +54,10 @@ static enum st check(const struct step_setup *s, bool prefill, struct err *err) 
         return err_set(err, ST_INVALID,
                        "found imbalance %g and acceptance %g, expected 1 or more and 0 to 1",
                        s->imbalance, s->acceptance);
+    if (!reaches(s))
+        return err_set(err, ST_INVALID,
+                       "ep: found %u, expected fewer: no network of %s connects so many", s->ep,
+                       s->machine->name);
     weights = step_weight_bytes(s, prefill);
     if (weights >= has)
         return err_set(
@@ -104,6 +116,10 @@ double step_weight_bytes(const struct step_setup *s, bool prefill) {
 double step_kv_room_bytes(const struct step_setup *s, bool prefill) {
     double room = s->machine->hbm_bytes * 0.9 - step_weight_bytes(s, prefill);
     return room > 0 ? room : 0;
+}
+
+double step_handover_s(const struct step_setup *s, const struct machine_plane *p, double tokens) {
+    return transfer_s(p, TRANSFER_READ, true, tokens * step_kv_token_bytes(s));
 }
 
 /* --- chains ----------------------------------------------------------------------------------- */

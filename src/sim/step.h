@@ -74,4 +74,7 @@ double step_kv_token_bytes(const struct step_setup *s);
 double step_weight_bytes(const struct step_setup *s, bool prefill);
 double step_kv_room_bytes(const struct step_setup *s, bool prefill);
 
+/* A prompt's KV from prefill to decode: one die reads it over a plane when the prompt is complete. */
+double step_handover_s(const struct step_setup *s, const struct machine_plane *p, double tokens);
+
 #endif
