@@ -26,7 +26,8 @@ enum {
     BUS_HELLO_BYTES = 256,
     BUS_ADDRESS_BYTES = 108,
     BUS_MESSAGE_MAX = 64 << 20, /* bytes; larger ones are refused */
-    BUS_UNSENT_MAX = 256 << 20, /* bytes that wait for a peer to read; then bus_send says ST_FULL */
+    /* Bytes that wait for a peer to read; then bus_send says ST_FULL. An endpoint may set less. */
+    BUS_UNSENT_MAX = 256 << 20,
 };
 
 typedef uint64_t bus_id; /* a peer, or a segment; 0: none */

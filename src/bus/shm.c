@@ -484,6 +484,7 @@ static void init(struct shm_bus *b, const struct shm_options *o) {
     b->beat_ns = timeout * ms / 6 < BEAT_MS_MAX * ms ? timeout * ms / 6 : BEAT_MS_MAX * ms;
     b->beats_max = (uint32_t)((timeout * ms + b->beat_ns - 1) / b->beat_ns);
     b->spin_ns = o->spin_us * UINT64_C(1000);
+    b->unsent_max = o->unsent_max ? o->unsent_max : BUS_UNSENT_MAX;
     b->epoll = b->listener = b->wake_fd = b->board_fd = -1;
     b->end = &b->first;
     pthread_condattr_t monotonic;

@@ -15,6 +15,7 @@ struct shm_options {
     struct bus_identity identity;
     uint32_t peer_timeout_ms; /* silence after which a peer is suspended */
     uint32_t spin_us;         /* bus_wait looks for so long before it sleeps */
+    uint64_t unsent_max;      /* bytes that wait for a peer to read; 0: BUS_UNSENT_MAX */
 };
 
 /* ST_INVALID: the path is too long; ST_IO, with why: another process listens there, ... A socket

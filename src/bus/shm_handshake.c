@@ -147,9 +147,12 @@ static bool send_with_memory(struct shm_bus *b, struct shm_peer *p, const struct
     return sent;
 }
 
-static enum st take_memory(struct shm_peer *p, const int *fds, uint32_t n_fds, struct err *err) {
+static enum st take_memory(const struct shm_bus *b, struct shm_peer *p, const int *fds,
+                           uint32_t n_fds, struct err *err) {
     if (n_fds != 2) return err_set(err, ST_INVALID, "handshake: no ring came with it");
-    return shm_out_new(&p->out, p->socket, fds[0], fds[1], err);
+    enum st st = shm_out_new(&p->out, p->socket, fds[0], fds[1], err);
+    if (!st) p->out->unsent_max = b->unsent_max;
+    return st;
 }
 
 void shm_handshake_begin(struct shm_bus *b, struct shm_peer *p) {
@@ -184,7 +187,7 @@ static void welcomed(struct shm_bus *b, struct shm_peer *p, const struct packet 
         do_not_want(b, p, "the cluster's secret differs");
     else if (!identity_agrees(&p->ours, &p->identity, &err))
         do_not_want(b, p, err.text);
-    else if (take_memory(p, fds, n_fds, &err))
+    else if (take_memory(b, p, fds, n_fds, &err))
         shm_peer_fail(b, p, err.text);
     else if (!send_with_memory(b, p, &out))
         shm_peer_fail(b, p, "handshake: cannot send");
@@ -221,7 +224,7 @@ static void proven(struct shm_bus *b, struct shm_peer *p, const struct packet *i
 
 static void ready(struct shm_bus *b, struct shm_peer *p, const int *fds, uint32_t n_fds) {
     struct err err;
-    if (take_memory(p, fds, n_fds, &err)) {
+    if (take_memory(b, p, fds, n_fds, &err)) {
         shm_peer_fail(b, p, err.text);
         return;
     }

@@ -100,7 +100,7 @@ struct shm_out {
     const struct board *board; /* the peer's */
     uint32_t kicked;           /* the sleep for which it was kicked */
     struct out_item *first, **end;
-    uint64_t unsent; /* bytes in items */
+    uint64_t unsent, unsent_max; /* bytes in items */
     _Atomic uint32_t n_items;
 };
 
@@ -159,7 +159,7 @@ struct shm_bus {
     uint8_t *secret;
     size_t secret_len;
     struct bus_identity identity;
-    uint64_t handshake_ns, beat_ns, spin_ns;
+    uint64_t handshake_ns, beat_ns, spin_ns, unsent_max;
     uint64_t deaf_until_ns; /* no descriptor for who comes: not listened to; 0: it is */
     uint32_t beats_max;     /* of silence */
     int epoll, listener, wake_fd, board_fd;

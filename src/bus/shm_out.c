@@ -25,6 +25,7 @@ enum st shm_out_new(struct shm_out **out, int socket, int ring_fd, int board_fd,
     pthread_mutex_init(&o->lock, NULL);
     o->socket = socket;
     o->end = &o->first;
+    o->unsent_max = BUS_UNSENT_MAX;
     *out = o;
     return ST_OK;
 }
@@ -134,7 +135,7 @@ static enum st append(struct shm_out *o, const struct ring_record *r, int fd) {
 static enum st send_locked(struct shm_out *o, struct ring_record *r, int fd) {
     struct err err;
     if (o->socket < 0) return ST_GONE;
-    if (o->unsent + r->record.len > BUS_UNSENT_MAX) return ST_FULL;
+    if (o->unsent + r->record.len > o->unsent_max) return ST_FULL;
     if (!o->first && fd < 0) {
         bool whole;
         enum st st = put(o, r, &whole, &err);

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { POOL_UNSENT_MAX = 4 << 20 };
 enum { NAMES_TRIED = CLUSTER_MEMBERS_MAX, PATH_BYTES = CLUSTER_DIR_BYTES + 64 };
 
 void cluster_args_init(struct cluster_args *a, const char *command) {
@@ -201,6 +202,7 @@ enum st cluster_bus(struct bus **out, const struct cluster_args *a, enum proto_p
                             .secret_len = a->secret_len,
                             .identity = identity_of(a, who, model_id, profile),
                             .peer_timeout_ms = a->peer_timeout_ms};
+    if (who == PROTO_PEER_POOL) o.unsent_max = POOL_UNSENT_MAX; /* it says little, to many */
     return shm_bus_new(out, &o, err);
 }
 

@@ -160,19 +160,16 @@ static bool take_doubt(struct pool_server *s, struct server_client *c) {
     return true;
 }
 
+/* Who asks without end and reads nothing is let go: what waits for it is memory. */
 static bool tell(struct pool_server *s, struct server_client *c) {
-    bool did = false;
-    if (c->n_answers > 0 &&
-        wire_send(s->bus, c->peer, WIRE_ANSWER, c->answers, c->n_answers) != ST_FULL) {
-        c->n_answers = 0;
-        did = true;
-    }
-    if (c->n_founds > 0 &&
-        wire_send(s->bus, c->peer, WIRE_FOUND, c->founds, c->n_founds) != ST_FULL) {
-        c->n_founds = 0;
-        did = true;
-    }
-    return did;
+    enum st st = ST_OK;
+    bool any = c->n_answers > 0 || c->n_founds > 0;
+    if (c->n_answers > 0) st = wire_send(s->bus, c->peer, WIRE_ANSWER, c->answers, c->n_answers);
+    if (c->n_founds > 0 && st != ST_FULL)
+        st = wire_send(s->bus, c->peer, WIRE_FOUND, c->founds, c->n_founds);
+    c->n_answers = c->n_founds = 0;
+    if (st == ST_FULL) refuse(s, c);
+    return any;
 }
 
 bool pool_server_step(struct pool_server *s, uint64_t now_ns) {

@@ -261,6 +261,31 @@ static void a_crowd_that_says_nothing_keeps_nobody_out(void **state) {
     expect_nothing(r, b);
 }
 
+/* Of this endpoint's own bound; the other's is the usual one. */
+static void an_endpoint_may_let_less_wait(void **state) {
+    struct rig *r = *state;
+    char path[BUS_ADDRESS_BYTES];
+    struct bus_identity id = named("small");
+    struct shm_options o = shm_test_options(&id);
+    struct err err;
+    static uint8_t data[64 << 10];
+    shm_address(r->world, "small", path);
+    o.address = path;
+    o.unsent_max = 1 << 20;
+    struct bus *b;
+    assert_int_equal(shm_bus_new(&b, &o, &err), ST_OK);
+    struct end *other = end_new(r, "other");
+    bus_id peer = 0;
+    (void)bus_connect(other->bus, path);
+    for (struct bus_event ev; !peer; rig_step(r))
+        while (bus_next(b, &ev))
+            if (ev.kind == BUS_UP) peer = ev.peer;
+    uint32_t sent = 0;
+    while (bus_send(b, peer, data, sizeof data) == ST_OK) assert_true(++sent < 32);
+    assert_in_range(sent, 15, 21); /* and what the ring holds */
+    bus_free(b);
+}
+
 /* --- a peer that knows the secret and lies ---------------------------------------------------- */
 
 struct liar {
@@ -426,6 +451,7 @@ int main(void) {
         CONF(a_stopped_process_is_suspended_read_and_resumed, &shm_kind),
         CONF(who_was_stopped_itself_suspects_nobody, &shm_kind),
         CONF(another_secret_is_refused_with_a_sentence, &shm_kind),
+        CONF(an_endpoint_may_let_less_wait, &shm_kind),
         CONF(an_identity_set_later_is_what_the_next_peer_sees, &shm_kind),
         CONF(garbage_is_refused_and_told_nothing, &shm_kind),
         CONF(another_version_is_refused_with_a_sentence, &shm_kind),

@@ -354,6 +354,29 @@ static void doubts_are_looked_at_one_in_a_step_and_too_many_are_forgotten(void *
     w_free(&w);
 }
 
+static void a_client_that_reads_nothing_is_let_go(void **state) {
+    (void)state;
+    struct world w;
+    begin(&w, &plain, 1);
+    struct pool_server *s = w.servers[0].pool;
+    struct server_client *c = s->clients[0];
+    size_t n = BUS_UNSENT_MAX / 4 - 1; /* four leave less than an answer */
+    void *much = calloc(1, n);
+    assert_non_null(much);
+    while (bus_send(w.servers[0].bus, c->peer, much, n) == ST_OK) {
+    }
+    free(much);
+    c->answers[c->n_answers++] = (struct wire_answer){.id = 1};
+    assert_int_equal(stats(&w)->clients, 1);
+    (void)pool_server_step(s, 0);
+    assert_int_equal(stats(&w)->clients, 0);
+    w_client(&w, 1); /* others notice nothing */
+    w_run(&w, 10000000);
+    w_store(&w, 1, "t", 1);
+    assert_int_equal(w_fetch_one(&w, 1, "t", 1), 1);
+    w_free(&w);
+}
+
 static void every_damaged_bit_of_an_index_entry_is_a_miss(void **state) {
     (void)state;
     struct world w;
@@ -412,6 +435,7 @@ int main(void) {
         cmocka_unit_test(each_server_has_its_share),
         cmocka_unit_test(every_damaged_bit_of_a_block_is_a_miss),
         cmocka_unit_test(doubts_are_looked_at_one_in_a_step_and_too_many_are_forgotten),
+        cmocka_unit_test(a_client_that_reads_nothing_is_let_go),
         cmocka_unit_test(every_damaged_bit_of_an_index_entry_is_a_miss),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
