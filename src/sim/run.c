@@ -193,13 +193,15 @@ static void report_members(struct run *r, struct run_report *o) {
     double up[MEMBER_ROLES] = {0}, busy[MEMBER_ROLES] = {0};
     for (uint32_t i = 0; i < r->n_members; i++) {
         struct run_member *m = &r->members[i];
-        run_member_account(m, now);
+        struct run_counts c = run_member_account(m, now);
         up[m->role] += m->up_s;
         busy[m->role] += m->busy_s;
-        o->wrong_pages += m->wrong_pages;
-        o->preemptions += m->preemptions;
-        o->offers_refused += m->offers_refused;
-        o->blocks_stored += m->stored;
+        o->wrong_pages += c.wrong_pages;
+        o->preemptions += c.preemptions;
+        o->offers_refused += c.offers_refused;
+        o->blocks_stored += c.stored;
+        o->pool_tokens += c.pool_tokens;
+        o->leaked_pages += c.leaked_pages;
         for (int p = 0; p < RUN_PLANES; p++) {
             double *use = p ? &o->pool_use : &o->handover_use;
             use_of(&m->in[p], run_s(now), use);
@@ -209,12 +211,6 @@ static void report_members(struct run *r, struct run_report *o) {
             o->handover_bytes += m->in[0].bytes;
             o->pool_read_bytes += m->in[1].bytes;
             o->pool_write_bytes += m->out[1].bytes;
-        }
-        if (m->node) {
-            struct node_stats s;
-            node_stats(m->node, &s);
-            o->pool_tokens += s.load.prompt_from_pool;
-            o->leaked_pages += s.pages_leaked;
         }
     }
     o->prefill_busy = up[ROLE_OF_PREFILL] > 0 ? busy[ROLE_OF_PREFILL] / up[ROLE_OF_PREFILL] : 0;

@@ -92,7 +92,6 @@ struct run_report {
     uint64_t handovers, deaths, joins, preemptions, offers_refused, blocks_stored;
     /* invariants: all 0, or the run is wrong */
     uint64_t wrong_tokens, wrong_pages, lost_requests, leaked_pages;
-    double decode_step_s, decode_batch; /* means */
 };
 
 struct run;

@@ -41,8 +41,9 @@ struct run_member {
     uint64_t due_ns, busy_ns; /* wants to be stepped; cannot be before */
     uint64_t up_since_ns, lives;
     double up_s, busy_s; /* of earlier lives */
-    uint64_t wrong_pages, preemptions, offers_refused, stored;
-    double steps, step_s, batch;
+    struct run_counts {
+        uint64_t wrong_pages, preemptions, offers_refused, stored, pool_tokens, leaked_pages;
+    } past;                                          /* of earlier lives */
     uint32_t down;                                   /* faults that keep it down */
     struct run_link in[RUN_PLANES], out[RUN_PLANES]; /* hand-over, pool */
 };
@@ -108,7 +109,8 @@ void run_members_free(struct run *r);
 void run_member_step(struct run *r, struct run_member *m, uint64_t now_ns);
 uint64_t run_member_due(const struct run_member *m); /* UINT64_MAX: not by itself */
 uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t len);
-void run_member_account(struct run_member *m, uint64_t now_ns);
+/* Brings up_s and busy_s up to date, and returns what was counted in all of its lives. */
+struct run_counts run_member_account(struct run_member *m, uint64_t now_ns);
 
 enum st ST_CHECKED run_faults_new(struct run *r, struct err *err);
 double run_faults_next(const struct run *r);

@@ -180,25 +180,28 @@ static enum st begin(struct run *r, struct run_member *m, struct err *err) {
     return ST_OK;
 }
 
-void run_member_account(struct run_member *m, uint64_t now_ns) {
-    if (!m->there) return;
+struct run_counts run_member_account(struct run_member *m, uint64_t now_ns) {
+    struct run_counts c = m->past;
+    struct node_stats s;
+    if (!m->there) return c;
     m->up_s += run_s(now_ns - m->up_since_ns);
     m->up_since_ns = now_ns;
-    if (m->node) {
-        struct node_stats s;
-        node_stats(m->node, &s);
-        m->wrong_pages += m->exec.wrong;
-        m->exec.wrong = 0;
-        m->busy_s += m->exec.busy_s;
-        m->exec.busy_s = 0;
-        m->preemptions = s.engine.preemptions;
-        m->offers_refused = s.pool.refused;
-        m->stored = s.pool.stored;
-    }
+    if (!m->node) return c;
+    m->busy_s += m->exec.busy_s;
+    m->exec.busy_s = 0;
+    node_stats(m->node, &s);
+    c.wrong_pages += m->exec.wrong;
+    c.preemptions += s.engine.preemptions;
+    c.offers_refused += s.pool.refused;
+    c.stored += s.pool.stored;
+    c.pool_tokens += s.load.prompt_from_pool;
+    c.leaked_pages = s.pages_leaked; /* what a dead one held is gone with it */
+    return c;
 }
 
 static void end(struct run *r, struct run_member *m) {
-    run_member_account(m, sim_net_now(r->net));
+    m->past = run_member_account(m, sim_net_now(r->net));
+    m->past.leaked_pages = 0;
     sim_bus_kill(m->bus);
     node_free(m->node);
     if (m->node) sim_exec_release(&m->exec);

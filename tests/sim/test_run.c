@@ -100,12 +100,11 @@ static void a_repeated_prompt_is_found_after_all_workers_were_restarted(void **s
     int fd = mkstemp(path);
     FILE *f = fdopen(fd, "w");
     assert_non_null(f);
-    for (int i = 0; i < 60; i++)
-        fprintf(
-            f,
-            "{\"timestamp\": %d, \"input_length\": 4096, \"output_length\": 8, \"hash_ids\": [1, "
-            "2, 3, 4, 5, 6, 7, %d]}\n",
-            i * 1000, 100 + i);
+    for (int i = 0; i < 60; i++) /* one, another, and the first again */
+        fprintf(f,
+                "{\"timestamp\": %d, \"input_length\": 4096, \"output_length\": 8, \"hash_ids\": "
+                "[%d, 2, 3, 4, 5, 6, 7, %d]}\n",
+                i * 1000, i >= 20 && i < 45, 100 + i);
     fclose(f);
     /* at 30 s all prefill workers are restarted, and what they had is in the pool alone */
     snprintf(text, sizeof text,
