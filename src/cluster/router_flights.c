@@ -99,6 +99,12 @@ static void grow(struct route *f) {
     f->lender = NULL; /* its rows are all there */
 }
 
+static void set_state(struct router *r, struct route *f, enum flight_state state) {
+    r->n_queued -= f->state == FLIGHT_QUEUED;
+    f->state = state;
+    r->n_queued += f->state == FLIGHT_QUEUED;
+}
+
 /* Nobody works on it any more. */
 static void recall(struct router *r, struct route *f) {
     answered(r, f);
@@ -106,7 +112,7 @@ static void recall(struct router *r, struct route *f) {
     if (f->decode) router_tell(r, f->decode, PROTO_CANCEL, f->id);
     leave_prefill(f);
     leave_decode(f);
-    f->state = FLIGHT_QUEUED;
+    set_state(r, f, FLIGHT_QUEUED);
 }
 
 static struct route *route_new(struct router *r, struct ticket *t, uint32_t choice,
@@ -116,6 +122,7 @@ static struct route *route_new(struct router *r, struct ticket *t, uint32_t choi
     *f = (struct route){.ticket = t, .choice = choice, .queued_ns = now_ns};
     f->order = ++r->n_routes_ever;
     t->n_routes++;
+    r->n_queued++;
     link_route(r, f);
     return f;
 }
@@ -124,6 +131,7 @@ static struct route *route_new(struct router *r, struct ticket *t, uint32_t choi
 static void route_free(struct router *r, struct route *f) {
     drop_id(r, f);
     unlink_route(r, f);
+    r->n_queued -= f->state == FLIGHT_QUEUED;
     f->ticket->n_routes--;
     free(f);
 }
@@ -247,6 +255,11 @@ static bool put_record(struct wire_out *w, const struct route *f) {
     return !w->st && (w->st = request_write(w->buf, &copy)) == ST_OK;
 }
 
+static void renew_at(struct router *r, struct route *f, uint64_t at_ns) {
+    f->renew_ns = at_ns;
+    if (at_ns < r->renew_ns) r->renew_ns = at_ns;
+}
+
 static void reserve(struct router *r, struct route *f, struct mate *m, uint64_t now_ns) {
     struct wire_out w = router_begin(r, PROTO_RESERVE);
     take_id(r, f);
@@ -258,8 +271,8 @@ static void reserve(struct router *r, struct route *f, struct mate *m, uint64_t 
     m->n_flights++;
     m->n_asked++;
     r->asked_rows += f->kv;
-    f->state = FLIGHT_RESERVING;
-    f->renew_ns = now_ns + renew_every(r);
+    set_state(r, f, FLIGHT_RESERVING);
+    renew_at(r, f, now_ns + renew_every(r));
     router_send(r, m, &w);
 }
 
@@ -276,8 +289,8 @@ static bool begin_prefill(struct router *r, struct route *f, uint64_t now_ns) {
     f->rows = rows;
     m->prefill_rows += rows;
     m->n_flights++;
-    f->state = FLIGHT_PREFILL;
-    f->renew_ns = now_ns + renew_every(r);
+    set_state(r, f, FLIGHT_PREFILL);
+    renew_at(r, f, now_ns + renew_every(r));
     router_send(r, m, &w);
     return true;
 }
@@ -334,9 +347,15 @@ static bool give_up(struct router *r, struct route *f, uint64_t now_ns) {
 
 static void end_late(struct router *r, uint64_t now_ns) {
     struct err err;
+    if (now_ns < r->late_ns) return;
+    r->late_ns = UINT64_MAX;
     for (struct ticket *t = r->tickets, *next; t; t = next) {
         next = t->next;
-        if (!t->deadline_ns || now_ns < t->deadline_ns) continue;
+        if (!t->deadline_ns) continue;
+        if (now_ns < t->deadline_ns) {
+            if (t->deadline_ns < r->late_ns) r->late_ns = t->deadline_ns;
+            continue;
+        }
         (void)err_set(&err, ST_TIMEOUT, "the request took longer than %u ms", t->q->time_left_ms);
         end_ticket(r, t, &err, false);
     }
@@ -357,28 +376,33 @@ static bool waits_for_rows(const struct route *f) {
     return f->state == FLIGHT_RESERVING || f->state == FLIGHT_PREFILL || f->lender;
 }
 
+static void renew_all(struct router *r, uint64_t now_ns) {
+    if (now_ns < r->renew_ns) return;
+    r->renew_ns = UINT64_MAX;
+    for (struct route *f = r->routes; f; f = f->next) {
+        if (!waits_for_rows(f)) continue;
+        renew(r, f, now_ns);
+        if (f->renew_ns < r->renew_ns) r->renew_ns = f->renew_ns;
+    }
+}
+
+/* Thousands of requests decode at a time, and few of them need anything of the router: it looks at
+ * all of them only when one may be late, may have to be renewed, or is queued. */
 void flights_dispatch(struct router *r, uint64_t now_ns) {
     end_late(r, now_ns);
-    for (struct route *f = r->routes, *next; f; f = next) {
+    for (struct route *f = r->n_queued ? r->routes : NULL, *next; f; f = next) {
         next = f->next;
         /* giving one up ends all of its request */
         if (f->state == FLIGHT_QUEUED && give_up(r, f, now_ns)) next = r->routes;
     }
-    raise_starving(r, now_ns);
-    unqueue_all(r, now_ns);
-    for (struct route *f = r->routes; f; f = f->next)
-        if (waits_for_rows(f)) renew(r, f, now_ns);
+    if (r->n_queued) raise_starving(r, now_ns);
+    if (r->n_queued) unqueue_all(r, now_ns);
+    renew_all(r, now_ns);
 }
 
 uint64_t flights_due(const struct router *r, uint64_t now_ns) {
-    uint64_t due = UINT64_MAX;
-    for (const struct ticket *t = r->tickets; t; t = t->next)
-        if (t->deadline_ns && t->deadline_ns < due) due = t->deadline_ns;
-    for (const struct route *f = r->routes; f; f = f->next) {
-        uint64_t at = f->state == FLIGHT_QUEUED ? now_ns + full_ns : f->renew_ns;
-        if ((f->state == FLIGHT_QUEUED || waits_for_rows(f)) && at < due) due = at;
-    }
-    return due;
+    uint64_t due = r->late_ns < r->renew_ns ? r->late_ns : r->renew_ns;
+    return r->n_queued && now_ns + full_ns < due ? now_ns + full_ns : due;
 }
 
 /* --- what workers say ------------------------------------------------------------------------- */
@@ -388,7 +412,7 @@ static void reserved(struct router *r, struct route *f, uint64_t now_ns) {
     f->refused = false;
     if (begin_prefill(r, f, now_ns)) return;
     /* the prefill workers filled up or died meanwhile */
-    f->state = FLIGHT_PREFILL; /* answered */
+    set_state(r, f, FLIGHT_PREFILL); /* answered */
     recall(r, f);
     f->retry_ns = now_ns + full_ns;
 }
@@ -398,7 +422,7 @@ static void no_room(struct router *r, struct route *f, uint64_t now_ns) {
     f->decode->full_until_ns = now_ns + full_ns;
     f->refused = true;
     leave_decode(f);
-    f->state = FLIGHT_QUEUED;
+    set_state(r, f, FLIGHT_QUEUED);
 }
 
 static bool has_first(const struct route *f, uint32_t choice) {
@@ -429,7 +453,7 @@ static void lent(struct router *r, struct route *f, uint64_t now_ns) {
         wire_put_u32(&w, q->choices[i].ids[q->choices[i].n_ids - 1]);
         wire_put_u8(&w, (uint8_t)q->choices[i].finish);
     }
-    f->state = FLIGHT_DECODE;
+    set_state(r, f, FLIGHT_DECODE);
     router_send(r, f->decode, &w);
     r->view.handovers++;
     r->view.handover_tokens += f->kv;
@@ -572,6 +596,7 @@ enum st router_add(struct router *r, struct request *q, const struct engine_sink
         .q = q, .sink = *sink, .ctx = ctx, .arrived_ns = arrived_ns, .priority = q->priority};
     t->order = ++r->n_tickets_ever;
     if (q->time_left_ms) t->deadline_ns = arrived_ns + q->time_left_ms * UINT64_C(1000000);
+    if (t->deadline_ns && t->deadline_ns < r->late_ns) r->late_ns = t->deadline_ns;
     if (!route_new(r, t, CHOICE_ALL, arrived_ns)) {
         free(t);
         return err_set(err, ST_NO_MEMORY, "router: out of memory");

@@ -75,8 +75,10 @@ struct router {
     struct ticket *tickets, *last_ticket;
     struct route *buckets[ROUTE_BUCKETS];
     uint64_t n_routes_ever, n_flights_ever, n_tickets_ever, epoch;
-    uint64_t asked_rows; /* of flights that wait for an answer about room */
-    bool changed;        /* the list of members is to be told */
+    uint64_t asked_rows;        /* of flights that wait for an answer about room */
+    uint32_t n_queued;          /* flights in FLIGHT_QUEUED */
+    uint64_t late_ns, renew_ns; /* no request is late, no room to be renewed before */
+    bool changed;               /* the list of members is to be told */
     struct buf message;
     struct cluster_view view; /* counters and events */
     struct engine_stats stats;
