@@ -5,7 +5,8 @@
  * sub-plane that is degraded; level-2 switches have a port for every uplink and never bind alone.
  *
  * When a flow comes or goes, only those rates are computed anew that can change: of flows that share a
- * link with it, and so on, but not through links that could carry all their flows at full rate. */
+ * full link with it, and so on. A link that is not full holds nobody back; if the new rates overfill
+ * one, it is taken in and they are computed again. */
 #include "sim/flow.h"
 
 #include <assert.h>
@@ -29,18 +30,20 @@ enum { BOTH_OUT, BOTH_IN, BOTH_LINKS };
 
 struct link {
     double full, share; /* its rate when whole; what is left of it; full 0: there is none */
-    double cap, want;   /* now; what its flows would take alone */
+    double cap, used;   /* now; given to its flows */
     double bytes;       /* carried so far */
     uint32_t first, n;  /* its flows: an entry of the list, NONE */
     uint32_t seen;      /* the pass that includes it */
     double rem;         /* in a pass: not given away, to so many flows without a rate */
     uint32_t open;
+    double more;  /* after a pass: what flows of links it does not include gain */
     bool changed; /* since the last pass */
 };
 
 struct flow {
     uint64_t id;
     double cap, rate, left, since_s, due_s; /* due: its bytes begin, or it ends */
+    double new_rate;                        /* in a pass */
     bool running;
     uint32_t n, links[HOPS], next[HOPS], prev[HOPS]; /* entry e: hop e % HOPS of flow e / HOPS */
     uint32_t heap_at, seen, next_free;
@@ -55,9 +58,11 @@ struct flow_net {
     double *sub_share; /* [n_nodes][sub_planes] */
     struct flow *flows;
     uint32_t cap, used, free, n_heap;
-    uint32_t *heap, *pass_flows, *pass_links, *by_cap; /* room for all flows; all links */
-    uint32_t *changed;                                 /* links since the last pass */
-    uint32_t n_changed;
+    uint32_t *heap;
+    uint32_t *pass_flows, *open_flows, *pass_links, *open_links; /* room for all */
+    uint32_t n_pass_flows, n_pass_links;
+    uint32_t *changed, *joined; /* links and flows since the last pass */
+    uint32_t n_changed, n_joined;
     uint64_t last_id;
     double now_s;
 };
@@ -118,9 +123,10 @@ enum st flow_net_new(struct flow_net **out, const struct machine *m,
     n->free = NONE;
     n->links = calloc(n->n_links, sizeof *n->links);
     n->pass_links = calloc(n->n_links, sizeof *n->pass_links);
+    n->open_links = calloc(n->n_links, sizeof *n->open_links);
     n->changed = calloc(n->n_links, sizeof *n->changed);
     n->sub_share = calloc((size_t)n->n_nodes * plane->sub_planes, sizeof *n->sub_share);
-    if (!n->links || !n->pass_links || !n->changed || !n->sub_share) {
+    if (!n->links || !n->pass_links || !n->open_links || !n->changed || !n->sub_share) {
         flow_net_free(n);
         return err_set(err, ST_NO_MEMORY, "network: out of memory");
     }
@@ -136,9 +142,11 @@ void flow_net_free(struct flow_net *n) {
     free(n->flows);
     free(n->heap);
     free(n->pass_flows);
-    free(n->by_cap);
+    free(n->open_flows);
     free(n->pass_links);
+    free(n->open_links);
     free(n->changed);
+    free(n->joined);
     free(n);
 }
 
@@ -186,6 +194,10 @@ static void mark(struct flow_net *n, uint32_t link) {
     n->changed[n->n_changed++] = link;
 }
 
+static bool is_full(const struct link *l) {
+    return l->used >= l->cap * (1 - 1e-9);
+}
+
 static void join(struct flow_net *n, uint32_t f) {
     struct flow *x = &n->flows[f];
     for (uint32_t h = 0; h < x->n; h++) {
@@ -196,9 +208,8 @@ static void join(struct flow_net *n, uint32_t f) {
         if (l->first != NONE) n->flows[l->first / HOPS].prev[l->first % HOPS] = e;
         l->first = e;
         l->n++;
-        l->want += x->cap;
-        mark(n, x->links[h]);
     }
+    n->joined[n->n_joined++] = f;
 }
 
 static void leave(struct flow_net *n, uint32_t f) {
@@ -210,8 +221,8 @@ static void leave(struct flow_net *n, uint32_t f) {
         else
             n->flows[x->prev[h] / HOPS].next[x->prev[h] % HOPS] = x->next[h];
         if (x->next[h] != NONE) n->flows[x->next[h] / HOPS].prev[x->next[h] % HOPS] = x->prev[h];
-        l->want = --l->n ? l->want - x->cap : 0; /* no rounding is left behind */
-        mark(n, x->links[h]);
+        if (is_full(l)) mark(n, x->links[h]);
+        l->used = --l->n ? l->used - x->rate : 0; /* no rounding is left behind */
     }
 }
 
@@ -228,6 +239,7 @@ static void set_rate(struct flow_net *n, uint32_t f, double rate) {
     struct flow *x = &n->flows[f];
     if (rate == x->rate && x->rate > 0) return; /* its end stands */
     settle(n, x);
+    for (uint32_t h = 0; h < x->n; h++) n->links[x->links[h]].used += rate - x->rate;
     x->rate = rate;
     x->due_s = x->left <= 0 ? n->now_s : rate > 0 ? n->now_s + x->left / rate : INFINITY;
     heap_fix(n, x->heap_at);
@@ -235,46 +247,41 @@ static void set_rate(struct flow_net *n, uint32_t f, double rate) {
 
 /* --- a pass: new rates for all that a change can reach -------------------------------------------- */
 
-static void include_link(struct flow_net *n, uint32_t link, uint32_t *n_links) {
+static void include_link(struct flow_net *n, uint32_t link) {
     struct link *l = &n->links[link];
     if (l->seen == n->pass) return;
     l->seen = n->pass;
-    l->rem = l->cap;
-    l->open = l->n;
-    n->pass_links[(*n_links)++] = link;
+    n->pass_links[n->n_pass_links++] = link;
 }
 
-static void reach(struct flow_net *n, uint32_t *n_flows, uint32_t *n_links) {
-    for (uint32_t i = 0; i < n->n_changed; i++) {
-        include_link(n, n->changed[i], n_links);
-        n->links[n->changed[i]].changed = false;
-    }
-    for (uint32_t i = 0; i < *n_links; i++) {
+static void include_flow(struct flow_net *n, uint32_t f) {
+    struct flow *x = &n->flows[f];
+    if (x->seen == n->pass) return;
+    x->seen = n->pass;
+    n->pass_flows[n->n_pass_flows++] = f;
+    for (uint32_t h = 0; h < x->n; h++)
+        if (is_full(&n->links[x->links[h]])) include_link(n, x->links[h]);
+}
+
+/* Everything on the links from `first` on, and on the full links of that. */
+static void reach(struct flow_net *n, uint32_t first) {
+    for (uint32_t i = first; i < n->n_pass_links; i++) {
         const struct link *l = &n->links[n->pass_links[i]];
-        for (uint32_t e = l->first; e != NONE; e = n->flows[e / HOPS].next[e % HOPS]) {
-            struct flow *x = &n->flows[e / HOPS];
-            if (x->seen == n->pass) continue;
-            x->seen = n->pass;
-            x->fixed = false;
-            n->pass_flows[(*n_flows)++] = e / HOPS;
-            for (uint32_t h = 0; h < x->n; h++) {
-                const struct link *k = &n->links[x->links[h]];
-                if (k->want > k->cap * (1 - 1e-9)) include_link(n, x->links[h], n_links);
-            }
-        }
+        for (uint32_t e = l->first; e != NONE; e = n->flows[e / HOPS].next[e % HOPS])
+            include_flow(n, e / HOPS);
     }
 }
 
 static void fix(struct flow_net *n, uint32_t f, double rate) {
     struct flow *x = &n->flows[f];
     x->fixed = true;
+    x->new_rate = rate;
     for (uint32_t h = 0; h < x->n; h++) {
         struct link *l = &n->links[x->links[h]];
         if (l->seen != n->pass) continue;
         l->open--;
         l->rem = fmax(l->rem - rate, 0);
     }
-    set_rate(n, f, rate);
 }
 
 static void fix_all_of(struct flow_net *n, const struct link *l, double rate) {
@@ -287,58 +294,87 @@ static double least_share(struct flow_net *n, uint32_t *n_links) {
     double least = INFINITY;
     uint32_t kept = 0;
     for (uint32_t i = 0; i < *n_links; i++) {
-        const struct link *l = &n->links[n->pass_links[i]];
+        const struct link *l = &n->links[n->open_links[i]];
         if (l->open == 0) continue;
-        n->pass_links[kept++] = n->pass_links[i];
+        n->open_links[kept++] = n->open_links[i];
         least = fmin(least, l->rem / l->open);
     }
     *n_links = kept;
     return least;
 }
 
-/* Flows bounded by themselves come in the order of their bounds. There are few different ones, so a
- * list that is walked again for each is quicker than sorting. */
-static double least_cap(const struct flow_net *n, uint32_t n_flows) {
+/* The least bound of a flow's own, of those that have no rate yet; drops the others. */
+static double least_cap(struct flow_net *n, uint32_t *n_flows) {
     double least = INFINITY;
-    for (uint32_t i = 0; i < n_flows; i++) {
-        const struct flow *x = &n->flows[n->by_cap[i]];
-        if (!x->fixed) least = fmin(least, x->cap);
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < *n_flows; i++) {
+        const struct flow *x = &n->flows[n->open_flows[i]];
+        if (x->fixed) continue;
+        n->open_flows[kept++] = n->open_flows[i];
+        least = fmin(least, x->cap);
     }
+    *n_flows = kept;
     return least;
 }
 
-static uint32_t drop_fixed(struct flow_net *n, uint32_t n_flows) {
-    uint32_t kept = 0;
+/* Progressive filling: all rise together; who meets a bound first stays there. */
+static void fill(struct flow_net *n) {
+    uint32_t n_flows = n->n_pass_flows, n_links = n->n_pass_links;
+    for (uint32_t i = 0; i < n_links; i++) {
+        struct link *l = &n->links[n->open_links[i] = n->pass_links[i]];
+        l->rem = l->cap;
+        l->open = l->n;
+    }
     for (uint32_t i = 0; i < n_flows; i++)
-        if (!n->flows[n->by_cap[i]].fixed) n->by_cap[kept++] = n->by_cap[i];
-    return kept;
+        n->flows[n->open_flows[i] = n->pass_flows[i]].fixed = false;
+    for (;;) {
+        double cap = least_cap(n, &n_flows), share = least_share(n, &n_links);
+        if (n_flows == 0) return;
+        for (uint32_t i = 0; i < n_flows && cap <= share; i++)
+            if (n->flows[n->open_flows[i]].cap <= cap) fix(n, n->open_flows[i], cap);
+        for (uint32_t i = 0; i < n_links && cap > share; i++) {
+            const struct link *l = &n->links[n->open_links[i]];
+            if (l->open && l->rem / l->open <= share * (1 + 1e-12)) fix_all_of(n, l, share);
+        }
+    }
+}
+
+/* Takes in the links that the new rates overfill; false: there is none. */
+static bool overfills(struct flow_net *n) {
+    uint32_t before_n = n->n_pass_links;
+    for (int round = 0; round < 3; round++) /* clear, sum, compare */
+        for (uint32_t i = 0; i < n->n_pass_flows; i++) {
+            const struct flow *x = &n->flows[n->pass_flows[i]];
+            for (uint32_t h = 0; h < x->n; h++) {
+                struct link *l = &n->links[x->links[h]];
+                if (l->seen == n->pass) continue;
+                if (round == 0) l->more = 0;
+                if (round == 1) l->more += x->new_rate - x->rate;
+                if (round == 2 && l->used + l->more > l->cap * (1 + 1e-9))
+                    include_link(n, x->links[h]);
+            }
+        }
+    return n->n_pass_links > before_n;
 }
 
 static void solve(struct flow_net *n) {
-    uint32_t n_flows = 0, n_links = 0;
-    if (n->n_changed == 0) return;
+    uint32_t first = 0;
+    if (n->n_changed == 0 && n->n_joined == 0) return;
     n->pass++;
-    reach(n, &n_flows, &n_links);
-    n->n_changed = 0;
-    memcpy(n->by_cap, n->pass_flows, n_flows * sizeof *n->by_cap);
-    double cap = least_cap(n, n_flows);
-    while (n_flows > 0) {
-        double share = least_share(n, &n_links);
-        if (cap <= share) {
-            for (uint32_t i = 0; i < n_flows; i++) {
-                uint32_t f = n->by_cap[i];
-                if (!n->flows[f].fixed && n->flows[f].cap <= cap) fix(n, f, cap);
-            }
-            n_flows = drop_fixed(n, n_flows);
-            cap = least_cap(n, n_flows);
-            continue;
-        }
-        for (uint32_t i = 0; i < n_links; i++) {
-            const struct link *l = &n->links[n->pass_links[i]];
-            if (l->open && l->rem / l->open <= share * (1 + 1e-12)) fix_all_of(n, l, share);
-        }
-        n_flows = drop_fixed(n, n_flows);
+    n->n_pass_flows = n->n_pass_links = 0;
+    for (uint32_t i = 0; i < n->n_changed; i++) {
+        include_link(n, n->changed[i]);
+        n->links[n->changed[i]].changed = false;
     }
+    for (uint32_t i = 0; i < n->n_joined; i++) include_flow(n, n->joined[i]);
+    n->n_changed = n->n_joined = 0;
+    do {
+        reach(n, first);
+        fill(n);
+        first = n->n_pass_links;
+    } while (overfills(n));
+    for (uint32_t i = 0; i < n->n_pass_flows; i++)
+        set_rate(n, n->pass_flows[i], n->flows[n->pass_flows[i]].new_rate);
 }
 
 /* --- flows come and go ---------------------------------------------------------------------------- */
@@ -348,7 +384,7 @@ static bool grow(struct flow_net *n) {
     if (cap > FLOWS_MAX) return false;
     struct flow *flows = realloc(n->flows, cap * sizeof *flows);
     if (flows) n->flows = flows;
-    uint32_t **lists[] = {&n->heap, &n->pass_flows, &n->by_cap};
+    uint32_t **lists[] = {&n->heap, &n->pass_flows, &n->open_flows, &n->joined};
     for (size_t i = 0; i < sizeof lists / sizeof *lists && flows; i++) {
         uint32_t *v = realloc(*lists[i], cap * sizeof *v);
         if (!v) return false;
@@ -421,13 +457,12 @@ uint64_t flow_end_next(struct flow_net *n) {
         x->since_s = n->now_s;
         x->due_s = x->left > 0 ? INFINITY : n->now_s; /* until it has a rate */
         heap_fix(n, 0);
-        join(n, f);
-        if (x->n == 0) set_rate(n, f, x->cap); /* it shares nothing */
+        if (x->left > 0) join(n, f);
     } else {
         x->due_s = n->now_s;
         for (uint32_t h = 0; h < x->n; h++) n->links[x->links[h]].bytes += x->left;
         ended = x->id;
-        leave(n, f);
+        if (x->rate > 0) leave(n, f);
         heap_remove(n, 0);
         x->next_free = n->free;
         n->free = f;
