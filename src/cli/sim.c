@@ -13,6 +13,7 @@ static const struct {
     {"run", "a load on a whole cluster in virtual time, with the control code that serves for real",
      cli_sim_run},
     {"paper", "the published tables beside what the model says", cli_sim_paper},
+    {"load", "how long a model's weights take to load, and a switch of models", cli_sim_load},
     {NULL, NULL, NULL},
 };
 
