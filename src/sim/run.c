@@ -20,8 +20,8 @@ double run_s(uint64_t ns) {
     return (double)ns / 1e9;
 }
 
-double run_draw(struct run *r) {
-    uint64_t x = r->chance += 0x9e3779b97f4a7c15u;
+double run_draw(uint64_t *chance) {
+    uint64_t x = *chance += 0x9e3779b97f4a7c15u;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
     return (double)((x ^ (x >> 31)) >> 11) * 0x1p-53;
@@ -29,9 +29,9 @@ double run_draw(struct run *r) {
 
 /* -ln(1 - u) of a uniform u by basic operations alone, which are the same on every machine; libm's
  * are not: ln(m 2^e) = e ln 2 + 2 atanh((m - 1) / (m + 1)). */
-double run_draw_exponential(struct run *r) {
+double run_draw_exponential(uint64_t *chance) {
     int e;
-    double m = frexp(1 - run_draw(r), &e);
+    double m = frexp(1 - run_draw(chance), &e);
     double t = (m - 1) / (m + 1), power = t, sum = 0;
     for (int k = 1; k < 40; k += 2, power *= t * t) sum += power / k;
     return -(e * 0.69314718055994530942 + 2 * sum);
@@ -66,6 +66,26 @@ static enum st begin_router(struct run *r, struct err *err) {
     return router_new(&r->router, &o, err);
 }
 
+static uint64_t load_now(void *ctx) {
+    return sim_net_now(((struct run *)ctx)->net);
+}
+
+static enum st load_add(void *ctx, struct run_request *q, struct err *err) {
+    struct run *r = ctx;
+    return router_add(r->router, &q->r, &run_load_sink, q, sim_net_now(r->net), err);
+}
+
+static enum st begin_load(struct run *r, struct err *err) {
+    r->load = (struct run_load){.c = r->c,
+                                .vocab = r->c->prefill.setup.model.vocab,
+                                .max_model_len = r->c->max_model_len,
+                                .chance = &r->chance,
+                                .ctx = r,
+                                .now = load_now,
+                                .add = load_add};
+    return run_load_new(&r->load, err);
+}
+
 enum st run_new(struct run **out, const struct run_config *c, struct err *err) {
     struct run *r = calloc(1, sizeof *r);
     if (!r) return err_set(err, ST_NO_MEMORY, "run: out of memory");
@@ -74,7 +94,7 @@ enum st run_new(struct run **out, const struct run_config *c, struct err *err) {
     enum st st = begin_router(r, err);
     if (!st) st = run_members_new(r, err);
     if (!st) st = run_faults_new(r, err);
-    if (!st) st = run_load_new(r, err);
+    if (!st) st = begin_load(r, err);
     if (st)
         run_free(r);
     else
@@ -88,7 +108,7 @@ void run_free(struct run *r) {
     run_members_free(r);
     bus_free(r->bus);
     sim_net_free(r->net);
-    run_load_free(r);
+    run_load_free(&r->load);
     free(r->faults);
     free(r);
 }
@@ -107,16 +127,15 @@ static void step(struct run *r, uint64_t until_ns) {
         uint64_t due = run_member_due(&r->members[i]);
         if (due < at) at = due;
     }
-    sooner(&at, r->next_arrival_s);
+    sooner(&at, r->load.next_arrival_s);
     sooner(&at, run_faults_next(r));
     sim_net_advance(r->net, at > now ? at : now);
     now = sim_net_now(r->net);
-    double now_s = run_s(now);
     r->events++;
     run_faults_apply(r);
-    uint64_t arrived = r->n_arrived;
-    run_load_arrive(r, now_s);
-    if (sim_bus_has_news(r->bus) || arrived != r->n_arrived || now >= r->router_due_ns) {
+    uint64_t arrived = r->load.n_arrived;
+    run_load_arrive(&r->load);
+    if (sim_bus_has_news(r->bus) || arrived != r->load.n_arrived || now >= r->router_due_ns) {
         r->router_due_ns = router_step(r->router);
         if (r->router_due_ns <= now) r->router_due_ns = now + 1000;
     }
@@ -124,7 +143,7 @@ static void step(struct run *r, uint64_t until_ns) {
 }
 
 static bool over(const struct run *r) {
-    return r->broken || (r->n_open == 0 && r->arrivals_over);
+    return r->broken || r->load.broken || (r->load.n_open == 0 && r->load.arrivals_over);
 }
 
 bool run_until(struct run *r, double virtual_s) {
@@ -144,44 +163,10 @@ uint64_t run_events(const struct run *r) {
     return r->events;
 }
 uint64_t run_finished(const struct run *r) {
-    return r->finished;
+    return r->load.finished;
 }
 
 /* --- what is told ----------------------------------------------------------------------------- */
-
-static int compare(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-/* Of [n] values; negative ones do not count. */
-static void percentiles(struct run_percentiles *p, float *v, size_t n) {
-    size_t k = 0;
-    double sum = 0;
-    *p = (struct run_percentiles){0};
-    for (size_t i = 0; i < n; i++)
-        if (v[i] >= 0) sum += v[k++] = v[i];
-    if (k == 0) return;
-    qsort(v, k, sizeof *v, compare);
-    *p = (struct run_percentiles){.mean = sum / (double)k,
-                                  .p50 = v[(k - 1) / 2],
-                                  .p90 = v[(size_t)(0.9 * (double)(k - 1))],
-                                  .p99 = v[(size_t)(0.99 * (double)(k - 1))],
-                                  .max = v[k - 1]};
-}
-
-static enum st report_times(const struct run *r, struct run_report *o, struct err *err) {
-    float *v = malloc((r->n_records + 1) * sizeof *v);
-    if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
-    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].ttft_s;
-    percentiles(&o->ttft_s, v, r->n_records);
-    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].tpot_s;
-    percentiles(&o->tpot_s, v, r->n_records);
-    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].e2e_s;
-    percentiles(&o->e2e_s, v, r->n_records);
-    free(v);
-    return ST_OK;
-}
 
 static void use_of(const struct run_link *l, double span_s, double *most) {
     double use = span_s > 0 ? l->busy_s / span_s : 0;
@@ -229,8 +214,8 @@ static double energy(const struct run *r, double span_s) {
 }
 
 enum st run_report(struct run *r, struct run_report *o, struct err *err) {
-    if (r->broken) {
-        *err = r->err;
+    if (r->broken || r->load.broken) {
+        *err = r->broken ? r->err : r->load.err;
         return err->code;
     }
     struct cluster_view *v = malloc(sizeof *v);
@@ -241,23 +226,13 @@ enum st run_report(struct run *r, struct run_report *o, struct err *err) {
     *o = (struct run_report){.virtual_s = run_now_s(r),
                              .wall_s = r->wall_s,
                              .events = r->events,
-                             .requests = r->n_arrived,
-                             .finished = r->finished,
-                             .failed = r->failed,
                              .moved = v->moved,
-                             .prompt_tokens = r->prompt_tokens,
-                             .cached_tokens = r->cached_tokens,
-                             .output_tokens = r->output_tokens,
-                             .first_arrival_s = r->first_arrival_s,
-                             .last_end_s = r->last_end_s,
-                             .good = r->n_good,
                              .handovers = v->handovers,
                              .deaths = v->deaths,
-                             .joins = v->joins,
-                             .wrong_tokens = r->wrong_tokens,
-                             .lost_requests = r->n_open};
+                             .joins = v->joins};
     free(v);
     report_members(r, o);
+    enum st st = run_load_report(&r->load, o, err);
     o->energy_j = energy(r, o->last_end_s - o->first_arrival_s);
-    return report_times(r, o, err);
+    return st;
 }

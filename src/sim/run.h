@@ -38,6 +38,7 @@ struct run_instances {
 };
 
 struct run_config {
+    char server[4096]; /* a calibration (calibration.h): then it is that server, and no cluster */
     char hardware[256], model[256];
     struct machine machine;
     uint64_t seed;
@@ -59,6 +60,7 @@ struct run_config {
         uint64_t requests;    /* at most; 0: no limit */
         double duration_s;    /* arrivals stop; then what is under way ends */
         uint32_t tenants;
+        double length_divisor; /* of a trace's lengths and blocks: for models with short contexts */
         bool spread; /* arrivals that stand at one instant are spread until the next one */
     } load;
     double slo_ttft_s, slo_tpot_s; /* 0: none */

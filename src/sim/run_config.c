@@ -106,35 +106,37 @@ static enum st instances(struct in *in, const struct doc_node *root, bool prefil
 
 /* --- load, faults ----------------------------------------------------------------------------- */
 
-/* A trace's path is relative to the description that names it. */
-static enum st trace_path(struct in *in, const struct doc_node *at) {
+/* A path is relative to the description that names it. */
+static enum st path_of(struct in *in, const struct doc_node *at, const char *key, char *out,
+                       size_t size) {
     char path[2048] = "";
-    char *out = in->c->load.trace;
-    enum st st = text(in, at, "trace", path, sizeof path);
+    enum st st = text(in, at, key, path, sizeof path);
     const char *slash = strrchr(in->name, '/');
     if (st || !path[0]) return st;
     if (path[0] == '/' || !slash)
-        snprintf(out, sizeof in->c->load.trace, "%s", path);
+        snprintf(out, size, "%s", path);
     else
-        snprintf(out, sizeof in->c->load.trace, "%.*s/%s",
-                 (int)(slash - in->name < 2000 ? slash - in->name : 2000), in->name, path);
+        snprintf(out, size, "%.*s/%s", (int)(slash - in->name < 2000 ? slash - in->name : 2000),
+                 in->name, path);
     return ST_OK;
 }
 
 static enum st load(struct in *in, const struct doc_node *root) {
-    static const char *const keys[] = {"arrivals",   "trace",        "rate_scale",    "rate",
-                                       "clients",    "input_tokens", "output_tokens", "requests",
-                                       "duration_s", "tenants",      "spread",        NULL};
+    static const char *const keys[] = {
+        "arrivals",     "trace",          "rate_scale", "rate",       "clients",
+        "input_tokens", "output_tokens",  "requests",   "duration_s", "tenants",
+        "spread",       "length_divisor", NULL};
     static const char *const kinds[] = {"trace", "poisson", "closed", NULL};
     const struct doc_node *at;
     struct run_config *c = in->c;
     enum st st = mapping(in, root, "load", &at);
     if (!st) st = doc_only(at, keys, in->err);
-    if (!st) st = trace_path(in, at);
+    if (!st) st = path_of(in, at, "trace", c->load.trace, sizeof c->load.trace);
     uint32_t kind = c->load.trace[0] ? RUN_TRACE : RUN_POISSON;
     if (!st) st = doc_word(at, "arrivals", kinds, &kind, in->err);
     c->load.arrivals = (enum run_arrivals)kind;
     if (!st) st = number(in, at, "rate_scale", 1e-6, 1e6, 1, &c->load.rate_scale);
+    if (!st) st = number(in, at, "length_divisor", 0.01, 1e6, 1, &c->load.length_divisor);
     if (!st) st = number(in, at, "rate", 1e-6, 1e6, 1, &c->load.rate);
     if (!st) st = count(in, at, "clients", 1, 1000000, &c->load.clients);
     if (!st) st = count(in, at, "input_tokens", 1, TOKENS_MAX, &c->load.n_in);
@@ -216,6 +218,7 @@ static void defaults(struct run_config *c) {
     c->pool.n = UINT32_MAX; /* one a node that is in use */
     c->pool.dram_bytes = 256e9;
     c->load.rate_scale = 1;
+    c->load.length_divisor = 1;
     c->load.rate = 1;
     c->load.clients = 1;
     c->load.n_in = 4096;
@@ -256,6 +259,27 @@ static enum st planes(struct in *in, const struct doc_node *root) {
     return ST_OK;
 }
 
+static enum st slo(struct in *in, const struct doc_node *root) {
+    static const char *const keys[] = {"ttft_ms", "tpot_ms", NULL};
+    const struct doc_node *at;
+    enum st st = mapping(in, root, "slo", &at);
+    if (!st) st = doc_only(at, keys, in->err);
+    if (!st) st = number(in, at, "ttft_ms", 0, 1e9, 1e-3, &in->c->slo_ttft_s);
+    if (!st) st = number(in, at, "tpot_ms", 0, 1e9, 1e-3, &in->c->slo_tpot_s);
+    return st;
+}
+
+/* One server that was measured: what it is stands in its calibration. */
+static enum st read_server(struct in *in, const struct doc_node *root) {
+    static const char *const keys[] = {"server", "seed", "load", "slo", NULL};
+    struct run_config *c = in->c;
+    enum st st = doc_only(root, keys, in->err);
+    if (!st) st = path_of(in, root, "server", c->server, sizeof c->server);
+    if (!st) st = doc_count(root, "seed", 0, UINT64_MAX >> 1, &c->seed, in->err);
+    if (!st) st = load(in, root);
+    return st ? st : slo(in, root);
+}
+
 static enum st read_all(struct in *in, const struct doc_node *root) {
     static const char *const keys[] = {"hardware",
                                        "model",
@@ -271,9 +295,8 @@ static enum st read_all(struct in *in, const struct doc_node *root) {
                                        "random_faults",
                                        "no_worker_timeout_s",
                                        NULL};
-    static const char *const slo_keys[] = {"ttft_ms", "tpot_ms", NULL};
     struct run_config *c = in->c;
-    const struct doc_node *slo;
+    if (root->kind == DOC_MAP && doc_find(root, "server")) return read_server(in, root);
     enum st st = root->kind == DOC_MAP ? doc_only(root, keys, in->err)
                                        : doc_fail(root, in->err, "expected a mapping");
     if (!st) st = text(in, root, "hardware", c->hardware, sizeof c->hardware);
@@ -289,10 +312,7 @@ static enum st read_all(struct in *in, const struct doc_node *root) {
     if (!st) st = planes(in, root);
     if (!st) st = load(in, root);
     if (!st) st = faults(in, root);
-    if (!st) st = mapping(in, root, "slo", &slo);
-    if (!st) st = doc_only(slo, slo_keys, in->err);
-    if (!st) st = number(in, slo, "ttft_ms", 0, 1e9, 1e-3, &c->slo_ttft_s);
-    if (!st) st = number(in, slo, "tpot_ms", 0, 1e9, 1e-3, &c->slo_tpot_s);
+    if (!st) st = slo(in, root);
     if (!st) st = number(in, root, "no_worker_timeout_s", 0.001, 1e6, 1, &c->no_worker_s);
     return st;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Inside a run: run.c (the loop, the report), run_members.c (who takes part, how long what they do
- * takes, faults), run_load.c (requests, and whether their answers are right). */
+ * takes, faults). */
 #ifndef SUPERNODE_SIM_RUN_IMPL_H
 #define SUPERNODE_SIM_RUN_IMPL_H
 
@@ -10,10 +10,8 @@
 #include "cluster/router.h"
 #include "pool/index.h"
 #include "sim/core/sim_bus.h"
-#include "sim/run.h"
+#include "sim/run_load.h"
 #include "sim/sim_exec.h"
-
-#define RUN_MODEL_ID "simulated"
 
 enum { RUN_MEMBERS_MAX = CLUSTER_MEMBERS_MAX, RUN_PLANES = 2 };
 
@@ -48,22 +46,6 @@ struct run_member {
     struct run_link in[RUN_PLANES], out[RUN_PLANES]; /* hand-over, pool */
 };
 
-struct run_request {
-    struct run_request *next; /* free ones */
-    struct request r;
-    struct request_choice choice;
-    struct role_run role;
-    struct run *run;
-    uint64_t chain; /* behind what was told: what comes next follows from it */
-    double arrived_s, first_s, last_s;
-    uint32_t n_told, cap_prompt, cap_ids;
-};
-
-/* What is kept of each request that ended. */
-struct run_record {
-    float ttft_s, tpot_s, e2e_s;
-};
-
 struct run {
     const struct run_config *c;
     struct sim_net *net;
@@ -76,18 +58,7 @@ struct run {
     uint64_t chance;
     uint64_t events;
     double wall_s;
-    /* load */
-    struct trace trace;
-    double next_arrival_s; /* INFINITY: none */
-    uint64_t n_arrived, n_open;
-    bool arrivals_over;
-    struct run_request *free_requests;
-    uint32_t n_again; /* closed loop: clients whose next request is due now */
-    struct run_record *records;
-    uint64_t n_records, cap_records, n_good;
-    uint64_t finished, failed, wrong_tokens;
-    uint64_t prompt_tokens, cached_tokens, output_tokens;
-    double first_arrival_s, last_end_s;
+    struct run_load load;
     /* faults */
     struct run_due_fault {
         double at_s;
@@ -98,11 +69,6 @@ struct run {
     struct err err;
     bool broken; /* err says why it cannot go on */
 };
-
-uint64_t run_ns(double s);
-double run_s(uint64_t ns);
-double run_draw(struct run *r);             /* [0, 1) */
-double run_draw_exponential(struct run *r); /* of mean 1 */
 
 enum st ST_CHECKED run_members_new(struct run *r, struct err *err);
 void run_members_free(struct run *r);
@@ -115,9 +81,5 @@ struct run_counts run_member_account(struct run_member *m, uint64_t now_ns);
 enum st ST_CHECKED run_faults_new(struct run *r, struct err *err);
 double run_faults_next(const struct run *r);
 void run_faults_apply(struct run *r);
-
-enum st ST_CHECKED run_load_new(struct run *r, struct err *err);
-void run_load_free(struct run *r);
-void run_load_arrive(struct run *r, double now_s); /* those that are due */
 
 #endif

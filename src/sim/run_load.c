@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The requests of a run: when they come, what their prompts are, and whether each token that comes
- * back is the one that must come next. The whole answer follows from the prompt (sim_exec.h), so it is
- * known without pages, workers or a router. */
-#include <assert.h>
+/* Implements run_load.h. The whole answer follows from the prompt (sim_exec.h), so it is known without
+ * pages, workers or a router. */
+#include "sim/run_load.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "sim/run_impl.h"
+#include "sim/sim_exec.h"
 
 /* --- when ------------------------------------------------------------------------------------- */
 
-static bool trace_is_timed(const struct run *r) {
+static bool trace_is_timed(const struct run_load *r) {
     return r->c->load.arrivals == RUN_TRACE;
 }
 
 /* Where the n-th request of a repeated trace comes. */
-static double trace_time(const struct run *r, uint64_t n) {
+static double trace_time(const struct run_load *r, uint64_t n) {
     const struct trace *t = &r->trace;
     uint64_t i = n % t->n_rows, copy = n / t->n_rows;
     double at = t->rows[i].at_s;
@@ -32,14 +32,14 @@ static double trace_time(const struct run *r, uint64_t n) {
     return (at + (double)copy * t->span_s) / r->c->load.rate_scale;
 }
 
-static void plan_next(struct run *r, double now_s) {
+static void plan_next(struct run_load *r, double now_s) {
     const struct run_config *c = r->c;
     if (c->load.arrivals == RUN_CLOSED) {
         r->next_arrival_s = r->n_again ? now_s : INFINITY;
     } else if (trace_is_timed(r)) {
         r->next_arrival_s = trace_time(r, r->n_arrived);
     } else {
-        r->next_arrival_s = now_s + run_draw_exponential(r) / c->load.rate;
+        r->next_arrival_s = now_s + run_draw_exponential(r->chance) / c->load.rate;
     }
     bool over = (c->load.requests && r->n_arrived >= c->load.requests) ||
                 (c->load.duration_s > 0 && r->next_arrival_s < INFINITY &&
@@ -58,23 +58,29 @@ static uint64_t mix(uint64_t x) {
     return x ^ (x >> 31);
 }
 
+/* As `bench serve --trace-scale` rounds. */
+static uint32_t divided(uint32_t n, double by) {
+    double v = round(n / by);
+    return v < 1 ? 1 : (uint32_t)v;
+}
+
 /* Tokens of a block of a trace, or of the n-th request where there are none; the chain grows along. */
-static void fill_prompt(struct run *r, struct run_request *q, uint64_t n) {
+static void fill_prompt(struct run_load *r, struct run_request *q, uint64_t n) {
     const struct trace *t = &r->trace;
     const struct trace_row *row = t->n_rows ? &t->rows[n % t->n_rows] : NULL;
-    uint32_t vocab = r->c->prefill.setup.model.vocab;
+    uint32_t block_tokens = divided(TRACE_BLOCK_TOKENS, r->c->load.length_divisor);
     uint64_t chain = sim_root(&q->r);
     for (uint32_t at = 0; at < q->r.n_prompt;) {
-        uint32_t end =
-            at + TRACE_BLOCK_TOKENS < q->r.n_prompt ? at + TRACE_BLOCK_TOKENS : q->r.n_prompt;
-        uint64_t block = mix(n) ^ (at / TRACE_BLOCK_TOKENS);
-        if (row && at / TRACE_BLOCK_TOKENS < row->n_blocks) {
+        uint32_t end = at + block_tokens < q->r.n_prompt ? at + block_tokens : q->r.n_prompt;
+        uint64_t block = mix(n) ^ (at / block_tokens);
+        if (row && at / block_tokens < row->n_blocks) {
             uint64_t copy = n / t->n_rows; /* a repetition is other people's prompts */
-            block = copy << 32 | t->blocks[row->block + at / TRACE_BLOCK_TOKENS];
+            block = copy << 32 | t->blocks[row->block + at / block_tokens];
         }
         block = mix(block + r->c->seed);
         for (uint32_t i = at; i < end; i++) {
-            uint32_t token = (uint32_t)((block + i * UINT64_C(0x9e3779b97f4a7c15)) >> 33) % vocab;
+            uint32_t token =
+                (uint32_t)((block + i * UINT64_C(0x9e3779b97f4a7c15)) >> 33) % r->vocab;
             q->r.prompt[i] = token;
             chain = sim_chain(chain, token, false);
         }
@@ -83,7 +89,7 @@ static void fill_prompt(struct run *r, struct run_request *q, uint64_t n) {
     q->chain = chain;
 }
 
-static struct run_request *request_new(struct run *r, uint32_t n_in, uint32_t n_out) {
+static struct run_request *request_new(struct run_load *r, uint32_t n_in, uint32_t n_out) {
     struct run_request *q = r->free_requests;
     if (q)
         r->free_requests = q->next;
@@ -107,25 +113,26 @@ static struct run_request *request_new(struct run *r, uint32_t n_in, uint32_t n_
     return NULL;
 }
 
-static void lengths(const struct run *r, uint64_t n, uint32_t *n_in, uint32_t *n_out) {
+static void lengths(const struct run_load *r, uint64_t n, uint32_t *n_in, uint32_t *n_out) {
     *n_in = r->c->load.n_in;
     *n_out = r->c->load.n_out;
     if (r->trace.n_rows) {
         const struct trace_row *row = &r->trace.rows[n % r->trace.n_rows];
-        *n_in = row->n_in;
-        *n_out = row->n_out;
+        *n_in = divided(row->n_in, r->c->load.length_divisor);
+        *n_out = divided(row->n_out, r->c->load.length_divisor);
     }
     if (*n_out == 0) *n_out = 1;
-    if (*n_in + *n_out > r->c->max_model_len) *n_in = r->c->max_model_len - *n_out;
+    if (*n_out >= r->max_model_len) *n_out = r->max_model_len - 1;
+    if (*n_in + *n_out > r->max_model_len) *n_in = r->max_model_len - *n_out;
 }
 
 /* --- what comes back -------------------------------------------------------------------------- */
 
 static bool on_token(void *ctx, const struct token_out *t) {
     struct run_request *q = ctx;
-    struct run *r = q->run;
-    double now_s = run_s(sim_net_now(r->net));
-    uint32_t expected = sim_draw(q->chain, q->r.seed, r->c->prefill.setup.model.vocab);
+    struct run_load *r = q->load;
+    double now_s = run_s(r->now(r->ctx));
+    uint32_t expected = sim_draw(q->chain, q->r.seed, r->vocab);
     if (t->position != q->r.n_prompt + q->n_told || t->id != expected) r->wrong_tokens++;
     q->chain = sim_chain(q->chain, t->id, true);
     if (q->n_told++ == 0) {
@@ -137,7 +144,7 @@ static bool on_token(void *ctx, const struct token_out *t) {
     return true;
 }
 
-static void keep_record(struct run *r, const struct run_request *q) {
+static void keep_record(struct run_load *r, const struct run_request *q) {
     if (r->n_records == r->cap_records) {
         uint64_t cap = r->cap_records ? 2 * r->cap_records : 4096;
         struct run_record *v = realloc(r->records, cap * sizeof *v);
@@ -160,8 +167,8 @@ static void keep_record(struct run *r, const struct run_request *q) {
 
 static void on_done(void *ctx, const struct err *err) {
     struct run_request *q = ctx;
-    struct run *r = q->run;
-    double now_s = run_s(sim_net_now(r->net));
+    struct run_load *r = q->load;
+    double now_s = run_s(r->now(r->ctx));
     r->n_open--;
     r->last_end_s = now_s;
     if (err) {
@@ -179,8 +186,9 @@ static void on_done(void *ctx, const struct err *err) {
     r->free_requests = q;
 }
 
-static void arrive(struct run *r, double now_s) {
-    static const struct engine_sink sink = {.token = on_token, .done = on_done};
+const struct engine_sink run_load_sink = {.token = on_token, .done = on_done};
+
+static void arrive(struct run_load *r, double now_s) {
     uint32_t n_in, n_out;
     uint64_t n = r->n_arrived++;
     struct err err;
@@ -191,7 +199,7 @@ static void arrive(struct run *r, double now_s) {
         (void)err_set(&r->err, ST_NO_MEMORY, "run: out of memory");
         return;
     }
-    q->run = r;
+    q->load = r;
     q->n_told = 0;
     q->arrived_s = now_s;
     struct request *x = &q->r;
@@ -216,22 +224,74 @@ static void arrive(struct run *r, double now_s) {
     r->prompt_tokens += n_in;
     r->n_open++;
     if (n == 0) r->first_arrival_s = now_s;
-    if (router_add(r->router, x, &sink, q, sim_net_now(r->net), &err) == ST_OK) return;
+    if (r->add(r->ctx, q, &err) == ST_OK) return;
     r->n_open--;
     r->failed++;
     q->next = r->free_requests;
     r->free_requests = q;
 }
 
-void run_load_arrive(struct run *r, double now_s) {
-    while (!r->broken && !r->arrivals_over && run_ns(r->next_arrival_s) <= sim_net_now(r->net)) {
+void run_load_arrive(struct run_load *r) {
+    while (!r->broken && !r->arrivals_over && run_ns(r->next_arrival_s) <= r->now(r->ctx)) {
+        double due_s = r->next_arrival_s; /* whoever serves may have been busy since */
         if (r->n_again) r->n_again--;
-        arrive(r, now_s);
-        plan_next(r, now_s);
+        arrive(r, due_s);
+        plan_next(r, due_s);
     }
 }
 
-enum st run_load_new(struct run *r, struct err *err) {
+/* --- what is told ----------------------------------------------------------------------------- */
+
+static int compare(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of [n] values; negative ones do not count. */
+static void percentiles(struct run_percentiles *p, float *v, size_t n) {
+    size_t k = 0;
+    double sum = 0;
+    *p = (struct run_percentiles){0};
+    for (size_t i = 0; i < n; i++)
+        if (v[i] >= 0) sum += v[k++] = v[i];
+    if (k == 0) return;
+    qsort(v, k, sizeof *v, compare);
+    *p = (struct run_percentiles){.mean = sum / (double)k,
+                                  .p50 = v[(k - 1) / 2],
+                                  .p90 = v[(size_t)(0.9 * (double)(k - 1))],
+                                  .p99 = v[(size_t)(0.99 * (double)(k - 1))],
+                                  .max = v[k - 1]};
+}
+
+static enum st report_times(const struct run_load *r, struct run_report *o, struct err *err) {
+    float *v = malloc((r->n_records + 1) * sizeof *v);
+    if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
+    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].ttft_s;
+    percentiles(&o->ttft_s, v, r->n_records);
+    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].tpot_s;
+    percentiles(&o->tpot_s, v, r->n_records);
+    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].e2e_s;
+    percentiles(&o->e2e_s, v, r->n_records);
+    free(v);
+    return ST_OK;
+}
+
+enum st run_load_report(const struct run_load *r, struct run_report *o, struct err *err) {
+    o->requests = r->n_arrived;
+    o->finished = r->finished;
+    o->failed = r->failed;
+    o->prompt_tokens = r->prompt_tokens;
+    o->cached_tokens = r->cached_tokens;
+    o->output_tokens = r->output_tokens;
+    o->first_arrival_s = r->first_arrival_s;
+    o->last_end_s = r->last_end_s;
+    o->good = r->n_good;
+    o->wrong_tokens = r->wrong_tokens;
+    o->lost_requests = r->n_open;
+    return report_times(r, o, err);
+}
+
+enum st run_load_new(struct run_load *r, struct err *err) {
     const struct run_config *c = r->c;
     enum st st = c->load.trace[0] ? trace_open(&r->trace, c->load.trace, 0, err) : ST_OK;
     if (st) return st;
@@ -248,7 +308,7 @@ enum st run_load_new(struct run *r, struct err *err) {
     return ST_OK;
 }
 
-void run_load_free(struct run *r) {
+void run_load_free(struct run_load *r) {
     while (r->free_requests) {
         struct run_request *q = r->free_requests;
         r->free_requests = q->next;

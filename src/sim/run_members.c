@@ -364,15 +364,15 @@ enum st run_faults_new(struct run *r, struct err *err) {
     }
     for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
         for (double at = 0; c->mtbf_s[k] > 0 && !st;) {
-            at += run_draw_exponential(r) * c->mtbf_s[k];
+            at += run_draw_exponential(&r->chance) * c->mtbf_s[k];
             if (at >= c->load.duration_s || places(r, (enum run_fault_kind)k) == 0) break;
-            struct run_fault f = {.kind = (enum run_fault_kind)k,
-                                  .index =
-                                      (uint32_t)(run_draw(r) * places(r, (enum run_fault_kind)k)),
-                                  .at_s = at,
-                                  .for_s = c->repair_s,
-                                  .share = 0.1,
-                                  .slow = 2};
+            struct run_fault f = {
+                .kind = (enum run_fault_kind)k,
+                .index = (uint32_t)(run_draw(&r->chance) * places(r, (enum run_fault_kind)k)),
+                .at_s = at,
+                .for_s = c->repair_s,
+                .share = 0.1,
+                .slow = 2};
             st = add_both(r, &f, err);
         }
     return st;

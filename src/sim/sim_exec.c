@@ -166,6 +166,15 @@ static void spread(struct sim_exec *s, const struct exec_run *runs, uint32_t n_r
         }
 }
 
+static void count_run(struct sim_step *what, const struct exec_run *run) {
+    what->rows += run->n;
+    what->drafts += run->n_drafts;
+    what->guesses += run->want_drafts > 0;
+    if (run->n - run->n_drafts < 2) return;
+    what->tails += run->n - 1;
+    what->tail_keys += run->from;
+}
+
 static void step(void *ctx, struct exec_run *runs, uint32_t n_runs) {
     struct sim_exec *s = ctx;
     struct sim_step what = {0};
@@ -176,8 +185,8 @@ static void step(void *ctx, struct exec_run *runs, uint32_t n_runs) {
         if (s->die_kv[d] > kv) kv = s->die_kv[d];
     }
     for (uint32_t i = 0; i < n_runs; i++) {
+        count_run(&what, &runs[i]); /* drafts to come are told as they were asked for */
         compute(s, &runs[i]);
-        what.rows += runs[i].n;
     }
     what.kv_tokens = what.requests > 0 ? kv / what.requests : 0;
     s->now_ns += ns_of(s, s->o.times.step_s(s->o.times.ctx, &what));
@@ -201,8 +210,9 @@ static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t un
         s->chunk_end_ns = s->now_ns + ns_of(s, s->o.times.chunk_s(s->o.times.ctx, &c));
     }
     if (s->now_ns < s->chunk_end_ns) { /* a piece, however short it should be */
-        uint64_t piece_end = s->now_ns + piece_ns_min;
-        if (piece_end < until_ns) piece_end = until_ns;
+        uint64_t piece_end = s->now_ns + piece_ns_min, over = (uint64_t)(s->o.piece_over_s * 1e9);
+        if (over) piece_end = s->now_ns + over;
+        if (piece_end < until_ns + over) piece_end = until_ns + over;
         s->now_ns = s->chunk_end_ns < piece_end ? s->chunk_end_ns : piece_end;
         if (s->now_ns < s->chunk_end_ns) return false;
     }
@@ -284,6 +294,7 @@ enum st sim_exec_init(struct sim_exec *s, const struct sim_exec_options *o, stru
                              .vocab = o->vocab,
                              .rows_max = o->rows_max,
                              .drafts = o->drafts,
+                             .expand_cost = o->expand_cost,
                              .shape = of,
                              .memory = o->memory,
                              .slot_bytes = sizeof *s->slots,

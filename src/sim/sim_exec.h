@@ -10,10 +10,12 @@
 #include "engine/executor.h"
 
 /* What work costs on the instance, in seconds of virtual time. */
-struct sim_step {     /* one decode step */
-    double requests;  /* of the fullest die */
-    double kv_tokens; /* mean over that die's requests */
-    double rows;      /* of all dies, drafts and prompt tails counted in */
+struct sim_step {            /* one decode step */
+    double requests;         /* of the fullest die */
+    double kv_tokens;        /* mean over that die's requests */
+    double rows;             /* of all dies, drafts and prompt tails counted in */
+    double tails, tail_keys; /* of them: rows of prompt tails, and keys before them */
+    double drafts, guesses;  /* drafts that are verified, and those that are guessed */
 };
 struct sim_chunk {                              /* one prompt batch */
     double tokens, key_pairs, cached, requests; /* step.h, struct step_prefill */
@@ -29,7 +31,10 @@ struct sim_exec_options {
     const char *model_id;
     uint32_t n_pages, n_slots, max_model_len, rows_max, vocab;
     uint32_t dies; /* data-parallel ranks that sequences are spread over */
-    bool drafts;   /* one draft a token, right with this probability */
+    double
+        piece_over_s; /* a piece of a chunk ends so long after it should; 0: it takes 1 ms at least */
+    float expand_cost; /* as in struct executor */
+    bool drafts;       /* one draft a token, right with this probability */
     double acceptance;
     void *memory; /* [sim_exec_bytes(n_pages)] of the bus, zeroed and borrowed */
 };

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The requests of a run in virtual time: when they come, what their prompts are, and whether each
+ * token that comes back is the one that must come next. Whoever serves them (a cluster's router,
+ * run.h; one engine alone, solo.h) says what time it is and takes them. */
+#ifndef SUPERNODE_SIM_RUN_LOAD_H
+#define SUPERNODE_SIM_RUN_LOAD_H
+
+#include "engine/engine.h"
+#include "sim/run.h"
+
+#define RUN_MODEL_ID "simulated"
+
+struct run_request {
+    struct run_request *next; /* free ones, or those of who took it */
+    struct request r;
+    struct request_choice choice;
+    struct role_run role;
+    struct run_load *load;
+    uint64_t chain; /* behind what was told: what comes next follows from it */
+    double arrived_s, first_s, last_s;
+    uint32_t n_told, cap_prompt, cap_ids;
+};
+
+/* What is kept of each request that ended. */
+struct run_record {
+    float ttft_s, tpot_s, e2e_s;
+};
+
+struct run_load {
+    const struct run_config *c;
+    uint32_t vocab, max_model_len;
+    uint64_t *chance; /* whose draws arrivals come from */
+    void *ctx;        /* of who serves */
+    uint64_t (*now)(void *ctx);
+    /* Takes the request until run_load_sink's done. */
+    enum st (*add)(void *ctx, struct run_request *q, struct err *err);
+    struct trace trace;
+    double next_arrival_s; /* INFINITY: none */
+    uint64_t n_arrived, n_open;
+    bool arrivals_over;
+    struct run_request *free_requests;
+    uint32_t n_again; /* closed loop: clients whose next request is due now */
+    struct run_record *records;
+    uint64_t n_records, cap_records, n_good;
+    uint64_t finished, failed, wrong_tokens;
+    uint64_t prompt_tokens, cached_tokens, output_tokens;
+    double first_arrival_s, last_end_s;
+    bool broken; /* err says why it cannot go on */
+    struct err err;
+};
+
+extern const struct engine_sink run_load_sink; /* its ctx is the struct run_request */
+
+/* c, vocab, max_model_len, chance, ctx, now and add are set. run_load_free follows in any case. */
+enum st ST_CHECKED run_load_new(struct run_load *l, struct err *err);
+void run_load_free(struct run_load *l);
+void run_load_arrive(struct run_load *l); /* those that are due */
+/* Times and counts of the requests. */
+enum st ST_CHECKED run_load_report(const struct run_load *l, struct run_report *o, struct err *err);
+
+uint64_t run_ns(double s);
+double run_s(uint64_t ns);
+double run_draw(uint64_t *chance);             /* [0, 1) */
+double run_draw_exponential(uint64_t *chance); /* of mean 1 */
+
+#endif
