@@ -9,6 +9,7 @@
 
 #include "base/doc.h"
 #include "sim/cache.h"
+#include "sim/load.h"
 #include "sim/models.h"
 #include "sim/step.h"
 
@@ -131,6 +132,20 @@ static double best_of_planes(const struct ask *a) {
     return best;
 }
 
+/* Of the caches of load.h: the time until all are ready, from DRAM, or the DRAM it takes. */
+static double loading(const struct ask *a, const char *what) {
+    const char *name = word(a, "cache", "");
+    struct load_setup s;
+    struct load_times t;
+    uint32_t cache = 0;
+    while (load_cache_names[cache] && strcmp(load_cache_names[cache], name) != 0) cache++;
+    if (!load_cache_names[cache]) return NAN;
+    load_setup_default(&s);
+    load_times(&t, &s, (enum load_cache)cache);
+    if (!strcmp(what, "load_cold")) return t.cold_s;
+    return strcmp(what, "load_warm") ? t.dram : t.warm_s;
+}
+
 /* --- operators -------------------------------------------------------------------------------- */
 
 static struct op_shape shape_of(const struct ask *a) {
@@ -229,6 +244,7 @@ static enum st answer(struct ask *a, const char *what, double *out) {
     if (!strcmp(what, "gmm")) *out = gmm_share(a);
     if (!strcmp(what, "mla_compute")) *out = mla(a, true);
     if (!strcmp(what, "mla_memory")) *out = mla(a, false);
+    if (!strncmp(what, "load_", 5)) *out = loading(a, what);
     if (isnan(*out)) return doc_fail(a->at, a->err, "ask %s: cannot be computed", what);
     return ST_OK;
 }
