@@ -12,6 +12,8 @@ static const struct {
 } commands[] = {
     {"run", "a load on a whole cluster in virtual time, with the control code that serves for real",
      cli_sim_run},
+    {"op", "one operator, transfer or collective on one die", cli_sim_op},
+    {"step", "one decode step or prefill batch, by operator and layer", cli_sim_step},
     {"paper", "the published tables beside what the model says", cli_sim_paper},
     {"load", "how long a model's weights take to load, and a switch of models", cli_sim_load},
     {NULL, NULL, NULL},

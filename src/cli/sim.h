@@ -7,7 +7,9 @@
 #include "cli/cli.h"
 
 int cli_sim_load(int argc, char **argv);
+int cli_sim_op(int argc, char **argv);
 int cli_sim_paper(int argc, char **argv);
 int cli_sim_run(int argc, char **argv);
+int cli_sim_step(int argc, char **argv);
 
 #endif

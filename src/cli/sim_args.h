@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the commands that ask the cost model take: --hardware, --model, types. */
+#ifndef SUPERNODE_CLI_SIM_ARGS_H
+#define SUPERNODE_CLI_SIM_ARGS_H
+
+#include "cli/flags.h"
+#include "sim/step.h"
+
+struct sim_args {
+    const char *hardware, *model;
+    uint32_t weights; /* of sim_type_words */
+    float kv_bytes;
+};
+
+#define SIM_TYPE_WORDS "auto|bf16|int8|fp8|fp4"
+#define SIM_ARGS_FLAGS(a)                                                                          \
+    {"hardware",                                                                                   \
+     "NAME|FILE.yaml",                                                                             \
+     FLAG_STR,                                                                                     \
+     &(a).hardware,                                                                                \
+     0,                                                                                            \
+     0,                                                                                            \
+     "machine (default cloudmatrix384)",                                                           \
+     false},                                                                                       \
+        {"model",                                                                                  \
+         "NAME|DIR",                                                                               \
+         FLAG_STR,                                                                                 \
+         &(a).model,                                                                               \
+         0,                                                                                        \
+         0,                                                                                        \
+         "shape by name, a checkpoint's folder or a config.json (default deepseek-r1)",            \
+         false},                                                                                   \
+        {"dtype",                                                                                  \
+         SIM_TYPE_WORDS,                                                                           \
+         FLAG_CHOICE,                                                                              \
+         &(a).weights,                                                                             \
+         0,                                                                                        \
+         0,                                                                                        \
+         "type of weights and of what is dispatched; auto: int8 or fp8, as the chip has",          \
+         false},                                                                                   \
+    {                                                                                              \
+        "kv-bytes", "N", FLAG_F32, &(a).kv_bytes, 0.25, 4,                                         \
+            "bytes of a value in the KV cache (default 2)", true                                   \
+    }
+
+struct sim_asked {
+    struct machine machine;
+    struct model_config model;
+    enum machine_type weights;
+};
+enum st ST_CHECKED sim_args_open(struct sim_asked *out, const struct sim_args *a, struct err *err);
+/* The plane of that name; "" or NULL: NULL. ST_NOT_FOUND names those there are. */
+enum st ST_CHECKED sim_args_plane(const struct machine_plane **out, const struct machine *m,
+                                  const char *name, struct err *err);
+
+#endif

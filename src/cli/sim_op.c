@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* supernode sim op NAME: what one operator, transfer or collective takes on one die. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "cli/flags.h"
+#include "cli/human.h"
+#include "cli/sim.h"
+#include "cli/sim_args.h"
+
+struct args {
+    struct sim_args sim;
+    uint32_t ep, batch, kv, requests, cached, heads, groups, m, n, k, inter, shared_ranks, ranks;
+    uint32_t activations, what;
+    uint64_t bytes;
+    float imbalance, cores;
+    const char *plane;
+    bool wide, bulk, other_node, explain, json;
+};
+
+/* What is asked for: an operator of the table, or bytes between dies. */
+struct asked {
+    enum { ASKED_OP, ASKED_TRANSFER, ASKED_COLLECTIVE } kind;
+    enum op op;
+    enum collective collective;
+    char name[32];
+};
+
+/* Words people say for them. */
+static const char *const also[][2] = {{"prolog", "mla_prolog"},    {"mla", "attention"},
+                                      {"allgather", "all_gather"}, {"alltoall", "all_to_all"},
+                                      {"quantize", "quantise"},    {NULL, NULL}};
+
+static enum st find(struct asked *a, const char *name, struct err *err) {
+    char all[400] = "";
+    snprintf(a->name, sizeof a->name, "%s", name);
+    for (char *p = a->name; *p; p++)
+        if (*p == '-') *p = '_';
+    for (int i = 0; also[i][0]; i++)
+        if (strcmp(a->name, also[i][0]) == 0) snprintf(a->name, sizeof a->name, "%s", also[i][1]);
+    a->kind = ASKED_OP;
+    for (a->op = 0; a->op < OPS; a->op++)
+        if (strcmp(a->name, op_names[a->op]) == 0) break;
+    if (a->op == OP_ALL_GATHER || a->op == OP_ALL_TO_ALL) {
+        a->kind = ASKED_COLLECTIVE;
+        a->collective = a->op == OP_ALL_GATHER ? ALL_GATHER : ALL_TO_ALL;
+    }
+    if (a->op < OPS) return ST_OK;
+    a->kind = ASKED_COLLECTIVE;
+    a->collective = strcmp(a->name, "reduce_scatter") == 0 ? REDUCE_SCATTER : ALL_REDUCE;
+    if (a->collective == REDUCE_SCATTER || strcmp(a->name, "all_reduce") == 0) return ST_OK;
+    a->kind = ASKED_TRANSFER;
+    if (strcmp(a->name, "transfer") == 0) return ST_OK;
+    for (int i = 0; i < OPS; i++) {
+        size_t n = strlen(all);
+        snprintf(all + n, sizeof all - n, "%s, ", op_names[i]);
+    }
+    return err_set(
+        err, ST_NOT_FOUND,
+        "op: unknown operator %.40s, expected one of %sreduce_scatter, all_reduce, transfer", name,
+        all);
+}
+
+static struct op_shape shape_of(const struct args *a, const struct sim_asked *s) {
+    double rows = a->batch, requests = a->requests ? a->requests : a->batch;
+    return (struct op_shape){
+        .model = &s->model,
+        .weights = s->weights,
+        .activations = a->activations ? (enum machine_type)(a->activations - 1) : s->weights,
+        .kv_bytes = (double)a->sim.kv_bytes,
+        .tokens = rows,
+        .kv_tokens = a->kv,
+        .requests = requests,
+        .cached = a->cached,
+        .wide = a->wide,
+        .bulk = a->bulk,
+        .ep = a->ep,
+        .shared_ranks = a->shared_ranks,
+        .experts = a->groups,
+        .heads = a->heads,
+        .inter = a->inter,
+        .imbalance = (double)a->imbalance,
+        .m = a->m,
+        .n = a->n,
+        .k = a->k,
+        .plane = a->plane,
+        .explain = true,
+    };
+}
+
+static enum st check(const struct args *a, const struct asked *op, const struct sim_asked *s,
+                     struct err *err) {
+    uint64_t dies = (uint64_t)machine_dies_per_node(&s->machine) * s->machine.n_nodes;
+    bool by_hand = a->m || a->n || a->k;
+    if (by_hand && !(a->m && a->n && a->k))
+        return err_set(err, ST_INVALID, "op: found --m %u, --n %u, --k %u, expected all three",
+                       a->m, a->n, a->k);
+    if (by_hand && op->op != OP_GMM)
+        return err_set(err, ST_INVALID, "op: --m, --n and --k belong to gmm, found %s", op->name);
+    if (a->ep > dies || a->ranks > dies)
+        return err_set(err, ST_INVALID, "op: found %u ranks, expected at most the %llu dies of %s",
+                       a->ep > dies ? a->ep : a->ranks, (unsigned long long)dies, s->machine.name);
+    if (a->shared_ranks >= a->ep)
+        return err_set(err, ST_INVALID, "op: found --shared-ranks %u, expected fewer than --ep %u",
+                       a->shared_ranks, a->ep);
+    if (!s->model.n_experts && (op->op == OP_DISPATCH || op->op == OP_COMBINE || op->op == OP_GATE))
+        return err_set(err, ST_INVALID, "op: %s: the model has no experts", op->name);
+    return ST_OK;
+}
+
+/* Bytes between dies, as flow.h has them in closed form. */
+static enum st between(struct op_cost *c, const struct args *a, const struct asked *op,
+                       const struct sim_asked *s, struct err *err) {
+    const struct machine_plane *p;
+    double bytes = (double)a->bytes;
+    enum st st = sim_args_plane(&p, &s->machine, a->plane, err);
+    if (st) return st;
+    if (!p) p = &s->machine.planes[0];
+    *c = (struct op_cost){.network_bytes = bytes};
+    if (op->kind == ASKED_TRANSFER) {
+        enum machine_transfer what = (enum machine_transfer)a->what;
+        const struct machine_path *path =
+            a->other_node ? &p->other_node[what] : &p->same_node[what];
+        c->s = transfer_s(p, what, a->other_node, bytes);
+        snprintf(c->formula, sizeof c->formula,
+                 "(start %.3g us ^4 + (%.4g MB / %.4g GB/s) ^4) ^(1/4), start the larger of the "
+                 "library's %.3g us and the operation's %.3g us",
+                 fmax(p->library_start_s, path->latency_s) * 1e6, bytes * 1e-6,
+                 path->rate_bps * 1e-9, p->library_start_s * 1e6, path->latency_s * 1e6);
+    } else {
+        c->network_bytes = a->ranks > 1 ? bytes * (a->ranks - 1) / a->ranks : 0;
+        c->s = collective_s(&s->machine, p, op->collective, a->ranks, bytes);
+        snprintf(c->formula, sizeof c->formula,
+                 "%.4g MB over %u ranks on %s, of which %.4g MB leave or come to each die",
+                 bytes * 1e-6, a->ranks, p->name, c->network_bytes * 1e-6);
+    }
+    c->network_s = c->s;
+    if (isfinite(c->s)) return ST_OK;
+    return err_set(err, ST_INVALID, "op: %s: plane %s has no such way between these dies", op->name,
+                   p->name);
+}
+
+static void print_text(const struct args *a, const struct asked *op, const struct op_cost *c) {
+    char b[32];
+    printf("%s %.4g us", op->name, c->s * 1e6);
+    if (a->explain) printf("   = %s", c->formula);
+    printf("\n");
+    if (c->operations > 0)
+        printf("  compute   %8.4g us   %.4g GFLOP, %.4g TFLOPS over all\n", c->compute_s * 1e6,
+               c->operations * 1e-9, c->operations / c->s * 1e-12);
+    if (c->hbm_bytes > 0)
+        printf("  memory    %8.4g us   %s, %.4g GB/s over all\n", c->memory_s * 1e6,
+               human_bytes(b, sizeof b, c->hbm_bytes), c->hbm_bytes / c->s * 1e-9);
+    if (c->network_bytes > 0)
+        printf("  network   %8.4g us   %s, %.4g GB/s over all\n", c->network_s * 1e6,
+               human_bytes(b, sizeof b, c->network_bytes), c->network_bytes / c->s * 1e-9);
+    if (c->fixed_s > 0) printf("  start     %8.4g us\n", c->fixed_s * 1e6);
+}
+
+static void print_json(const struct asked *op, const struct sim_asked *s, const struct op_cost *c) {
+    json_t *o = json_pack(
+        "{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s}", "operator", op->name,
+        "hardware", s->machine.name, "time_us", c->s * 1e6, "compute_us", c->compute_s * 1e6,
+        "memory_us", c->memory_s * 1e6, "network_us", c->network_s * 1e6, "start_us",
+        c->fixed_s * 1e6, "operations", c->operations, "hbm_bytes", c->hbm_bytes, "network_bytes",
+        c->network_bytes, "gb_per_s",
+        c->s > 0 ? fmax(c->network_bytes, c->network_s > 0 ? 0 : c->hbm_bytes) / c->s * 1e-9 : 0,
+        "formula", c->formula);
+    json_dumpf(o, stdout, JSON_INDENT(2));
+    printf("\n");
+    json_decref(o);
+}
+
+static enum st run(const struct args *a, const char *name, struct err *err) {
+    struct asked op;
+    struct sim_asked s;
+    struct op_cost c;
+    const struct machine_plane *plane;
+    struct op_place place = {(double)a->cores, (double)a->cores, (double)a->cores};
+    enum st st = find(&op, name, err);
+    if (!st) st = sim_args_open(&s, &a->sim, err);
+    if (!st) st = check(a, &op, &s, err);
+    if (!st) st = sim_args_plane(&plane, &s.machine, a->plane, err);
+    if (st) return st;
+    if (op.kind == ASKED_OP) {
+        struct op_shape shape = shape_of(a, &s);
+        op_cost(&c, &s.machine, &place, op.op, &shape);
+        if (!isfinite(c.s))
+            return err_set(err, ST_INVALID, "op: --ep %u: no network of %s connects so many dies",
+                           a->ep, s.machine.name);
+    } else {
+        st = between(&c, a, &op, &s, err);
+        if (st) return st;
+    }
+    if (a->json)
+        print_json(&op, &s, &c);
+    else
+        print_text(a, &op, &c);
+    return ST_OK;
+}
+
+int cli_sim_op(int argc, char **argv) {
+    const char *args[1];
+    struct args a = {.sim = {.kv_bytes = 2},
+                     .ep = 32,
+                     .batch = 128,
+                     .kv = 4096,
+                     .imbalance = 1,
+                     .cores = 1,
+                     .ranks = 8,
+                     .bytes = 1 << 20};
+    const struct flag flags[] = {
+        SIM_ARGS_FLAGS(a.sim),
+        {"batch", "N", FLAG_U32, &a.batch, 1, 1 << 24,
+         "rows (query tokens) of the die (default 128)", false},
+        {"kv", "N", FLAG_U32, &a.kv, 1, 1 << 27, "keys a query sees, on average (default 4096)",
+         false},
+        {"ep", "N", FLAG_U32, &a.ep, 1, 65536, "ranks of the experts (default 32)", false},
+        {"imbalance", "X", FLAG_F32, &a.imbalance, 1, 1000,
+         "load of the hottest rank of routed experts over the mean (default 1)", false},
+        {"groups", "N", FLAG_U32, &a.groups, 1, 65536,
+         "gmm: experts on the die (default: the model's over --ep)", false},
+        {"m", "N", FLAG_U32, &a.m, 1, 1 << 24, "gmm by hand: rows of a group, with --n and --k",
+         false},
+        {"n", "N", FLAG_U32, &a.n, 1, 1 << 24, "gmm by hand: columns", false},
+        {"k", "N", FLAG_U32, &a.k, 1, 1 << 24, "gmm by hand: depth", false},
+        {"ranks", "N", FLAG_U32, &a.ranks, 1, 65536, "collectives: dies (default 8)", false},
+        {"bytes", "SIZE", FLAG_BYTES, &a.bytes, 0, 0, "transfer, collectives: size (default 1 MiB)",
+         false},
+        {"explain", NULL, FLAG_BOOL, &a.explain, 0, 0, "the formula, with its numbers", false},
+        {"json", NULL, FLAG_BOOL, &a.json, 0, 0, "the same as a JSON object", false},
+        {"requests", "N", FLAG_U32, &a.requests, 1, 1 << 24,
+         "attention: sequences the rows belong to (default: as many)", true},
+        {"cached", "N", FLAG_U32, &a.cached, 0, 1 << 27,
+         "mla_up: tokens from the cache beside the rows (default 0)", true},
+        {"heads", "N", FLAG_U32, &a.heads, 1, 65536, "attention heads of the die (default: all)",
+         true},
+        {"inter", "N", FLAG_U32, &a.inter, 1, 1 << 20,
+         "dense: width (default: the model's dense layers)", true},
+        {"shared-ranks", "N", FLAG_U32, &a.shared_ranks, 0, 65536,
+         "of --ep, ranks that hold the shared expert alone (default 0)", true},
+        {"activations", SIM_TYPE_WORDS, FLAG_CHOICE, &a.activations, 0, 0,
+         "type that is dispatched (default: as --dtype)", true},
+        {"wide", NULL, FLAG_BOOL, &a.wide, 0, 0, "mla_prolog, o_proj: the form of prefill", true},
+        {"bulk", NULL, FLAG_BOOL, &a.bulk, 0, 0, "dispatch, combine: the form of prefill", true},
+        {"plane", "NAME", FLAG_STR, &a.plane, 0, 0, "network (default: scale-up where it reaches)",
+         true},
+        {"what", "read|write|read-cpu|write-cpu", FLAG_CHOICE, &a.what, 0, 0,
+         "transfer: who moves what (default read)", true},
+        {"other-node", NULL, FLAG_BOOL, &a.other_node, 0, 0,
+         "transfer: the other end is in another node", true},
+        {"cores", "X", FLAG_F32, &a.cores, 0.01, 1,
+         "share of the die's cores and memory bandwidth (default 1)", true},
+        {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
+    };
+    const struct flag_command cmd = {
+        .name = "sim op",
+        .what = "Says what one operator, transfer or collective takes on one die.",
+        .usage = "supernode sim op NAME [flags]",
+        .example = "supernode sim op dispatch --ep 256 --batch 128 --explain",
+        .flags = flags,
+        .args_min = 1,
+        .args_max = 1,
+    };
+    struct err err;
+    enum flag_result result;
+    if (flags_parse(&result, &cmd, argc, argv, args, &err)) return cli_fail(CLI_USAGE, &err);
+    if (result == FLAG_HELP_SHOWN) return 0;
+    enum st st = run(&a, args[0], &err);
+    if (st) return cli_fail(st == ST_INVALID || st == ST_NOT_FOUND ? CLI_USAGE : CLI_FAILED, &err);
+    return 0;
+}
