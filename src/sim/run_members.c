@@ -36,16 +36,17 @@ static struct run_member *member_of(const struct run *r, const struct bus *b) {
     return NULL;
 }
 
-static const struct machine_path *path_of(const struct machine_plane *p, bool cpu, bool write) {
+/* A plane that says nothing of CPUs is as fast to their memory as to a die's. */
+static enum machine_transfer transfer_of(const struct machine_plane *p, bool cpu, bool write) {
     enum machine_transfer t = cpu ? (write ? TRANSFER_WRITE_CPU : TRANSFER_READ_CPU)
                                   : (write ? TRANSFER_WRITE : TRANSFER_READ);
-    if (p->other_node[t].rate_bps <= 0) t = write ? TRANSFER_WRITE : TRANSFER_READ;
-    return &p->other_node[t];
+    if (p->other_node[t].rate_bps > 0) return t;
+    return write ? TRANSFER_WRITE : TRANSFER_READ;
 }
 
 /* What one die gets on a path where nobody else is. */
 static double die_rate(const struct machine_plane *p, bool cpu, bool write) {
-    double rate = path_of(p, cpu, write)->rate_bps;
+    double rate = p->other_node[transfer_of(p, cpu, write)].rate_bps;
     if (rate <= 0) rate = p->die_bps;
     if (p->node_bps > 0 && (rate <= 0 || p->node_bps < rate)) rate = p->node_bps;
     return rate;
@@ -56,21 +57,16 @@ uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t
     struct run *r = ctx;
     struct run_member *a = member_of(r, by), *b = member_of(r, of);
     bool pool = a && b && (a->role == ROLE_OF_POOL || b->role == ROLE_OF_POOL);
-    const struct machine_plane *p = r->planes[pool ? POOL : HANDOVER];
+    int plane = pool ? POOL : HANDOVER;
+    const struct machine_plane *p = r->planes[plane];
     /* a server pulls what it is offered: that is a worker's write to its memory */
-    bool stores = pool && a->role == ROLE_OF_POOL;
-    const struct machine_path *path = path_of(p, pool, write || stores);
-    double now_s = run_s(sim_net_now(r->net)), end_s = now_s;
-    if (len == SIM_PAGE_BYTES && a && b) {
-        int plane = pool ? POOL : HANDOVER;
-        const struct step_setup *setup = a->setup ? a->setup : b->setup;
-        double bytes = step_kv_token_bytes(setup) * KV_PAGE_TOKENS;
-        double in = link_take(&a->in[plane], now_s, bytes),
-               out = link_take(&b->out[plane], now_s, bytes),
-               alone = now_s + bytes / die_rate(p, pool, stores);
-        end_s = fmax(fmax(in, out), alone);
-    }
-    return run_ns(end_s - now_s + path->latency_s) + 1;
+    enum machine_transfer what = transfer_of(p, pool, write || (pool && a->role == ROLE_OF_POOL));
+    if (len != SIM_PAGE_BYTES || !a || !b) return run_ns(p->other_node[what].latency_s) + 1;
+    const struct step_setup *setup = a->setup ? a->setup : b->setup;
+    double bytes = step_kv_token_bytes(setup) * KV_PAGE_TOKENS, now_s = run_s(sim_net_now(r->net)),
+           alone = transfer_s(p, what, true, bytes), in = link_take(&a->in[plane], now_s, bytes),
+           out = link_take(&b->out[plane], now_s, bytes);
+    return run_ns(fmax(fmax(in, out) - now_s, alone)) + 1;
 }
 
 /* --- members ---------------------------------------------------------------------------------- */
