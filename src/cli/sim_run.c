@@ -100,6 +100,9 @@ static void print_text(const struct run_config *c, const struct run_report *o) {
            (unsigned long long)o->requests, (unsigned long long)o->finished,
            (unsigned long long)o->failed, (unsigned long long)o->moved,
            share((double)o->finished, s));
+    if (o->cut)
+        printf("             %llu were longer than max_model_len (%u) and were cut to it\n",
+               (unsigned long long)o->cut, c->max_model_len);
     printf("prefill      %.0f tokens/s in, %.0f a chip (%.1f%% cached, %.1f%% from the pool), busy "
            "%.1f%%\n",
            share((double)o->prompt_tokens, s), share((double)o->prompt_tokens, s * chips_p),
@@ -165,6 +168,7 @@ static void print_json(const struct run_config *c, const struct run_report *o) {
     put_count(j, "finished", o->finished);
     put_count(j, "failed", o->failed);
     put_count(j, "moved", o->moved);
+    put_count(j, "cut", o->cut);
     put(j, "span_s", s);
     put(j, "request_throughput_per_s", share((double)o->finished, s));
     put_count(j, "prompt_tokens", o->prompt_tokens);

@@ -113,7 +113,7 @@ static struct run_request *request_new(struct run_load *r, uint32_t n_in, uint32
     return NULL;
 }
 
-static void lengths(const struct run_load *r, uint64_t n, uint32_t *n_in, uint32_t *n_out) {
+static void lengths(struct run_load *r, uint64_t n, uint32_t *n_in, uint32_t *n_out) {
     *n_in = r->c->load.n_in;
     *n_out = r->c->load.n_out;
     if (r->trace.n_rows) {
@@ -122,6 +122,7 @@ static void lengths(const struct run_load *r, uint64_t n, uint32_t *n_in, uint32
         *n_out = divided(row->n_out, r->c->load.length_divisor);
     }
     if (*n_out == 0) *n_out = 1;
+    r->n_cut += *n_in + (uint64_t)*n_out > r->max_model_len;
     if (*n_out >= r->max_model_len) *n_out = r->max_model_len - 1;
     if (*n_in + *n_out > r->max_model_len) *n_in = r->max_model_len - *n_out;
 }
@@ -283,6 +284,7 @@ enum st run_load_report(const struct run_load *r, struct run_report *o, struct e
     o->prompt_tokens = r->prompt_tokens;
     o->cached_tokens = r->cached_tokens;
     o->output_tokens = r->output_tokens;
+    o->cut = r->n_cut;
     o->first_arrival_s = r->first_arrival_s;
     o->last_end_s = r->last_end_s;
     o->good = r->n_good;

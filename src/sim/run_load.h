@@ -35,8 +35,8 @@ struct run_load {
     /* Takes the request until run_load_sink's done. */
     enum st (*add)(void *ctx, struct run_request *q, struct err *err);
     struct trace trace;
-    double next_arrival_s; /* INFINITY: none */
-    uint64_t n_arrived, n_open;
+    double next_arrival_s;             /* INFINITY: none */
+    uint64_t n_arrived, n_open, n_cut; /* n_cut: were longer than max_model_len */
     bool arrivals_over;
     struct run_request *free_requests;
     uint32_t n_again; /* closed loop: clients whose next request is due now */

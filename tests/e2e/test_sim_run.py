@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`supernode sim run` as a planner uses it: the examples, one seed is one run, the real public traces where they are, and wrong descriptions."""
+import gzip, json, os, subprocess
+
+import pytest
+
+from test_serve import BIN
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TRACES = os.path.join(os.environ.get("SHARED", os.path.join(ROOT, "../shared")), "data/traces")
+SMALL = """hardware: cloudmatrix384
+model: deepseek-r1
+prefill: {instances: 2, chips: 16}
+decode: {instances: 1, chips: 32, ep: 64}
+pool: {servers: 4, dram_gb: 64}
+"""
+
+
+def sim(*args, code=0):
+    p = subprocess.run([BIN, "sim", "run", *map(str, args)], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert p.returncode == code, (p.stdout, p.stderr)
+    return p
+
+
+def report(*args):
+    return json.loads(sim(*args, "--json").stdout)
+
+
+def promises(r):
+    assert r["wrong_tokens"] == r["wrong_pages"] == r["leaked_pages"] == r["lost_requests"] == 0
+    assert r["finished"] + r["failed"] == r["requests"]
+
+
+@pytest.mark.parametrize("name", sorted(os.listdir(os.path.join(ROOT, "examples"))))
+def test_each_example_runs_and_keeps_its_promises(name):
+    r = report(f"examples/{name}", "--duration", 5 if "day" not in name else 60)
+    promises(r)
+    assert r["failed"] == 0 and r["requests"] > 50 and 0 < r["ttft_s"]["p50"] < 60 and 0 < r["tpot_s"]["p50"] < 0.1
+
+
+def test_one_seed_is_one_run_whatever_the_machine_does_meanwhile(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(SMALL + "load: {rate: 8, input_tokens: 2000, output_tokens: 30, duration_s: 20}\nfaults: [{what: chip, index: 3, at_s: 4, for_s: 3}]\n")
+    busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2)]
+    try:
+        a = report(path, "--seed", 5)
+    finally:
+        for p in busy:
+            p.kill()
+    b, c = report(path, "--seed", 5), report(path, "--seed", 6)
+    for r in (a, b, c):
+        promises(r)
+        del r["wall_s"], r["events_per_s"]
+    assert a == b and a != c and a["moved"] + a["deaths"] >= 1
+
+
+def test_the_summary_says_what_was_checked(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(SMALL + "load: {rate: 5, input_tokens: 1000, output_tokens: 10, requests: 20}\nslo: {ttft_ms: 5000, tpot_ms: 50}\n")
+    p = sim(path)
+    assert "20 finished, 0 failed" in p.stdout and "goodput" in p.stdout and "200 tokens: 0 wrong" in p.stdout and p.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["mooncake_conversation_trace.jsonl.gz", "mooncake_synthetic_trace.jsonl.gz", "azure2023_conv.csv.gz"])
+def test_public_traces_run_plain_and_compressed(tmp_path, name):
+    path = os.path.join(TRACES, name)
+    if not os.path.exists(path):
+        pytest.skip(f"{name} is not there")
+    config = tmp_path / "run.yaml"
+    config.write_text(SMALL + "max_model_len: 262144\nload: {duration_s: 60}\n")
+    plain = tmp_path / "trace"
+    plain.write_bytes(gzip.open(path).read())
+    a, b = report(config, "--trace", path), report(config, "--trace", plain)
+    promises(a)
+    del a["wall_s"], a["events_per_s"], b["wall_s"], b["events_per_s"]
+    assert a == b and a["requests"] > 50 and a["failed"] == 0
+
+
+@pytest.mark.parametrize("text,said", [
+    ("load: {duration_s: 1}\nprefil: {}\n", "line 2: prefil"), ("hardware: cray\nload: {duration_s: 1}\n", "cray"), ("load: [1\n", "line"),
+    ("model: llama\nload: {duration_s: 1}\n", "llama"), ("decode: {chips: 2}\nload: {duration_s: 1}\n", "decode: weights"),
+    ("load: {duration_s: 1, trace: nowhere.jsonl}\n", "nowhere.jsonl"), ("load: {duration_s: 1}\nfaults: [{what: node, index: 99, at_s: 0}]\n", "node 99"),
+    ("load: {duration_s: fast}\n", "line 1: duration_s")])
+def test_wrong_descriptions_are_sentences(tmp_path, text, said):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    p = sim(path, code=1)
+    assert p.stderr.startswith("supernode: ") and p.stderr.count("\n") == 1 and said in p.stderr, p.stderr
+
+
+def test_wrong_command_lines_exit_with_2():
+    assert "CONFIG" in sim("--help").stdout
+    assert sim(code=2).stderr and "--sede" in sim("x.yaml", "--sede", 1, code=2).stderr
+    assert sim("/nowhere.yaml", code=1).stderr.startswith("supernode: /nowhere.yaml")
