@@ -6,11 +6,12 @@
 #include <math.h>
 
 #include "sim/op_impl.h"
+#include "sim/portable.h"
 
 /* Quantile of the normal distribution for p above one half, within 5e-4 (Abramowitz and Stegun,
  * 26.2.23). */
 static double quantile(double p) {
-    double t = sqrt(-2 * log(1 - p));
+    double t = sqrt(-2 * portable_ln(1 - p));
     return t - (2.515517 + t * (0.802853 + t * 0.010328)) /
                    (1 + t * (1.432788 + t * (0.189269 + t * 0.001308)));
 }
@@ -75,7 +76,7 @@ static struct peers peers_of(const struct op_work *w) {
  * a limited number of groups where the gate has them, and groups lie together. */
 static double nodes_met(const struct op_shape *s, const struct peers *at) {
     const struct ops_gate_config *g = &s->model->gate;
-    double met = at->far_nodes * (1 - pow(1 - 1 / at->nodes, g->top_k));
+    double met = at->far_nodes * (1 - portable_pow(1 - 1 / at->nodes, g->top_k));
     bool grouped = g->group != OPS_GATE_GROUP_NONE && g->topk_groups;
     return grouped ? fmin(met, g->topk_groups) : met;
 }

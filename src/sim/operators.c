@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "sim/portable.h"
+
 const char *const op_names[OPS + 1] = {
     "embed",  "mla_prolog", "mla_up",     "attention", "attention_wide",
     "o_proj", "gate",       "quantise",   "reorder",   "dispatch",
@@ -204,7 +206,7 @@ double op_rows_hottest(const struct op_shape *s) {
 static void experts(struct op_work *w, double rows, double held, double inter) {
     const struct op_shape *s = w->s;
     double hidden = s->model->hidden, b = op_type_bytes(s->weights);
-    double met = held * (1 - pow(1 - 1 / held, rows)), each;
+    double met = held * (1 - portable_pow(1 - 1 / held, rows)), each;
     if (rows <= 0) return;
     if (met < 1) met = fmin(1, rows);
     each = rows / met;

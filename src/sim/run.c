@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "sim/portable.h"
 #include "sim/run_impl.h"
 
 static const uint64_t message_ns_min = 20000, message_ns_max = 60000, peer_timeout_ns = 3000000000,
@@ -27,14 +28,8 @@ double run_draw(uint64_t *chance) {
     return (double)((x ^ (x >> 31)) >> 11) * 0x1p-53;
 }
 
-/* -ln(1 - u) of a uniform u by basic operations alone, which are the same on every machine; libm's
- * are not: ln(m 2^e) = e ln 2 + 2 atanh((m - 1) / (m + 1)). */
 double run_draw_exponential(uint64_t *chance) {
-    int e;
-    double m = frexp(1 - run_draw(chance), &e);
-    double t = (m - 1) / (m + 1), power = t, sum = 0;
-    for (int k = 1; k < 40; k += 2, power *= t * t) sum += power / k;
-    return -(e * 0.69314718055994530942 + 2 * sum);
+    return -portable_ln(1 - run_draw(chance));
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
