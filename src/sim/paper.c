@@ -56,16 +56,17 @@ static enum machine_type type_of(const struct ask *a) {
 static enum st fill(struct ask *a, bool prefill) {
     bool mtp = !prefill;
     if (doc_bool(a->at, "mtp", &mtp, a->err)) return a->err->code;
-    a->setup = (struct step_setup){.machine = &a->machine,
-                                   .model = a->model,
-                                   .weights = type_of(a),
-                                   .dies = (uint32_t)get(a, "chips", prefill ? 16 : 160) *
-                                           a->machine.dies_per_chip,
-                                   .redundant = (uint32_t)get(a, "redundant", 0),
-                                   .imbalance = 1,
-                                   .mtp = mtp,
-                                   .acceptance = 0.7,
-                                   .microbatches = true};
+    a->setup = (struct step_setup){
+        .machine = &a->machine,
+        .model = a->model,
+        .weights = type_of(a),
+        .dies = (uint32_t)get(a, "chips", prefill ? 16 : 160) * a->machine.dies_per_chip,
+        .redundant = (uint32_t)get(a, "redundant", 0),
+        .imbalance = get(a, "imbalance", 1),
+        .attention_cubes = get(a, "attention_share", 0),
+        .mtp = mtp,
+        .acceptance = 0.7,
+        .microbatches = true};
     a->batch = get(a, "batch", prefill ? 16384 : 96);
     a->kv = get(a, "kv", 4096);
     a->prompt = get(a, "prompt", 4096);
@@ -91,10 +92,11 @@ static double prefill_tokens_per_s(const struct ask *a) {
 }
 
 /* From one expert layer's first piece to a later one's, a layer. */
-static double layer_s(const struct ask *a) {
+static double layer_s(struct ask *a) {
     enum { FROM = 10, TO = 50 };
     struct step_trace t = {0};
     double from = INFINITY, to = INFINITY;
+    a->setup.microbatches_forced = true; /* as the row was measured */
     (void)decode_s(a, &t);
     for (size_t i = 0; i < t.n; i++) {
         if (t.v[i].layer == FROM && t.v[i].begin_s < from) from = t.v[i].begin_s;
