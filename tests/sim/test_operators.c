@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Operators' costs: rooflines by hand, limits, and that more work never takes less time. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <string.h>
+
+#include "sim/models.h"
+#include "sim/operators.h"
+
+static struct machine cm, h800;
+static struct model_config r1;
+
+static int open_all(void **state) {
+    struct err err;
+    (void)state;
+    return machine_open(&cm, "cloudmatrix384", &err) || machine_open(&h800, "h800", &err) ||
+           sim_model_open(&r1, "deepseek-r1", &err);
+}
+
+static struct op_shape shape(double tokens) {
+    return (struct op_shape){.model = &r1,
+                             .weights = TYPE_INT8,
+                             .activations = TYPE_INT8,
+                             .kv_bytes = 2,
+                             .tokens = tokens,
+                             .kv_tokens = 4096,
+                             .requests = tokens,
+                             .ep = 32,
+                             .imbalance = 1,
+                             .ranks = 8,
+                             .bytes = 1e6};
+}
+
+static double us(const struct machine *m, enum op op, const struct op_shape *s) {
+    struct op_cost c;
+    op_cost(&c, m, NULL, op, s);
+    return c.s * 1e6;
+}
+
+static void near(double found, double expected, double part) {
+    if (!(fabs(found / expected - 1) <= part)) fail_msg("found %g, expected %g", found, expected);
+}
+
+static void the_rows_they_were_calibrated_on_come_out(void **state) {
+    (void)state;
+    struct op_shape s = shape(128);
+    s.ep = 8;
+    near(us(&cm, OP_DISPATCH, &s), 116, 0.01);
+    near(us(&cm, OP_COMBINE, &s), 118, 0.01);
+    s.ep = 256;
+    near(us(&cm, OP_DISPATCH, &s), 152, 0.01);
+    s.activations = TYPE_FP8;
+    s.plane = "ib";
+    near(us(&h800, OP_DISPATCH, &s), 194, 0.01);
+    s = shape(0);
+    s.experts = 4, s.m = 7168, s.n = 4096, s.k = 4096;
+    near(2.0 * 4 * 7168 * 4096 * 4096 / us(&cm, OP_GMM, &s) * 1e6, 0.794 * 752e12, 0.01);
+}
+
+static void attention_is_its_roofline_by_hand(void **state) {
+    (void)state;
+    struct op_shape s = shape(96);
+    struct op_cost c;
+    s.requests = 48; /* two rows each read the keys once */
+    op_cost(&c, &cm, NULL, OP_ATTENTION, &s);
+    near(c.operations, 2.0 * 128 * 1088 * 4096 * 96, 1e-12);
+    near(c.compute_s, 2.0 * 128 * 1088 * 4096 * 96 / (376e12 * 0.654), 1e-9);
+    near(c.hbm_bytes, 48.0 * 4096 * 576 * 2 + 96.0 * 128 * 1088 * 2, 1e-12);
+    near(c.s, c.compute_s + 2e-6, 1e-9);
+}
+
+static void one_row_reads_the_weights_and_no_more_than_its_experts(void **state) {
+    (void)state;
+    struct op_shape s = shape(1);
+    struct op_cost c;
+    s.ep = 1;
+    op_cost(&c, &cm, NULL, OP_GMM, &s);
+    near(c.hbm_bytes, 8 * 3.0 * 7168 * 2048, 0.03); /* 8 of 256 experts */
+    assert_true(c.memory_s > c.compute_s);
+    s.tokens = 8192;
+    op_cost(&c, &cm, NULL, OP_GMM, &s);
+    assert_true(c.hbm_bytes > 256 * 3.0 * 7168 * 2048); /* all of them */
+}
+
+static void a_lone_rank_sends_nothing(void **state) {
+    (void)state;
+    struct op_shape s = shape(128);
+    struct op_cost c;
+    s.ep = 1;
+    op_cost(&c, &cm, NULL, OP_DISPATCH, &s);
+    assert_true(c.network_s == 0 && c.network_bytes == 0 && c.s > 0);
+}
+
+static void more_work_never_takes_less(void **state) {
+    (void)state;
+    for (int op = 0; op < OPS; op++) {
+        double last = 0;
+        for (double tokens = 1; tokens < 20000; tokens = ceil(tokens * 1.13)) {
+            struct op_shape s = shape(tokens);
+            s.bytes = 1e4 * tokens;
+            double t = us(&cm, (enum op)op, &s);
+            if (!(t > 0 && isfinite(t)) || t < last * (1 - 1e-12))
+                fail_msg("%s of %g rows: %g us, fewer took %g", op_names[op], tokens, t, last);
+            last = t;
+        }
+    }
+}
+
+static void a_hotter_rank_and_a_smaller_part_of_the_die_take_longer(void **state) {
+    (void)state;
+    static const enum op ops[] = {OP_DISPATCH, OP_GMM, OP_COMBINE};
+    for (size_t i = 0; i < 3; i++) {
+        double last = 0;
+        for (double hot = 1; hot < 6; hot += 0.25) {
+            struct op_shape s = shape(96);
+            s.imbalance = hot;
+            double t = us(&cm, ops[i], &s);
+            assert_true(t >= last);
+            last = t;
+        }
+    }
+    for (int op = 0; op < OPS; op++) {
+        struct op_shape s = shape(96);
+        struct op_cost half, all;
+        op_cost(&half, &cm, &(struct op_place){0.5, 0.5, 0.5}, (enum op)op, &s);
+        op_cost(&all, &cm, NULL, (enum op)op, &s);
+        assert_true(half.s >= all.s);
+    }
+}
+
+static void the_busiest_rank_is_a_shared_or_a_routed_one(void **state) {
+    (void)state;
+    struct op_shape s = shape(96);
+    s.ep = 320;
+    s.shared_ranks = 32;
+    near(op_rows_hottest(&s), 960, 1e-9);
+    s.imbalance = 1.5;
+    near(op_rows_hottest(&s), 96 * 8 * 320.0 / 288 * 1.5, 1e-9);
+}
+
+static void faster_memory_helps_what_memory_binds_and_nothing_else(void **state) {
+    (void)state;
+    struct machine fast = cm;
+    struct op_shape s = shape(8);
+    struct op_cost a, b;
+    fast.hbm_bps *= 2;
+    op_cost(&a, &cm, NULL, OP_O_PROJ, &s);
+    op_cost(&b, &fast, NULL, OP_O_PROJ, &s);
+    near(a.memory_s, 2 * b.memory_s, 1e-9);
+    s = shape(8192);
+    s.wide = true;
+    near(us(&cm, OP_O_PROJ, &s), us(&fast, OP_O_PROJ, &s), 1e-9);
+}
+
+static void in_bulk_a_token_goes_once_to_a_node_beyond_nvlink(void **state) {
+    (void)state;
+    struct op_shape s = shape(16384);
+    struct op_cost each, once;
+    s.activations = TYPE_FP8;
+    op_cost(&each, &h800, NULL, OP_DISPATCH, &s);
+    s.bulk = true;
+    op_cost(&once, &h800, NULL, OP_DISPATCH, &s);
+    assert_true(once.network_s < each.network_s / 2);
+}
+
+static void formulas_have_their_numbers(void **state) {
+    (void)state;
+    struct op_shape s = shape(128);
+    struct op_cost c;
+    s.explain = true;
+    op_cost(&c, &cm, NULL, OP_DISPATCH, &s);
+    assert_non_null(strstr(c.formula, "slowest of 31 peers"));
+    for (int op = 0; op < OPS; op++) {
+        op_cost(&c, &cm, NULL, (enum op)op, &s);
+        assert_true(c.formula[0] && strlen(c.formula) < sizeof c.formula - 1);
+    }
+}
+
+static void constants_out_of_bounds_are_refused_by_name(void **state) {
+    (void)state;
+    struct err err;
+    struct machine_operator o = {.name = "attention", .share = 1.2};
+    assert_int_equal(op_constants_check(&o, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, "attention"));
+    o.share = 0.6;
+    assert_int_equal(op_constants_check(&o, &err), ST_OK);
+    o.fixed_s = 1e-6; /* it has no fixed time */
+    assert_int_equal(op_constants_check(&o, &err), ST_INVALID);
+    strcpy(o.name, "nonsense");
+    assert_int_equal(op_constants_check(&o, &err), ST_INVALID);
+    for (const struct op_constants *c = op_constants; c->name; c++) {
+        struct machine_operator d = {.fixed_s = c->fixed_s, .share = c->share};
+        strcpy(d.name, c->name);
+        assert_int_equal(op_constants_check(&d, &err), ST_OK);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_rows_they_were_calibrated_on_come_out),
+        cmocka_unit_test(attention_is_its_roofline_by_hand),
+        cmocka_unit_test(one_row_reads_the_weights_and_no_more_than_its_experts),
+        cmocka_unit_test(a_lone_rank_sends_nothing),
+        cmocka_unit_test(more_work_never_takes_less),
+        cmocka_unit_test(a_hotter_rank_and_a_smaller_part_of_the_die_take_longer),
+        cmocka_unit_test(the_busiest_rank_is_a_shared_or_a_routed_one),
+        cmocka_unit_test(faster_memory_helps_what_memory_binds_and_nothing_else),
+        cmocka_unit_test(in_bulk_a_token_goes_once_to_a_node_beyond_nvlink),
+        cmocka_unit_test(formulas_have_their_numbers),
+        cmocka_unit_test(constants_out_of_bounds_are_refused_by_name),
+    };
+    return cmocka_run_group_tests(tests, open_all, NULL);
+}

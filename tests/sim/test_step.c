@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Steps: they add up, follow their causes, and what cannot be is refused. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim/models.h"
+#include "sim/step.h"
+
+static struct machine cm, h800;
+static struct model_config r1, lite;
+
+static int open_all(void **state) {
+    struct err err;
+    (void)state;
+    return machine_open(&cm, "cloudmatrix384", &err) || machine_open(&h800, "h800", &err) ||
+           sim_model_open(&r1, "deepseek-r1", &err) ||
+           sim_model_open(&lite, "deepseek-v2-lite", &err);
+}
+
+static struct step_setup filled(bool prefill, struct step_setup s) {
+    struct err err;
+    if (!s.machine) s.machine = &cm;
+    if (!s.model.n_layers) s.model = r1;
+    if (!s.weights) s.weights = TYPE_INT8;
+    if (step_setup_fill(&s, prefill, &err)) fail_msg("%s", err.text);
+    return s;
+}
+
+static double decode(const struct step_setup *s, double requests, double kv) {
+    return step_decode_s(s, &(struct step_decode){requests, kv}, NULL);
+}
+
+static double prefill(const struct step_setup *s, double prompts, double length, double cached) {
+    struct step_prefill p = {.tokens = prompts * (length - cached),
+                             .key_pairs = prompts * (length * length - cached * cached) / 2,
+                             .cached = prompts * cached,
+                             .requests = prompts};
+    return step_prefill_s(s, &p, NULL);
+}
+
+static void a_setup_is_filled_in_as_the_paper_has_it(void **state) {
+    (void)state;
+    struct step_setup s = filled(false, (struct step_setup){.dies = 320});
+    assert_int_equal(s.ep, 320);
+    assert_int_equal(s.shared_ranks, 32);
+    assert_int_equal(s.redundant, 32);
+    assert_int_equal(s.attention, STEP_ATTENTION_STAGED);
+    assert_true(s.imbalance == 1);
+    assert_true(step_kv_token_bytes(&s) == 61 * 576 * 2);
+    struct step_setup g = filled(true, (struct step_setup){.machine = &h800, .weights = TYPE_FP8});
+    assert_int_equal(g.attention, STEP_ATTENTION_DATA);
+    assert_true(g.attention_cubes == 1);
+}
+
+static void what_cannot_be_is_refused(void **state) {
+    (void)state;
+    struct err err;
+    struct step_setup few = {.machine = &cm, .model = r1, .weights = TYPE_INT8, .dies = 4};
+    assert_int_equal(step_setup_fill(&few, false, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, "weights"));
+    struct step_setup ep = {
+        .machine = &cm, .model = r1, .weights = TYPE_INT8, .dies = 32, .ep = 64};
+    assert_int_equal(step_setup_fill(&ep, false, &err), ST_INVALID);
+    struct step_setup mtp = {.machine = &cm, .model = lite, .dies = 8, .mtp = true};
+    assert_int_equal(step_setup_fill(&mtp, false, &err), ST_INVALID);
+}
+
+/* Pieces of a stream do not overlap, of a microbatch neither, and the last one ends the step. */
+static void check_trace(const struct step_trace *t, double step_s) {
+    double end = 0;
+    assert_true(t->n > 100);
+    for (size_t i = 0; i < t->n; i++) {
+        const struct step_piece *p = &t->v[i];
+        end = fmax(end, p->begin_s + p->s);
+        assert_true(p->s >= 0 && p->begin_s >= 0);
+        for (size_t j = i + 1; j < t->n && j < i + 60; j++) {
+            const struct step_piece *q = &t->v[j];
+            if (p->stream != q->stream) continue;
+            assert_true(q->begin_s >= p->begin_s + p->s - 1e-12);
+        }
+    }
+    assert_true(fabs(end - step_s) < 1e-9);
+}
+
+static void a_trace_ends_when_the_step_does(void **state) {
+    (void)state;
+    struct step_trace t = {0};
+    struct step_setup s =
+        filled(false, (struct step_setup){.dies = 320, .mtp = true, .microbatches = true});
+    double step_s = step_decode_s(&s, &(struct step_decode){48, 4096}, &t);
+    check_trace(&t, step_s);
+    t.n = 0;
+    struct step_setup p = filled(true, (struct step_setup){.dies = 32, .microbatches = true});
+    struct step_prefill b = {.tokens = 262144, .key_pairs = 262144 * 2048.0, .requests = 64};
+    check_trace(&t, (step_s = step_prefill_s(&p, &b, &t)));
+    t.n = 0;
+    s.microbatches = false; /* one microbatch: the step is the sum of its pieces */
+    step_s = step_decode_s(&s, &(struct step_decode){48, 4096}, &t);
+    double sum = 0;
+    for (size_t i = 0; i < t.n; i++) sum += t.v[i].s;
+    assert_true(fabs(sum - step_s) < 1e-9);
+    free(t.v);
+}
+
+static void more_requests_keys_and_imbalance_never_make_a_step_shorter(void **state) {
+    (void)state;
+    static const struct machine *const machines[] = {&cm, &h800};
+    for (int i = 0; i < 2; i++)
+        for (int mtp = 0; mtp < 2; mtp++) {
+            struct step_setup s =
+                filled(false, (struct step_setup){.machine = machines[i],
+                                                  .dies = 160,
+                                                  .mtp = mtp,
+                                                  .microbatches = true,
+                                                  .weights = i ? TYPE_FP8 : TYPE_INT8});
+            double last = 0;
+            for (double n = 1; n < 200; n += n < 20 ? 1 : 7) {
+                double t = decode(&s, n, 4096);
+                if (t < last)
+                    fail_msg("%s, %g requests: %g s, fewer took %g", s.machine->name, n, t, last);
+                last = t;
+            }
+            last = 0;
+            for (double kv = 1; kv < 200000; kv *= 1.7) {
+                double t = decode(&s, 16, kv);
+                assert_true(t >= last);
+                last = t;
+            }
+            last = 0;
+            for (s.imbalance = 1; s.imbalance < 4; s.imbalance += 0.2) {
+                double t = decode(&s, 48, 4096);
+                assert_true(t >= last);
+                last = t;
+            }
+        }
+}
+
+static void long_keys_cost_what_attention_costs(void **state) {
+    (void)state;
+    struct step_setup s = filled(false, (struct step_setup){.dies = 320});
+    double per_key = (decode(&s, 1, 400000) - decode(&s, 1, 200000)) / 200000;
+    double memory = 61 * 576 * 2 / (1.6e12 * 0.841),
+           compute = 61 * 2.0 * 128 * 1088 / (376e12 * 0.654);
+    assert_true(fabs(per_key / fmax(memory, compute) - 1) < 0.01);
+}
+
+static void microbatches_are_used_only_where_they_help(void **state) {
+    (void)state;
+    struct step_setup s =
+        filled(false, (struct step_setup){.dies = 320, .mtp = true, .microbatches = true});
+    struct step_setup off = s, forced = s;
+    off.microbatches = false;
+    forced.microbatches_forced = true;
+    for (double n = 2; n < 100; n += 11)
+        assert_true(decode(&s, n, 4096) <=
+                    fmin(decode(&off, n, 4096), decode(&forced, n, 4096)) + 1e-12);
+    assert_true(decode(&forced, 4, 4096) > decode(&off, 4, 4096)); /* weights are read twice */
+}
+
+static void launches_show_when_they_are_not_ahead(void **state) {
+    (void)state;
+    struct machine late = cm;
+    struct step_setup s = filled(false, (struct step_setup){.dies = 320, .mtp = true}), t = s;
+    late.graphs_ahead = false;
+    t.machine = &late;
+    assert_true(fabs(decode(&t, 8, 1000) - decode(&s, 8, 1000) - 2 * cm.launch_s) < 1e-9);
+}
+
+static void prefill_grows_with_what_is_computed(void **state) {
+    (void)state;
+    struct step_setup s = filled(true, (struct step_setup){.dies = 32, .microbatches = true});
+    double whole = prefill(&s, 64, 4096, 0);
+    assert_true(fabs(16384 / whole / 6688 - 1) < 0.02);
+    double last = whole;
+    for (double cached = 512; cached < 4096; cached += 512) {
+        double t = prefill(&s, 64, 4096, cached);
+        assert_true(t < last);
+        last = t;
+    }
+    assert_true(prefill(&s, 16, 16384, 0) > whole); /* as many tokens, longer prompts */
+    s.layer_fixed_s = 0;
+    assert_true(prefill(&s, 64, 4096, 0) < whole);
+}
+
+static void data_parallel_waits_for_the_fullest_die(void **state) {
+    (void)state;
+    struct step_setup s =
+        filled(true, (struct step_setup){.machine = &h800, .weights = TYPE_FP8, .dies = 32});
+    double even = prefill(&s, 32, 4096, 0), odd = prefill(&s, 33, 4096, 0);
+    assert_true(odd > 1.5 * even);
+    assert_true(fabs(prefill(&s, 1, 4096, 0) / even - 1) < 0.01);
+}
+
+static void a_hand_over_takes_its_bytes_over_the_plane(void **state) {
+    (void)state;
+    struct step_setup s = filled(true, (struct step_setup){.dies = 32});
+    double t = step_handover_s(&s, machine_plane(&cm, "rdma"), 4096);
+    assert_true(fabs(t / (4096.0 * 61 * 1152 / 23.9e9) - 1) < 0.01);
+}
+
+static void a_small_model_runs_on_one_node(void **state) {
+    (void)state;
+    struct step_setup s = filled(
+        false, (struct step_setup){
+                   .machine = &h800, .model = lite, .dies = 8, .ep = 8, .weights = TYPE_FP8});
+    double t = decode(&s, 1, 100);
+    assert_true(t > 2e-3 && t < 20e-3);
+    assert_true(step_kv_room_bytes(&s, false) > 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_setup_is_filled_in_as_the_paper_has_it),
+        cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(a_trace_ends_when_the_step_does),
+        cmocka_unit_test(more_requests_keys_and_imbalance_never_make_a_step_shorter),
+        cmocka_unit_test(long_keys_cost_what_attention_costs),
+        cmocka_unit_test(microbatches_are_used_only_where_they_help),
+        cmocka_unit_test(launches_show_when_they_are_not_ahead),
+        cmocka_unit_test(prefill_grows_with_what_is_computed),
+        cmocka_unit_test(data_parallel_waits_for_the_fullest_die),
+        cmocka_unit_test(a_hand_over_takes_its_bytes_over_the_plane),
+        cmocka_unit_test(a_small_model_runs_on_one_node),
+    };
+    return cmocka_run_group_tests(tests, open_all, NULL);
+}
