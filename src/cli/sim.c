@@ -15,6 +15,7 @@ static const struct {
     {"op", "one operator, transfer or collective on one die", cli_sim_op},
     {"step", "one decode step or prefill batch, by operator and layer", cli_sim_step},
     {"paper", "the published tables beside what the model says", cli_sim_paper},
+    {"cache", "what a context cache does to a prompt batch, by reuse and plane", cli_sim_cache},
     {"load", "how long a model's weights take to load, and a switch of models", cli_sim_load},
     {NULL, NULL, NULL},
 };

@@ -6,6 +6,7 @@
 
 #include "cli/cli.h"
 
+int cli_sim_cache(int argc, char **argv);
 int cli_sim_load(int argc, char **argv);
 int cli_sim_op(int argc, char **argv);
 int cli_sim_paper(int argc, char **argv);

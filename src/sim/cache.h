@@ -16,12 +16,17 @@ struct cache_shape {
 
 struct cache_cost {
     double compute_s, load_s;
-    double batch_s;      /* time to first token of the batch */
+    double batch_s;      /* time to first token of the batch: one after the other */
     double tokens_per_s; /* a chip, found ones counted */
     double load_bytes;   /* over the instance */
+    double load_bps;     /* of a die while all load */
 };
 
-/* Layer by layer: while one is computed the next one's KV is loaded. */
+/* Whether dies read CPU memory over the plane. */
+bool cache_plane_reaches(const struct machine_plane *p);
+/* plane: NULL or one that reaches. Loads come first and computing waits for them, in the order the
+ * paper tells it in (4.4.2); how far they overlap is not published. Each die loads its share of what
+ * is found, once; staged attention then gathers it with the rest (step_prefill_s). */
 void cache_cost(struct cache_cost *out, const struct cache_shape *s);
 
 #endif

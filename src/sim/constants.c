@@ -26,6 +26,8 @@ const struct op_constants op_constants[] = {
     {"sample", "sort, sums, filter of one batch", NULL, 200 * US, 0, 2000 * US, 0, 0, 0},
     {"prefill_layer", "of a prompt batch in each layer, which no roofline explains", NULL, 0, 0,
      12e-3, 0, 0, 0},
+    {"pool_card", NULL, "of a node's own card, which loading from the pool over TCP reaches", 0, 0,
+     0, 0.35, 0.1, 1},
     {NULL, NULL, NULL, 0, 0, 0, 0, 0, 0},
 };
 
@@ -40,8 +42,8 @@ enum st op_constants_check(const struct machine_operator *o, struct err *err) {
     if (!c)
         return err_set(
             err, ST_INVALID, "operator %s: found no such constants, expected %s", o->name,
-            "memory, kernel, mla_prolog, attention, attention_wide, dispatch, combine, gmm "
-            "or sample");
+            "memory, kernel, mla_prolog, attention, attention_wide, dispatch, combine, gmm, "
+            "sample, prefill_layer or pool_card");
     if (!(o->fixed_s >= c->fixed_min && o->fixed_s <= c->fixed_max))
         return err_set(err, ST_INVALID,
                        "operator %s: found a fixed time of %g us, expected %g to %g", o->name,

@@ -56,17 +56,17 @@ static enum machine_type type_of(const struct ask *a) {
 static enum st fill(struct ask *a, bool prefill) {
     bool mtp = !prefill;
     if (doc_bool(a->at, "mtp", &mtp, a->err)) return a->err->code;
-    a->setup = (struct step_setup){
-        .machine = &a->machine,
-        .model = a->model,
-        .weights = type_of(a),
-        .dies = (uint32_t)get(a, "chips", prefill ? 16 : 160) * a->machine.dies_per_chip,
-        .redundant = (uint32_t)get(a, "redundant", 0),
-        .imbalance = get(a, "imbalance", 1),
-        .attention_cubes = get(a, "attention_share", 0),
-        .mtp = mtp,
-        .acceptance = 0.7,
-        .microbatches = true};
+    a->setup = (struct step_setup){.machine = &a->machine,
+                                   .model = a->model,
+                                   .weights = type_of(a),
+                                   .dies = (uint32_t)get(a, "chips", prefill ? 16 : 160) *
+                                           a->machine.dies_per_chip,
+                                   .redundant = (uint32_t)get(a, "redundant", 0),
+                                   .imbalance = get(a, "imbalance", 1),
+                                   .attention_cubes = get(a, "attention_share", 0),
+                                   .mtp = mtp,
+                                   .acceptance = 0.7,
+                                   .microbatches = true};
     a->batch = get(a, "batch", prefill ? 16384 : 96);
     a->kv = get(a, "kv", 4096);
     a->prompt = get(a, "prompt", 4096);
@@ -127,10 +127,11 @@ static double cached(const struct ask *a, double reuse, const char *plane, bool 
 }
 
 static double best_of_planes(const struct ask *a) {
+    static const double reuses[] = {0.125, 0.25, 0.5, 0.75, 0.9}; /* 12.5 to 90%, as published */
     double best = 0;
-    for (double reuse = 0.125; reuse < 0.95; reuse += 0.125)
-        best = fmax(best, cached(a, reuse, word(a, "plane", "ub"), false) /
-                              cached(a, reuse, word(a, "other_plane", "vpc"), false));
+    for (size_t i = 0; i < sizeof reuses / sizeof *reuses; i++)
+        best = fmax(best, cached(a, reuses[i], word(a, "plane", "ub"), false) /
+                              cached(a, reuses[i], word(a, "other_plane", "vpc"), false));
     return best;
 }
 
