@@ -134,6 +134,11 @@ $(B)/tests/%: $(B)/tests/%.o $(LIB)
 # A cluster in virtual time, for the tests that need one.
 $(B)/tests/cluster/test_cluster_sim: $(B)/tests/cluster/sim_cluster.o
 
+# The model without the published numbers, beside the binary that has them.
+$(B)/tests/sim/test_unpublished: $(B)/tests/sim/test_unpublished.o $(filter-out $(B)/src/sim/paper.o,$(OBJS)) | $(BIN)
+	$(call SAY,link,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) $$(pkg-config --libs cmocka) -o $@
+
 # It stands between our code and the allocator.
 $(B)/tests/model/test_nomem: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,malloc calloc realloc strdup mmap munmap)
 
