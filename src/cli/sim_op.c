@@ -174,7 +174,14 @@ static void print_json(const struct asked *op, const struct sim_asked *s, const 
     json_decref(o);
 }
 
-static enum st run(const struct args *a, const char *name, struct err *err) {
+/* Ranks that were not given: as many as is usual, where there are so many. */
+static void fill_ranks(struct args *a, const struct machine *m) {
+    uint32_t dies = machine_dies_per_node(m) * m->n_nodes;
+    if (!a->ep) a->ep = dies < 32 ? dies : 32;
+    if (!a->ranks) a->ranks = dies < 8 ? dies : 8;
+}
+
+static enum st run(struct args *a, const char *name, struct err *err) {
     struct asked op;
     struct sim_asked s;
     struct op_cost c;
@@ -182,6 +189,7 @@ static enum st run(const struct args *a, const char *name, struct err *err) {
     struct op_place place = {(double)a->cores, (double)a->cores, (double)a->cores};
     enum st st = find(&op, name, err);
     if (!st) st = sim_args_open(&s, &a->sim, err);
+    if (!st) fill_ranks(a, &s.machine);
     if (!st) st = check(a, &op, &s, err);
     if (!st) st = sim_args_plane(&plane, &s.machine, a->plane, err);
     if (st) return st;
@@ -205,12 +213,12 @@ static enum st run(const struct args *a, const char *name, struct err *err) {
 int cli_sim_op(int argc, char **argv) {
     const char *args[1];
     struct args a = {.sim = {.kv_bytes = 2},
-                     .ep = 32,
+
                      .batch = 128,
                      .kv = 4096,
                      .imbalance = 1,
                      .cores = 1,
-                     .ranks = 8,
+
                      .bytes = 1 << 20};
     const struct flag flags[] = {
         SIM_ARGS_FLAGS(a.sim),
@@ -218,7 +226,8 @@ int cli_sim_op(int argc, char **argv) {
          "rows (query tokens) of the die (default 128)", false},
         {"kv", "N", FLAG_U32, &a.kv, 1, 1 << 27, "keys a query sees, on average (default 4096)",
          false},
-        {"ep", "N", FLAG_U32, &a.ep, 1, 65536, "ranks of the experts (default 32)", false},
+        {"ep", "N", FLAG_U32, &a.ep, 1, 65536, "ranks of the experts (default 32, or all dies)",
+         false},
         {"imbalance", "X", FLAG_F32, &a.imbalance, 1, 1000,
          "load of the hottest rank of routed experts over the mean (default 1)", false},
         {"groups", "N", FLAG_U32, &a.groups, 1, 65536,
@@ -227,7 +236,8 @@ int cli_sim_op(int argc, char **argv) {
          false},
         {"n", "N", FLAG_U32, &a.n, 1, 1 << 24, "gmm by hand: columns", false},
         {"k", "N", FLAG_U32, &a.k, 1, 1 << 24, "gmm by hand: depth", false},
-        {"ranks", "N", FLAG_U32, &a.ranks, 1, 65536, "collectives: dies (default 8)", false},
+        {"ranks", "N", FLAG_U32, &a.ranks, 1, 65536, "collectives: dies (default 8, or all)",
+         false},
         {"bytes", "SIZE", FLAG_BYTES, &a.bytes, 0, 0, "transfer, collectives: size (default 1 MiB)",
          false},
         {"explain", NULL, FLAG_BOOL, &a.explain, 0, 0, "the formula, with its numbers", false},

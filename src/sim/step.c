@@ -54,6 +54,11 @@ static enum st check(const struct step_setup *s, bool prefill, struct err *err) 
         return err_set(err, ST_INVALID,
                        "found imbalance %g and acceptance %g, expected 1 or more and 0 to 1",
                        s->imbalance, s->acceptance);
+    if (s->attention_cubes >= 1 && !is_gpu(s->machine))
+        return err_set(err, ST_INVALID,
+                       "attention share: found %g, expected less than 1: dispatch and combine take "
+                       "cores of %s",
+                       s->attention_cubes, s->machine->name);
     if (!reaches(s))
         return err_set(err, ST_INVALID,
                        "ep: found %u, expected fewer: no network of %s connects so many", s->ep,
@@ -79,7 +84,9 @@ enum st step_setup_fill(struct step_setup *s, bool prefill, struct err *err) {
     if (s->kv_bytes <= 0) s->kv_bytes = 2;
     if (s->imbalance == 0) s->imbalance = 1;
     if (s->attention_cubes == 0 && is_gpu(m)) s->attention_cubes = 1;
-    if (s->layer_fixed_s == 0) s->layer_fixed_s = machine_operator(m, "prefill_layer")->fixed_s;
+    if (s->layer_fixed_s ==
+        0) /* we take most of it to be waiting for others: alone there is none */
+        s->layer_fixed_s = machine_operator(m, "prefill_layer")->fixed_s * (1 - 1.0 / s->dies);
     if (s->attention == STEP_ATTENTION_AUTO)
         s->attention = is_gpu(m) ? STEP_ATTENTION_DATA : STEP_ATTENTION_STAGED;
     fill_ranks(s);

@@ -45,7 +45,7 @@ NAMES = ["embed", "mla_prolog", "mla_up", "attention", "attention_wide", "o_proj
          "combine", "sum", "dense", "head", "sample", "all_gather", "all-to-all", "reduce_scatter", "all_reduce", "transfer"]
 
 
-@pytest.mark.parametrize("hardware", ["cloudmatrix384", "h800", "gb200-nvl72"])
+@pytest.mark.parametrize("hardware", ["cloudmatrix384", "h800", "gb200-nvl72", "cpu"])
 def test_every_operator_has_an_answer(hardware):
     for name in NAMES:
         o = op(name, "--hardware", hardware)
@@ -113,6 +113,7 @@ def test_reuse_makes_a_batch_shorter():
     (["step", "decode", "--ep", "321"], ["ep", "320"]),
     (["step", "decode", "--batch", "4000"], ["--batch 4000", "GB of KV"]),
     (["step", "decode", "--plane", "x"], ["found x"]),
+    (["step", "decode", "--attention-share", "1"], ["attention share", "less than 1"]),
 ])
 def test_a_wrong_question_gets_a_sentence(args, words):
     text = sentence(*args)
