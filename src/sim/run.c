@@ -14,7 +14,7 @@ static const uint64_t message_ns_min = 20000, message_ns_max = 60000, peer_timeo
                       close_ns = 200000000, settle_ns = 5000000000;
 
 uint64_t run_ns(double s) {
-    return s <= 0 ? 0 : s >= 1.8e10 ? UINT64_MAX : (uint64_t)llround(s * 1e9);
+    return s <= 0 ? 0 : s >= 9e9 ? UINT64_MAX : (uint64_t)llround(s * 1e9);
 }
 
 double run_s(uint64_t ns) {
@@ -105,6 +105,7 @@ void run_free(struct run *r) {
     sim_net_free(r->net);
     run_load_free(&r->load);
     free(r->faults);
+    free(r->slow);
     free(r);
 }
 
@@ -184,15 +185,13 @@ static void report_members(struct run *r, struct run_report *o) {
         o->leaked_pages += c.leaked_pages;
         for (int p = 0; p < RUN_PLANES; p++) {
             double *use = p ? &o->pool_use : &o->handover_use;
-            use_of(&m->in[p], run_s(now), use);
-            use_of(&m->out[p], run_s(now), use);
-        }
-        if (m->role != ROLE_OF_POOL) {
-            o->handover_bytes += m->in[0].bytes;
-            o->pool_read_bytes += m->in[1].bytes;
-            o->pool_write_bytes += m->out[1].bytes;
+            use_of(&m->in[p], o->last_end_s, use);
+            use_of(&m->out[p], o->last_end_s, use);
         }
     }
+    o->handover_bytes = r->handover_bytes;
+    o->pool_read_bytes = r->pool_read_bytes;
+    o->pool_write_bytes = r->pool_write_bytes;
     o->prefill_busy = up[ROLE_OF_PREFILL] > 0 ? busy[ROLE_OF_PREFILL] / up[ROLE_OF_PREFILL] : 0;
     o->decode_busy = up[ROLE_OF_DECODE] > 0 ? busy[ROLE_OF_DECODE] / up[ROLE_OF_DECODE] : 0;
 }

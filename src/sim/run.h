@@ -84,7 +84,7 @@ struct run_report {
     double virtual_s, wall_s;
     uint64_t events, requests, finished, failed, moved;
     uint64_t
-        cut; /* requests that were longer than max_model_len, and lost the rest of their prompt */
+        cut; /* requests that were longer than max_model_len, and were cut to it: the answer first, then the prompt */
     uint64_t prompt_tokens, cached_tokens, pool_tokens, output_tokens;
     double first_arrival_s, last_end_s;
     struct run_percentiles ttft_s, tpot_s, e2e_s;

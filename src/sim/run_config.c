@@ -130,6 +130,8 @@ static enum st load(struct in *in, const struct doc_node *root) {
     const struct doc_node *at;
     struct run_config *c = in->c;
     enum st st = mapping(in, root, "load", &at);
+    if (!st && !doc_find(root, "load"))
+        return doc_fail(root, in->err, "load: found nothing, expected a mapping");
     if (!st) st = doc_only(at, keys, in->err);
     if (!st) st = path_of(in, at, "trace", c->load.trace, sizeof c->load.trace);
     uint32_t kind = c->load.trace[0] ? RUN_TRACE : RUN_POISSON;
@@ -235,13 +237,14 @@ static enum st planes(struct in *in, const struct doc_node *root) {
     uint32_t out = m->n_planes > 1 ? 1 : 0,
              chips = c->prefill.n * c->prefill.chips + c->decode.n * c->decode.chips;
     bool reaches = m->planes[0].cpu_bps > 0 && m->planes[0].domain_nodes != 1;
+    uint32_t servers_max = m->n_nodes < 64 ? m->n_nodes : 64; /* one a node */
     snprintf(c->handover_plane, sizeof c->handover_plane, "%s", m->planes[out].name);
     snprintf(c->pool.plane, sizeof c->pool.plane, "%s", m->planes[reaches ? 0 : out].name);
     c->pool.n = (chips + m->chips_per_node - 1) / m->chips_per_node;
-    if (c->pool.n > 64) c->pool.n = 64;
+    if (c->pool.n > servers_max) c->pool.n = servers_max;
     enum st st = mapping(in, root, "pool", &at);
     if (!st) st = doc_only(at, keys, in->err);
-    if (!st) st = count(in, at, "servers", 0, 64, &c->pool.n);
+    if (!st) st = count(in, at, "servers", 0, servers_max, &c->pool.n);
     if (!st) st = number(in, at, "dram_gb", 0.001, 1e6, 1e9, &c->pool.dram_bytes);
     if (!st) st = text(in, at, "plane", c->pool.plane, sizeof c->pool.plane);
     if (!st) st = text(in, root, "handover", c->handover_plane, sizeof c->handover_plane);

@@ -13,14 +13,14 @@
 #include "sim/run_load.h"
 #include "sim/sim_exec.h"
 
-enum { RUN_MEMBERS_MAX = CLUSTER_MEMBERS_MAX, RUN_PLANES = 2 };
+enum { RUN_MEMBERS_MAX = CLUSTER_MEMBERS_MAX, RUN_PLANES = 2, RUN_STEPS = 4096 /* kept */ };
 
 /* What a member shares with its peers: bytes wait for those that came before (first come, first
  * served), which conserves the rate however they interleave. */
 struct run_link {
     double rate_bps, share; /* share: what faults have left */
     double free_s;          /* when all that was begun is through */
-    double busy_s, bytes;
+    double busy_s;
 };
 
 struct run_member {
@@ -34,13 +34,19 @@ struct run_member {
     struct pool_node *pool;
     struct sim_times times;
     const struct step_setup *setup;
+    double slow; /* factor of the slowest of its chips */
     bool there;
     bool news;                /* came while it was busy */
     uint64_t due_ns, busy_ns; /* wants to be stepped; cannot be before */
     uint64_t up_since_ns, lives;
     double up_s, busy_s; /* of earlier lives */
+    struct run_step {    /* what decode steps take, by what they compute; key 0: none */
+        uint64_t key;
+        double s;
+    } steps[RUN_STEPS];
     struct run_counts {
-        uint64_t wrong_pages, preemptions, offers_refused, stored, pool_tokens, leaked_pages;
+        uint64_t wrong_pages, preemptions, offers_refused, stored, pool_tokens;
+        uint64_t leaked_pages;                       /* now, where no request is under way */
     } past;                                          /* of earlier lives */
     uint32_t down;                                   /* faults that keep it down */
     struct run_link in[RUN_PLANES], out[RUN_PLANES]; /* hand-over, pool */
@@ -63,15 +69,21 @@ struct run {
     struct run_due_fault {
         double at_s;
         bool ends;
+        uint32_t member; /* the only one it is for; RUN_MEMBERS_MAX: all that stand on it */
         struct run_fault fault;
     } * faults; /* by time */
     uint32_t n_faults, cap_faults;
+    struct run_fault *slow; /* [n_slow] chips that are slow now; room for all there can be */
+    uint32_t n_slow;
+    double handover_bytes, pool_read_bytes, pool_write_bytes;
     struct err err;
     bool broken; /* err says why it cannot go on */
 };
 
 enum st ST_CHECKED run_members_new(struct run *r, struct err *err);
 void run_members_free(struct run *r);
+enum st ST_CHECKED run_member_begin(struct run *r, struct run_member *m, struct err *err);
+void run_member_end(struct run *r, struct run_member *m);
 void run_member_step(struct run *r, struct run_member *m, uint64_t now_ns);
 uint64_t run_member_due(const struct run_member *m); /* UINT64_MAX: not by itself */
 uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t len);

@@ -181,7 +181,7 @@ static void on_done(void *ctx, const struct err *err) {
     }
     if (r->c->load.arrivals == RUN_CLOSED) {
         r->n_again++;
-        if (!r->arrivals_over) r->next_arrival_s = now_s;
+        if (!r->arrivals_over) plan_next(r, now_s);
     }
     q->next = r->free_requests;
     r->free_requests = q;

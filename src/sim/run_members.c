@@ -13,7 +13,7 @@ enum { HANDOVER, POOL };
 static const uint64_t lease_ns =
     600000000000;                           /* a long prompt's rows may wait for all of a batch */
 static const uint64_t look_ns = 1000000000; /* rows come when the batch is over: HANDED tells */
-enum { OFFERS_MAX = 8192 };
+enum { OFFERS_MAX = 8192, KV_STEP = 8 };
 
 /* --- time of what goes over the network ------------------------------------------------------- */
 
@@ -26,7 +26,6 @@ static double link_take(struct run_link *l, double now_s, double bytes) {
     double s = bytes / (l->rate_bps * l->share);
     l->free_s = (l->free_s > now_s ? l->free_s : now_s) + s;
     l->busy_s += s;
-    l->bytes += bytes;
     return l->free_s;
 }
 
@@ -44,12 +43,25 @@ static enum machine_transfer transfer_of(const struct machine_plane *p, bool cpu
     return write ? TRANSFER_WRITE : TRANSFER_READ;
 }
 
+/* What nodes' own cards let through, where a plane has them (cache.c). */
+static double node_limit(const struct machine *m, const struct machine_plane *p, double nodes,
+                         double rate) {
+    double most = nodes * p->node_bps * machine_operator(m, "pool_card")->share;
+    return most > 0 && (rate <= 0 || most < rate) ? most : rate;
+}
+
 /* What one die gets on a path where nobody else is. */
-static double die_rate(const struct machine_plane *p, bool cpu, bool write) {
+static double die_rate(const struct machine *m, const struct machine_plane *p, bool cpu,
+                       bool write) {
     double rate = p->other_node[transfer_of(p, cpu, write)].rate_bps;
     if (rate <= 0) rate = p->die_bps;
-    if (p->node_bps > 0 && (rate <= 0 || p->node_bps < rate)) rate = p->node_bps;
-    return rate;
+    return node_limit(m, p, 1, rate);
+}
+
+/* Hand-over and pool share a worker's links where they share a plane. */
+static struct run_link *lane(const struct run *r, struct run_member *m, int plane, bool in) {
+    if (m->setup && r->planes[POOL] == r->planes[HANDOVER]) plane = HANDOVER;
+    return in ? &m->in[plane] : &m->out[plane];
 }
 
 /* An operation on memory of another member. Only pages are long: all else costs its latency. */
@@ -64,8 +76,11 @@ uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t
     if (len != SIM_PAGE_BYTES || !a || !b) return run_ns(p->other_node[what].latency_s) + 1;
     const struct step_setup *setup = a->setup ? a->setup : b->setup;
     double bytes = step_kv_token_bytes(setup) * KV_PAGE_TOKENS, now_s = run_s(sim_net_now(r->net)),
-           alone = transfer_s(p, what, true, bytes), in = link_take(&a->in[plane], now_s, bytes),
-           out = link_take(&b->out[plane], now_s, bytes);
+           alone = transfer_s(p, what, true, bytes),
+           in = link_take(lane(r, a, plane, true), now_s, bytes),
+           out = link_take(lane(r, b, plane, false), now_s, bytes);
+    *(pool ? (a->role == ROLE_OF_POOL ? &r->pool_write_bytes : &r->pool_read_bytes)
+           : &r->handover_bytes) += bytes;
     return run_ns(fmax(fmax(in, out) - now_s, alone)) + 1;
 }
 
@@ -78,10 +93,16 @@ static struct bus_identity identity(const char *name, enum proto_peer kind) {
     return i;
 }
 
+/* Asked a hundred thousand times an hour for much the same: kept by requests and by KV to a sixteenth
+ * of a page. */
 static double decode_s(void *ctx, const struct sim_step *s) {
-    const struct run_member *m = ctx;
-    struct step_decode d = {.requests = s->requests, .kv_tokens = s->kv_tokens};
-    return step_decode_s(m->setup, &d, NULL);
+    struct run_member *m = ctx;
+    double kv = ceil(s->kv_tokens / KV_STEP) * KV_STEP;
+    uint64_t key = ((uint64_t)s->requests << 32 | (uint64_t)kv) + 1;
+    struct run_step *known = &m->steps[key * UINT64_C(0x9e3779b97f4a7c15) >> 32 & (RUN_STEPS - 1)];
+    struct step_decode d = {.requests = s->requests, .kv_tokens = kv};
+    if (known->key != key) *known = (struct run_step){key, step_decode_s(m->setup, &d, NULL)};
+    return known->s;
 }
 
 static double prefill_s(void *ctx, const struct sim_chunk *c) {
@@ -93,12 +114,18 @@ static double prefill_s(void *ctx, const struct sim_chunk *c) {
     return step_prefill_s(m->setup, &p, NULL);
 }
 
-static uint32_t pages_of(const struct run *r, const struct run_member *m) {
-    double room = step_kv_room_bytes(m->setup, m->role == ROLE_OF_PREFILL) * m->setup->dies;
-    double pages = room / (step_kv_token_bytes(m->setup) * KV_PAGE_TOKENS);
-    uint32_t least = engine_pages_min(r->c->max_model_len);
-    if (pages < least) return least;
-    return pages > 64e6 ? 64000000 : (uint32_t)pages;
+static enum st pages_of(const struct run *r, const struct run_member *m, uint32_t *n,
+                        struct err *err) {
+    double page = step_kv_token_bytes(m->setup) * KV_PAGE_TOKENS,
+           room = step_kv_room_bytes(m->setup, m->role == ROLE_OF_PREFILL) * m->setup->dies,
+           least = engine_pages_min(r->c->max_model_len);
+    *n = room / page > 64e6 ? 64000000 : (uint32_t)(room / page);
+    if (*n >= least) return ST_OK;
+    return err_set(err, ST_INVALID,
+                   "%s: KV of max_model_len (%u tokens) takes %.1f GB, and beside the weights its "
+                   "%u dies have room for %.1f GB",
+                   member_role_name(m->role), r->c->max_model_len, least * page / 1e9,
+                   m->setup->dies, room / 1e9);
 }
 
 static uint32_t seqs_of(const struct run *r, const struct run_member *m) {
@@ -110,9 +137,10 @@ static enum st begin_worker(struct run *r, struct run_member *m, struct err *err
     struct bus_identity who = identity(m->name, PROTO_PEER_WORKER);
     const struct run_config *c = r->c;
     void *memory;
-    uint32_t n_pages = pages_of(r, m), seqs = seqs_of(r, m);
+    uint32_t n_pages, seqs = seqs_of(r, m);
     bool prefill = m->role == ROLE_OF_PREFILL;
-    enum st st = sim_bus_new(&m->bus, r->net, m->name, &who, err);
+    enum st st = pages_of(r, m, &n_pages, err);
+    if (!st) st = sim_bus_new(&m->bus, r->net, m->name, &who, err);
     if (!st)
         st = bus_segment_new(m->bus, sim_exec_bytes(n_pages), BUS_PEERS_READ, &m->memory, &memory,
                              err);
@@ -167,9 +195,10 @@ static enum st begin_pool(struct run *r, struct run_member *m, struct err *err) 
     return pool_node_new(&m->pool, &o, err);
 }
 
-static enum st begin(struct run *r, struct run_member *m, struct err *err) {
+enum st run_member_begin(struct run *r, struct run_member *m, struct err *err) {
     enum st st = m->role == ROLE_OF_POOL ? begin_pool(r, m, err) : begin_worker(r, m, err);
     if (st) return st;
+    m->exec.slow = m->slow;
     m->there = true;
     m->due_ns = m->busy_ns = m->up_since_ns = sim_net_now(r->net);
     m->lives++;
@@ -191,11 +220,13 @@ struct run_counts run_member_account(struct run_member *m, uint64_t now_ns) {
     c.offers_refused += s.pool.refused;
     c.stored += s.pool.stored;
     c.pool_tokens += s.load.prompt_from_pool;
-    c.leaked_pages = s.pages_leaked; /* what a dead one held is gone with it */
+    /* where no request is under way nothing may be held; what a dead one held is gone with it */
+    bool left = s.load.running + s.load.waiting + s.load.lent + s.load.reserved > 0;
+    c.leaked_pages = left ? s.load.pages_used : s.pages_leaked;
     return c;
 }
 
-static void end(struct run *r, struct run_member *m) {
+void run_member_end(struct run *r, struct run_member *m) {
     m->past = run_member_account(m, sim_net_now(r->net));
     m->past.leaked_pages = 0;
     sim_bus_kill(m->bus);
@@ -239,10 +270,8 @@ uint64_t run_member_due(const struct run_member *m) {
 
 static double plane_rate(const struct run *r, const struct machine_plane *p, double dies, bool cpu,
                          bool write) {
-    double rate = dies * die_rate(p, cpu, write),
-           nodes = dies / machine_dies_per_node(&r->c->machine);
-    if (p->node_bps > 0 && nodes * p->node_bps < rate) rate = nodes * p->node_bps;
-    return rate;
+    const struct machine *m = &r->c->machine;
+    return node_limit(m, p, dies / machine_dies_per_node(m), dies * die_rate(m, p, cpu, write));
 }
 
 static void place_worker(struct run *r, struct run_member *m) {
@@ -255,8 +284,7 @@ static void place_worker(struct run *r, struct run_member *m) {
 
 static void place_server(struct run *r, struct run_member *m) {
     const struct machine_plane *p = r->planes[POOL];
-    double rate = p->cpu_bps * r->c->machine.cpus_per_node;
-    if (p->node_bps > 0 && (rate <= 0 || p->node_bps < rate)) rate = p->node_bps;
+    double rate = node_limit(&r->c->machine, p, 1, p->cpu_bps * r->c->machine.cpus_per_node);
     if (rate <= 0) rate = p->die_bps * machine_dies_per_node(&r->c->machine);
     for (int i = 0; i < RUN_PLANES; i++) {
         link_init(&m->in[i], rate);
@@ -289,6 +317,13 @@ static enum st find_plane(struct run *r, int which, const char *name, struct err
 enum st run_members_new(struct run *r, struct err *err) {
     const struct run_config *c = r->c;
     uint32_t n = c->prefill.n + c->decode.n + c->pool.n, chip = 0;
+    if (c->prefill.n * c->prefill.chips + c->decode.n * c->decode.chips >
+        c->machine.n_nodes * c->machine.chips_per_node)
+        return err_set(err, ST_INVALID,
+                       "run: %u + %u chips for prefill and decode, expected at most "
+                       "the %u of %s",
+                       c->prefill.n * c->prefill.chips, c->decode.n * c->decode.chips,
+                       c->machine.n_nodes * c->machine.chips_per_node, c->machine.name);
     if (n > RUN_MEMBERS_MAX)
         return err_set(err, ST_INVALID, "run: %u members, expected %d at most", n, RUN_MEMBERS_MAX);
     enum st st = find_plane(r, HANDOVER, c->handover_plane, err);
@@ -302,143 +337,13 @@ enum st run_members_new(struct run *r, struct err *err) {
         add(r, ROLE_OF_DECODE, &c->decode, i, chip);
     for (uint32_t i = 0; i < c->pool.n; i++)
         add(r, ROLE_OF_POOL, NULL, i, i * c->machine.chips_per_node);
-    for (uint32_t i = 0; i < r->n_members && !st; i++) st = begin(r, &r->members[i], err);
+    for (uint32_t i = 0; i < r->n_members && !st; i++)
+        st = run_member_begin(r, &r->members[i], err);
     return st;
 }
 
 void run_members_free(struct run *r) {
     for (uint32_t i = 0; i < r->n_members; i++)
-        if (r->members[i].bus) end(r, &r->members[i]);
+        if (r->members[i].bus) run_member_end(r, &r->members[i]);
     free(r->members);
-}
-
-/* --- faults ----------------------------------------------------------------------------------- */
-
-const char *const run_fault_names[RUN_FAULTS + 1] = {"chip", "node", "link", "sub-plane",
-                                                     "pool", "slow", NULL};
-
-static enum st add_fault(struct run *r, const struct run_fault *f, double at_s, bool ends,
-                         struct err *err) {
-    if (r->n_faults == r->cap_faults) {
-        uint32_t cap = r->cap_faults ? 2 * r->cap_faults : 64;
-        struct run_due_fault *v = realloc(r->faults, cap * sizeof *v);
-        if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
-        r->faults = v;
-        r->cap_faults = cap;
-    }
-    uint32_t i = r->n_faults++;
-    for (; i > 0 && r->faults[i - 1].at_s > at_s; i--) r->faults[i] = r->faults[i - 1];
-    r->faults[i] = (struct run_due_fault){at_s, ends, *f};
-    return ST_OK;
-}
-
-static enum st add_both(struct run *r, const struct run_fault *f, struct err *err) {
-    enum st st = add_fault(r, f, f->at_s, false, err);
-    if (!st && f->for_s > 0) st = add_fault(r, f, f->at_s + f->for_s, true, err);
-    return st;
-}
-
-static uint32_t places(const struct run *r, enum run_fault_kind kind) {
-    const struct machine *m = &r->c->machine;
-    switch (kind) {
-    case RUN_NODE: return m->n_nodes;
-    case RUN_SUB_PLANE: return m->planes[0].sub_planes ? m->planes[0].sub_planes : 1;
-    case RUN_POOL: return r->c->pool.n;
-    default: return m->n_nodes * m->chips_per_node;
-    }
-}
-
-enum st run_faults_new(struct run *r, struct err *err) {
-    const struct run_config *c = r->c;
-    enum st st = ST_OK;
-    for (uint32_t i = 0; i < c->n_faults && !st; i++) {
-        const struct run_fault *f = &c->faults[i];
-        if (f->index >= places(r, f->kind))
-            return err_set(err, ST_INVALID, "faults: %s %u: expected less than %u",
-                           run_fault_names[f->kind], f->index, places(r, f->kind));
-        st = add_both(r, f, err);
-    }
-    for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
-        for (double at = 0; c->mtbf_s[k] > 0 && !st;) {
-            at += run_draw_exponential(&r->chance) * c->mtbf_s[k];
-            if (at >= c->load.duration_s || places(r, (enum run_fault_kind)k) == 0) break;
-            struct run_fault f = {
-                .kind = (enum run_fault_kind)k,
-                .index = (uint32_t)(run_draw(&r->chance) * places(r, (enum run_fault_kind)k)),
-                .at_s = at,
-                .for_s = c->repair_s,
-                .share = 0.1,
-                .slow = 2};
-            st = add_both(r, &f, err);
-        }
-    return st;
-}
-
-double run_faults_next(const struct run *r) {
-    return r->n_faults ? r->faults[0].at_s : INFINITY;
-}
-
-static bool stands_on(const struct run *r, const struct run_member *m, const struct run_fault *f) {
-    uint32_t per_node = r->c->machine.chips_per_node, last = m->first_chip + m->n_chips - 1;
-    switch (f->kind) {
-    case RUN_CHIP:
-    case RUN_LINK:
-    case RUN_SLOW: return m->role != ROLE_OF_POOL && f->index >= m->first_chip && f->index <= last;
-    case RUN_NODE: return f->index >= m->first_chip / per_node && f->index <= last / per_node;
-    case RUN_SUB_PLANE: return true;
-    case RUN_POOL: return m->role == ROLE_OF_POOL && f->index == m->first_chip / per_node;
-    case RUN_FAULTS: return false;
-    }
-    return false;
-}
-
-/* One chip's link of all of an instance's: what is left of the whole. */
-static void change_link(struct run_member *m, int plane, double factor) {
-    m->in[plane].share *= factor;
-    m->out[plane].share *= factor;
-}
-
-static void apply_to(struct run *r, struct run_member *m, const struct run_due_fault *d) {
-    const struct run_fault *f = &d->fault;
-    double share = f->kind == RUN_LINK ? 1 - (1 - f->share) / m->n_chips
-                                       : 1 - (1 - f->share) / places(r, RUN_SUB_PLANE);
-    switch (f->kind) {
-    case RUN_SLOW: m->exec.slow = d->ends ? 1 : f->slow; break;
-    case RUN_LINK: change_link(m, HANDOVER, d->ends ? 1 / share : share); break;
-    case RUN_SUB_PLANE: change_link(m, POOL, d->ends ? 1 / share : share); break;
-    default:
-        if (!d->ends && m->down++ == 0 && m->there) end(r, m);
-        if (d->ends && --m->down == 0 && !r->broken) r->broken = begin(r, m, &r->err) != ST_OK;
-        break;
-    }
-}
-
-static void apply(struct run *r, const struct run_due_fault *d) {
-    bool kills =
-        d->fault.kind == RUN_CHIP || d->fault.kind == RUN_NODE || d->fault.kind == RUN_POOL;
-    for (uint32_t i = 0; i < r->n_members; i++) {
-        struct run_member *m = &r->members[i];
-        if (!stands_on(r, m, &d->fault)) continue;
-        double restart_s = m->role == ROLE_OF_PREFILL  ? r->c->prefill.restart_s
-                           : m->role == ROLE_OF_DECODE ? r->c->decode.restart_s
-                                                       : 0;
-        if (kills && d->ends && restart_s > 0 && d->fault.share >= 0) {
-            /* mended, but it must load its weights first */
-            struct run_fault later = d->fault;
-            later.share = -1 - (double)i;
-            struct err err;
-            if (add_fault(r, &later, d->at_s + restart_s, true, &err)) r->broken = true;
-            continue;
-        }
-        if (d->fault.share < 0 && (uint32_t)(-1 - d->fault.share) != i) continue;
-        apply_to(r, m, d);
-    }
-}
-
-void run_faults_apply(struct run *r) {
-    while (r->n_faults && run_ns(r->faults[0].at_s) <= sim_net_now(r->net)) {
-        struct run_due_fault d = r->faults[0];
-        memmove(r->faults, r->faults + 1, --r->n_faults * sizeof *r->faults);
-        apply(r, &d);
-    }
 }

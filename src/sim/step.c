@@ -18,14 +18,14 @@ static bool is_gpu(const struct machine *m) {
     return m->cube_cores == m->vector_cores;
 }
 
-/* With more ranks than experts some hold the shared expert alone, as many as its load is worth (a
- * token goes to top_k routed experts and one shared), and the rest second copies of routed ones. */
+/* With more ranks than experts some hold the shared expert alone, one in top_k + 2 as published (32 of
+ * EP320; its load is worth one in top_k + 1), and the rest second copies of routed ones. */
 static void fill_ranks(struct step_setup *s) {
     const struct model_config *c = &s->model;
     uint32_t left, shares;
     if (!c->n_experts || s->ep <= c->n_experts) return;
     left = s->ep - c->n_experts;
-    shares = c->gate.top_k ? c->n_experts / c->gate.top_k : 0;
+    shares = s->ep / (c->gate.top_k + 2);
     if (!s->shared_ranks && c->n_shared) s->shared_ranks = left < shares ? left : shares;
     if (!s->redundant && s->shared_ranks < left) s->redundant = left - s->shared_ranks;
 }

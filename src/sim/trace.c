@@ -19,7 +19,7 @@ struct reader {
     uint64_t line;
     bool mooncake;
     uint64_t cap_rows, cap_blocks;
-    double first_s;
+    double first_s, last_s; /* as the file has them */
     struct err *err;
 };
 
@@ -49,6 +49,7 @@ static enum st add_row(struct reader *r, const struct trace_row *row) {
         r->cap_rows = cap;
     }
     t->rows[t->n_rows] = *row;
+    r->last_s = row->at_s;
     if (t->n_rows == 0) r->first_s = row->at_s;
     t->rows[t->n_rows++].at_s -= r->first_s;
     return ST_OK;
@@ -120,7 +121,7 @@ static enum st mooncake_line(struct reader *r, const char *line, size_t len) {
                             .n_in = (uint32_t)n_in,
                             .n_out = (uint32_t)n_out,
                             .block = r->t->n_blocks};
-    if (!st && r->t->n_rows > 0 && row.at_s < r->t->rows[r->t->n_rows - 1].at_s + r->first_s)
+    if (!st && r->t->n_rows > 0 && row.at_s < r->last_s)
         st = bad(r, "timestamp", "an earlier one than the line before", "times in order");
     if (!st) st = get_blocks(r, json, &row);
     json_decref(json);
@@ -197,7 +198,7 @@ static enum st csv_line(struct reader *r, char *line, const struct columns *c) {
         return bad(r, "ContextTokens", fields[c->in], "a count of tokens");
     if (!whole(fields[c->out], TRACE_TOKENS_MAX, &n_out))
         return bad(r, "GeneratedTokens", fields[c->out], "a count of tokens");
-    if (r->t->n_rows > 0 && at_s < r->t->rows[r->t->n_rows - 1].at_s + r->first_s)
+    if (r->t->n_rows > 0 && at_s < r->last_s)
         return bad(r, "TIMESTAMP", "an earlier one than the line before", "times in order");
     struct trace_row row = {.at_s = at_s, .n_in = (uint32_t)n_in, .n_out = (uint32_t)n_out};
     return add_row(r, &row);

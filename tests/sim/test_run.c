@@ -130,6 +130,53 @@ static void a_closed_loop_keeps_its_clients(void **state) {
     assert_int_equal(o.finished, 50);
 }
 
+static void a_closed_loop_ends_after_its_time(void **state) {
+    (void)state;
+    struct run_report o = run_text("load: {arrivals: closed, clients: 3, input_tokens: 1000, "
+                                   "output_tokens: 10, duration_s: 9}\n",
+                                   1);
+    keeps_promises(&o);
+    assert_true(o.finished > 10 && o.virtual_s < 20);
+}
+
+/* Two tenants with the same prompts: what one has in the caches is not the other's. */
+static void tenants_with_one_prompt_share_nothing(void **state) {
+    (void)state;
+    char path[] = "/tmp/trace-XXXXXX", text[512];
+    FILE *f = fdopen(mkstemp(path), "w");
+    assert_non_null(f);
+    for (int i = 0; i < 40; i++)
+        fprintf(f,
+                "{\"timestamp\": %d, \"input_length\": 2048, \"output_length\": 8, \"hash_ids\": "
+                "[1, 2, 3, 4]}\n",
+                i * 300);
+    fclose(f);
+    snprintf(text, sizeof text,
+             "load: {trace: %s, duration_s: 12, tenants: 2}\n"
+             "faults: [{what: chip, index: 0, at_s: 6, for_s: 0.1}]\n",
+             path);
+    struct run_report o = run_text(text, 1);
+    remove(path);
+    keeps_promises(&o);
+    assert_true(o.cached_tokens > 30 * 1024);
+}
+
+static void the_slowest_chip_sets_the_pace_until_it_is_mended(void **state) {
+    (void)state;
+    const char *load = "load: {rate: 5, input_tokens: 500, output_tokens: 50, duration_s: 20}\n";
+    char text[512];
+    struct run_report quick = run_text(load, 1);
+    snprintf(
+        text, sizeof text,
+        "%sfaults: [{what: slow, index: 50, at_s: 0, slow: 10}, {what: slow, index: 51, at_s: 1, "
+        "for_s: 1, slow: 3}, {what: slow, index: 82, at_s: 0, slow: 10}, {what: chip, index: "
+        "52, at_s: 3, for_s: 1}]\n",
+        load);
+    struct run_report slow = run_text(text, 1);
+    keeps_promises(&slow);
+    assert_true(slow.tpot_s.p50 > 8 * quick.tpot_s.p50);
+}
+
 static void without_a_decode_worker_requests_fail_after_their_time(void **state) {
     (void)state;
     struct run_report o = run_text(
@@ -152,6 +199,7 @@ static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
         {"load: {duration_s: 1}\nfaults: [{what: node}]\n", "run.yaml: line 2"},
         {"prefill: {instances: 100}\nload: {duration_s: 1}\n", "run.yaml: "},
         {"load: {duration_s: 1}\npool: {plane: x}\n", "run.yaml: line 2: plane"},
+        {"seed: 1\n", "run.yaml: line 1: load: found nothing"},
         {"load: {duration_s: 1, arrivals: trace}\n", "run.yaml: line 1"},
     };
     struct run_config *c = malloc(sizeof *c);
@@ -172,6 +220,9 @@ int main(void) {
         cmocka_unit_test(whatever_breaks_no_token_is_wrong_and_no_request_lost),
         cmocka_unit_test(a_repeated_prompt_is_found_after_all_workers_were_restarted),
         cmocka_unit_test(a_closed_loop_keeps_its_clients),
+        cmocka_unit_test(a_closed_loop_ends_after_its_time),
+        cmocka_unit_test(tenants_with_one_prompt_share_nothing),
+        cmocka_unit_test(the_slowest_chip_sets_the_pace_until_it_is_mended),
         cmocka_unit_test(without_a_decode_worker_requests_fail_after_their_time),
         cmocka_unit_test(bad_descriptions_are_named_with_file_line_and_key),
     };

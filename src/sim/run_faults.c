@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What breaks in a run, and when: faults at given times and at random, and what each does to the
+ * members that stand on what broke. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim/run_impl.h"
+
+const char *const run_fault_names[RUN_FAULTS + 1] = {"chip", "node", "link", "sub-plane",
+                                                     "pool", "slow", NULL};
+
+static enum st add_fault(struct run *r, const struct run_fault *f, double at_s, bool ends,
+                         uint32_t member, struct err *err) {
+    if (r->n_faults == r->cap_faults) {
+        uint32_t cap = r->cap_faults ? 2 * r->cap_faults : 64;
+        struct run_due_fault *v = realloc(r->faults, cap * sizeof *v);
+        if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
+        r->faults = v;
+        r->cap_faults = cap;
+    }
+    uint32_t i = r->n_faults++;
+    for (; i > 0 && r->faults[i - 1].at_s > at_s; i--) r->faults[i] = r->faults[i - 1];
+    r->faults[i] = (struct run_due_fault){at_s, ends, member, *f};
+    return ST_OK;
+}
+
+static enum st add_both(struct run *r, const struct run_fault *f, struct err *err) {
+    enum st st = add_fault(r, f, f->at_s, false, RUN_MEMBERS_MAX, err);
+    if (!st && f->for_s > 0) st = add_fault(r, f, f->at_s + f->for_s, true, RUN_MEMBERS_MAX, err);
+    return st;
+}
+
+static uint32_t places(const struct run *r, enum run_fault_kind kind) {
+    const struct machine *m = &r->c->machine;
+    switch (kind) {
+    case RUN_NODE: return m->n_nodes;
+    case RUN_SUB_PLANE: return m->planes[0].sub_planes ? m->planes[0].sub_planes : 1;
+    case RUN_POOL: return r->c->pool.n;
+    default: return m->n_nodes * m->chips_per_node;
+    }
+}
+
+enum st run_faults_new(struct run *r, struct err *err) {
+    const struct run_config *c = r->c;
+    enum st st = ST_OK;
+    for (uint32_t i = 0; i < c->n_faults && !st; i++) {
+        const struct run_fault *f = &c->faults[i];
+        if (f->index >= places(r, f->kind))
+            return err_set(err, ST_INVALID, "faults: %s %u: expected less than %u",
+                           run_fault_names[f->kind], f->index, places(r, f->kind));
+        st = add_both(r, f, err);
+    }
+    for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
+        if (c->mtbf_s[k] > 0 && c->load.duration_s <= 0)
+            return err_set(err, ST_INVALID,
+                           "random_faults: %s: expected load.duration_s, until which they come",
+                           run_fault_names[k]);
+    for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
+        for (double at = 0; c->mtbf_s[k] > 0 && !st;) {
+            at += run_draw_exponential(&r->chance) * c->mtbf_s[k];
+            if (at >= c->load.duration_s || places(r, (enum run_fault_kind)k) == 0) break;
+            struct run_fault f = {
+                .kind = (enum run_fault_kind)k,
+                .index = (uint32_t)(run_draw(&r->chance) * places(r, (enum run_fault_kind)k)),
+                .at_s = at,
+                .for_s = c->repair_s,
+                .share = 0.1,
+                .slow = 2};
+            st = add_both(r, &f, err);
+        }
+    r->slow = st ? NULL : malloc((r->n_faults + (size_t)1) * sizeof *r->slow);
+    if (!st && !r->slow) st = err_set(err, ST_NO_MEMORY, "run: out of memory");
+    return st;
+}
+
+double run_faults_next(const struct run *r) {
+    return r->n_faults ? r->faults[0].at_s : INFINITY;
+}
+
+static bool stands_on(const struct run *r, const struct run_member *m, const struct run_fault *f) {
+    uint32_t per_node = r->c->machine.chips_per_node, last = m->first_chip + m->n_chips - 1;
+    switch (f->kind) {
+    case RUN_CHIP:
+    case RUN_LINK:
+    case RUN_SLOW: return m->role != ROLE_OF_POOL && f->index >= m->first_chip && f->index <= last;
+    case RUN_NODE: return f->index >= m->first_chip / per_node && f->index <= last / per_node;
+    case RUN_SUB_PLANE: return true;
+    case RUN_POOL: return m->role == ROLE_OF_POOL && f->index == m->first_chip / per_node;
+    case RUN_FAULTS: return false;
+    }
+    return false;
+}
+
+/* --- what they do ----------------------------------------------------------------------------- */
+
+/* The slowest of the chips that are slow now is waited for. */
+static void set_slow(struct run *r, const struct run_due_fault *d) {
+    uint32_t i = 0;
+    if (!d->ends) {
+        r->slow[r->n_slow++] = d->fault;
+    } else {
+        while (r->slow[i].index != d->fault.index || r->slow[i].at_s != d->fault.at_s ||
+               r->slow[i].slow != d->fault.slow)
+            i++;
+        r->slow[i] = r->slow[--r->n_slow];
+    }
+    for (uint32_t k = 0; k < r->n_members; k++) {
+        struct run_member *m = &r->members[k];
+        m->slow = 1;
+        for (i = 0; i < r->n_slow; i++)
+            if (stands_on(r, m, &r->slow[i]) && r->slow[i].slow > m->slow)
+                m->slow = r->slow[i].slow;
+        m->exec.slow = m->slow;
+    }
+}
+
+static void change_link(struct run_member *m, int plane, double share, bool ends) {
+    m->in[plane].share *= ends ? 1 / share : share;
+    m->out[plane].share *= ends ? 1 / share : share;
+}
+
+/* One chip's link is one of all its instance's; a sub-plane carries its part of the scale-up plane. */
+static void set_links(struct run *r, struct run_member *m, const struct run_due_fault *d) {
+    double lost = 1 - d->fault.share;
+    if (d->fault.kind == RUN_LINK) {
+        change_link(m, 0, 1 - lost / m->n_chips, d->ends);
+        return;
+    }
+    for (int i = 0; i < RUN_PLANES; i++)
+        if (r->planes[i] == &r->c->machine.planes[0])
+            change_link(m, i, 1 - lost / places(r, RUN_SUB_PLANE), d->ends);
+}
+
+static double restart_of(const struct run *r, const struct run_member *m) {
+    if (m->role == ROLE_OF_POOL) return 0;
+    return m->role == ROLE_OF_PREFILL ? r->c->prefill.restart_s : r->c->decode.restart_s;
+}
+
+static void broken(struct run *r, enum st st) {
+    r->broken = r->broken || st;
+}
+
+static void kill(struct run *r, struct run_member *m, const struct run_due_fault *d) {
+    uint32_t i = (uint32_t)(m - r->members);
+    double restart_s = restart_of(r, m);
+    if (!d->ends) {
+        if (m->down++ == 0 && m->there) run_member_end(r, m);
+    } else if (restart_s > 0 && d->member != i) {
+        /* mended, but it must load its weights first */
+        broken(r, add_fault(r, &d->fault, d->at_s + restart_s, true, i, &r->err));
+    } else if (--m->down == 0 && !r->broken) {
+        broken(r, run_member_begin(r, m, &r->err));
+    }
+}
+
+static void apply(struct run *r, const struct run_due_fault *d) {
+    if (d->fault.kind == RUN_SLOW) {
+        set_slow(r, d);
+        return;
+    }
+    for (uint32_t i = 0; i < r->n_members; i++) {
+        struct run_member *m = &r->members[i];
+        if (!stands_on(r, m, &d->fault) || (d->member != RUN_MEMBERS_MAX && d->member != i))
+            continue;
+        if (d->fault.kind == RUN_LINK || d->fault.kind == RUN_SUB_PLANE)
+            set_links(r, m, d);
+        else
+            kill(r, m, d);
+    }
+}
+
+void run_faults_apply(struct run *r) {
+    while (r->n_faults && run_ns(r->faults[0].at_s) <= sim_net_now(r->net)) {
+        struct run_due_fault d = r->faults[0];
+        memmove(r->faults, r->faults + 1, --r->n_faults * sizeof *r->faults);
+        apply(r, &d);
+    }
+}
