@@ -36,7 +36,8 @@ static double rate(const struct machine_plane *p, bool other_node) {
     return same > 0 ? same : other;
 }
 
-/* Where the ranks of the experts are, seen from one of them. */
+/* Where the ranks of the experts are, seen from one of them. They lie evenly on as few nodes as hold
+ * them: nobody leaves one rank alone on the last node, which would send all it has the slow way. */
 struct peers {
     const struct machine_plane *near, *far; /* far NULL: near reaches all */
     double all, node, near_other, beyond;   /* ranks; of this node, this domain, others */
@@ -56,19 +57,19 @@ static struct peers peers_of(const struct op_work *w) {
     const struct op_shape *s = w->s;
     const struct machine *m = w->m;
     double ep = s->ep ? s->ep : 1, in_node = machine_dies_per_node(m);
-    struct peers r = {.near = &m->planes[0], .all = ep, .node = fmin(ep, in_node)};
+    struct peers r = {.near = &m->planes[0], .all = ep, .node = ep / ceil(ep / in_node)};
     if (s->plane) {
         const struct machine_plane *p = machine_plane(m, s->plane);
         if (p) r.near = p;
         r.near_other = ep - r.node;
         return r;
     }
-    double domain = r.near->domain_nodes ? r.near->domain_nodes * in_node : INFINITY;
-    r.near_other = fmin(ep, domain) - r.node;
-    r.beyond = ep - r.node - r.near_other;
+    double domain = r.near->domain_nodes ? ep / ceil(ep / (r.near->domain_nodes * in_node)) : ep;
+    r.near_other = domain - r.node;
+    r.beyond = ep - domain;
     if (r.beyond > 0) r.far = beyond(m);
     r.nodes = ceil(ep / in_node);
-    r.far_nodes = ceil(r.beyond / in_node);
+    r.far_nodes = r.nodes * r.beyond / ep;
     return r;
 }
 

@@ -19,14 +19,16 @@ static bool is_gpu(const struct machine *m) {
 }
 
 /* With more ranks than experts some hold the shared expert alone, one in top_k + 2 as published (32 of
- * EP320; its load is worth one in top_k + 1), and the rest second copies of routed ones. */
+ * EP320; its load is worth one in top_k + 1), and the rest second copies of routed ones. Where too few
+ * are left every rank keeps its own shared expert: two ranks that serve everybody's would be far the
+ * busiest. */
 static void fill_ranks(struct step_setup *s) {
     const struct model_config *c = &s->model;
     uint32_t left, shares;
     if (!c->n_experts || s->ep <= c->n_experts) return;
     left = s->ep - c->n_experts;
     shares = s->ep / (c->gate.top_k + 2);
-    if (!s->shared_ranks && c->n_shared) s->shared_ranks = left < shares ? left : shares;
+    if (!s->shared_ranks && c->n_shared && left >= shares) s->shared_ranks = shares;
     if (!s->redundant && s->shared_ranks < left) s->redundant = left - s->shared_ranks;
 }
 

@@ -201,8 +201,24 @@ static void constants_out_of_bounds_are_refused_by_name(void **state) {
     }
 }
 
+/* A lone rank on the last node would make EP 9 faster than EP 8 for the others; ranks are spread. */
+static void leaving_the_node_costs_and_more_ranks_cost_more(void **state) {
+    (void)state;
+    double last = 0;
+    for (uint32_t ep = 1; ep <= 64; ep++) {
+        struct op_shape s = shape(128);
+        s.activations = TYPE_FP8;
+        s.ep = ep;
+        double now = us(&h800, OP_DISPATCH, &s);
+        assert_true(now >= last * 0.97); /* a fuller node keeps a little more inside */
+        if (ep == 9) assert_true(now > 1.3 * last);
+        last = now;
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(leaving_the_node_costs_and_more_ranks_cost_more),
         cmocka_unit_test(the_rows_they_were_calibrated_on_come_out),
         cmocka_unit_test(attention_is_its_roofline_by_hand),
         cmocka_unit_test(one_row_reads_the_weights_and_no_more_than_its_experts),

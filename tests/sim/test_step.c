@@ -60,6 +60,19 @@ static void a_setup_is_filled_in_as_the_paper_has_it(void **state) {
     assert_true(g.attention_cubes == 1);
 }
 
+/* Ranks beyond the experts, from none to all: nobody is given everybody's shared expert to compute. */
+static void few_ranks_more_than_experts_make_no_step_slow(void **state) {
+    (void)state;
+    double before = 0;
+    for (uint32_t dies = 256; dies <= 768; dies += 2) {
+        struct step_setup s = filled(false, (struct step_setup){.dies = dies, .imbalance = 1.5});
+        double now = decode(&s, 48, 4096);
+        if (before > 0 && !(fabs(now / before - 1) < 0.05))
+            fail_msg("%u dies: found %g s, expected about %g", dies, now, before);
+        before = now;
+    }
+}
+
 static void what_cannot_be_is_refused(void **state) {
     (void)state;
     struct err err;
@@ -219,6 +232,7 @@ static void a_small_model_runs_on_one_node(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_setup_is_filled_in_as_the_paper_has_it),
+        cmocka_unit_test(few_ranks_more_than_experts_make_no_step_slow),
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(a_trace_ends_when_the_step_does),
         cmocka_unit_test(more_requests_keys_and_imbalance_never_make_a_step_shorter),
