@@ -242,7 +242,7 @@ static void on_look(evutil_socket_t fd, short what, void *arg) {
     struct driver *d = arg;
     (void)fd;
     (void)what;
-    if (!d->progress.terminal) return;
+    if (!d->progress.terminal || d->t->quiet) return;
     double ttft[PROGRESS_LAST], tpot[PROGRESS_LAST];
     uint32_t n = 0, n_tpot = 0;
     for (uint32_t i = d->ended; i > 0 && n < PROGRESS_LAST; i--) {

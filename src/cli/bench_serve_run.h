@@ -39,6 +39,7 @@ struct bench_target {
     struct http_client *client;
     const char *endpoint, *model;
     bool chat, ignore_eos, paced; /* paced: times count from the sending */
+    bool quiet;                   /* no bar of its own */
     double temperature;
     uint32_t concurrency_max;
 };

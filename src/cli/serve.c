@@ -9,20 +9,34 @@
 #include "cli/config.h"
 #include "cli/engine_args.h"
 #include "cli/front_args.h"
+#include "engine/record.h"
 #include "serve/compute.h"
 
 struct serve_args {
     struct engine_args engine;
     struct front_args front;
+    const char *record; /* NULL: no */
 };
 
 struct serving {
     struct server *server;
     struct local local;
+    struct record *record;
     struct compute_engine compute;
     bool computes; /* compute is there */
     struct front front;
 };
+
+/* The engine computes on the model, or on what notes down how long that takes. */
+static enum st open_engine(struct serving *s, const struct serve_args *a, struct err *err) {
+    const struct executor *x = exec_model_executor(s->local.exec);
+    if (a->record) {
+        enum st st = record_open(&s->record, a->record, x, &a->engine.engine, err);
+        if (st) return st;
+        x = record_executor(s->record);
+    }
+    return engine_new(&s->local.engine, x, &a->engine.engine, err);
+}
 
 static enum st open_all(struct serving *s, struct serve_args *a, const char *model,
                         struct err *err) {
@@ -30,7 +44,8 @@ static enum st open_all(struct serving *s, struct serve_args *a, const char *mod
     enum st st = engine_args_finish(&o, &a->engine, model, err);
     if (!st) st = front_args_finish(&a->front, err);
     if (!st) st = server_new(&s->server, &a->front.server, err);
-    if (!st) st = local_open(&s->local, &o, &a->engine.engine, err);
+    if (!st) st = local_open_model(&s->local, &o, &a->engine.engine, err);
+    if (!st) st = open_engine(s, a, err);
     if (st) return st;
     struct front_options f = {.ckpt = s->local.in.ckpt,
                               .model_id = s->local.in.model_id,
@@ -63,18 +78,29 @@ static int run(struct serve_args *a, const char *model, struct err *err) {
     if (s.computes) compute_engine_release(&s.compute);
     front_close(&s.front);
     local_close(&s.local);
+    struct err late;
+    if (record_close(s.record, &late) && !st) st = (*err = late).code;
     front_args_release(&a->front);
     return st ? cli_fail(CLI_FAILED, err) : 0;
 }
 
 int cli_serve(int argc, char **argv) {
-    struct serve_args a;
+    struct serve_args a = {0};
     const char *args[1];
-    struct flag flags[FRONT_FLAGS_MAX + ENGINE_FLAGS_MAX + 1] = {{0}};
+    struct flag flags[FRONT_FLAGS_MAX + ENGINE_FLAGS_MAX + 2] = {{0}};
     front_args_init(&a.front, "serve");
     engine_args_init(&a.engine);
     uint32_t n = front_args_flags(flags, &a.front);
-    (void)engine_args_flags(flags + n, &a.engine);
+    n += engine_args_flags(flags + n, &a.engine);
+    flags[n] = (struct flag){"record-steps",
+                             "FILE",
+                             FLAG_STR,
+                             &a.record,
+                             0,
+                             0,
+                             "write down every step and how long it took, for bench calibrate and "
+                             "sim run --replay",
+                             true};
     const struct flag_command cmd = {
         .name = "serve",
         .what = "Serves a model to OpenAI clients over HTTP.",

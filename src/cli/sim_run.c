@@ -12,10 +12,11 @@
 #include "cli/progress.h"
 #include "cli/sim.h"
 #include "sim/run.h"
+#include "sim/solo.h"
 
 struct args {
     struct flag_i64 seed;
-    const char *trace;
+    const char *trace, *replay;
     float rate_scale, rate, duration_s;
     uint32_t prefill, decode, requests;
     bool json;
@@ -154,11 +155,12 @@ static void put_count(json_t *to, const char *key, uint64_t v) {
 }
 
 /* Nothing in it depends on the machine that simulates but wall_s and events_per_s. */
-static void print_json(const struct run_config *c, const struct run_report *o) {
+static void print_json(const struct run_config *c, const char *model, const char *hardware,
+                       const struct run_report *o) {
     json_t *j = json_object();
     double s = span(o);
-    json_object_set_new(j, "hardware", json_string(c->machine.name));
-    json_object_set_new(j, "model", json_string(c->model));
+    json_object_set_new(j, "hardware", json_string(hardware));
+    json_object_set_new(j, "model", json_string(model));
     put_count(j, "seed", c->seed);
     put(j, "virtual_s", o->virtual_s);
     put(j, "wall_s", o->wall_s);
@@ -203,16 +205,90 @@ static void print_json(const struct run_config *c, const struct run_report *o) {
     json_decref(j);
 }
 
+/* --- one server ------------------------------------------------------------------------------- */
+
+static void go_solo(struct solo *s, const struct run_config *c) {
+    struct progress p;
+    double at_s = 0, moved_s = 0;
+    uint64_t finished = 0;
+    progress_begin(&p, "sim run");
+    while (solo_until(s, at_s += 1)) {
+        char note[128];
+        bool timed = c->load.duration_s > 0;
+        snprintf(note, sizeof note, "%.0f s, %llu requests", at_s,
+                 (unsigned long long)solo_finished(s));
+        progress_show(&p, timed ? (uint64_t)at_s : solo_finished(s),
+                      timed ? (uint64_t)c->load.duration_s : c->load.requests, note);
+        if (solo_finished(s) != finished || at_s < c->load.duration_s) moved_s = at_s;
+        finished = solo_finished(s);
+        if (at_s - moved_s > stuck_s) break;
+    }
+    progress_end(&p);
+}
+
+static void print_server_text(const struct run_config *c, const struct calibration *k,
+                              const struct run_report *o) {
+    double s = span(o);
+    printf("%s on %s, %u threads, as %s measured it; seed %llu\n", k->model, k->cpu, k->threads,
+           c->server, (unsigned long long)c->seed);
+    printf("%.0f s of virtual time in %.1f s\n\n", o->virtual_s, o->wall_s);
+    printf("requests     %llu: %llu finished, %llu failed; %.2f/s\n",
+           (unsigned long long)o->requests, (unsigned long long)o->finished,
+           (unsigned long long)o->failed, share((double)o->finished, s));
+    printf("tokens       %.0f/s in (%.1f%% cached), %.0f/s out\n",
+           share((double)o->prompt_tokens, s),
+           100 * share((double)o->cached_tokens, (double)o->prompt_tokens),
+           share((double)o->output_tokens, s));
+    printf("busy         %.1f%% with prompts, %.1f%% with steps\n", 100 * o->prefill_busy,
+           100 * o->decode_busy);
+    times("TTFT", &o->ttft_s, 1e-3, "ms");
+    times("TPOT", &o->tpot_s, 1e-3, "ms");
+    times("end to end", &o->e2e_s, 1, "s");
+    if (c->slo_ttft_s > 0 || c->slo_tpot_s > 0)
+        printf("goodput      %.2f requests/s inside the SLOs\n", share((double)o->good, s));
+    printf("checked      %llu tokens: %llu wrong, repeated or skipped; %llu wrong pages, %llu "
+           "leaked, %llu requests lost\n",
+           (unsigned long long)o->output_tokens, (unsigned long long)o->wrong_tokens,
+           (unsigned long long)o->wrong_pages, (unsigned long long)o->leaked_pages,
+           (unsigned long long)o->lost_requests);
+}
+
+static enum st simulate_server(const struct run_config *c, const struct args *a,
+                               struct run_report *o, struct err *err) {
+    struct calibration k;
+    struct record_file replay = {0};
+    struct solo *s = NULL;
+    enum st st = calibration_open(&k, c->server, err);
+    if (!st && a->replay) st = record_read(&replay, a->replay, err);
+    if (!st) st = solo_new(&s, c, &k, a->replay ? &replay : NULL, err);
+    if (!st) go_solo(s, c);
+    if (!st) st = solo_report(s, o, err);
+    if (!st && a->json) print_json(c, k.model, k.cpu, o);
+    if (!st && !a->json) print_server_text(c, &k, o);
+    solo_free(s);
+    record_file_release(&replay);
+    return st;
+}
+
 /* --- the command ------------------------------------------------------------------------------- */
 
-static enum st simulate(const struct run_config *c, const struct args *a, struct err *err) {
+static enum st simulate_cluster(const struct run_config *c, const struct args *a,
+                                struct run_report *o, struct err *err) {
     struct run *r = NULL;
-    struct run_report o;
     enum st st = run_new(&r, c, err);
     if (!st) go(r, c);
-    if (!st) st = run_report(r, &o, err);
-    if (!st) (a->json ? print_json : print_text)(c, &o);
+    if (!st) st = run_report(r, o, err);
+    if (!st && a->json) print_json(c, c->model, c->machine.name, o);
+    if (!st && !a->json) print_text(c, o);
     run_free(r);
+    return st;
+}
+
+static enum st simulate(const struct run_config *c, const struct args *a, struct err *err) {
+    struct run_report o;
+    if (a->replay && !c->server[0])
+        return err_set(err, ST_INVALID, "sim run: --replay: expected server: FILE in the config");
+    enum st st = (c->server[0] ? simulate_server : simulate_cluster)(c, a, &o, err);
     if (!st && o.wrong_tokens + o.wrong_pages + o.leaked_pages + o.lost_requests > 0)
         st = err_set(err, ST_CORRUPT, "sim run: a promise was broken (see \"checked\")");
     return st;
@@ -234,6 +310,8 @@ int cli_sim_run(int argc, char **argv) {
         {"duration", "S", FLAG_F32, &a.duration_s, 1e-3, 1e7,
          "arrivals stop after S s; a trace is repeated until then", false},
         {"requests", "N", FLAG_U32, &a.requests, 1, 4e9, "arrivals stop after N requests", false},
+        {"replay", "FILE", FLAG_STR, &a.replay, 0, 0,
+         "times of serve --record-steps in place of the calibration's, in their order", true},
         {"prefill", "N", FLAG_U32, &a.prefill, 1, 200, "prefill instances", false},
         {"decode", "N", FLAG_U32, &a.decode, 1, 200, "decode instances", false},
         {"json", NULL, FLAG_BOOL, &a.json, 0, 0, "the report as JSON, times in seconds", false},

@@ -18,7 +18,7 @@ struct run_request {
     struct run_load *load;
     uint64_t chain; /* behind what was told: what comes next follows from it */
     double arrived_s, first_s, last_s;
-    uint32_t n_told, cap_prompt, cap_ids;
+    uint32_t n_told, n_left, cap_prompt, cap_ids; /* left: of who took it */
 };
 
 /* What is kept of each request that ended. */

@@ -24,15 +24,15 @@ struct sim_times {
     void *ctx;
     double (*step_s)(void *ctx, const struct sim_step *s);
     double (*chunk_s)(void *ctx, const struct sim_chunk *c);
+    /* How much later than it should a piece of the chunk ends; NULL: it takes 1 ms or more. */
+    double (*piece_over_s)(void *ctx, const struct sim_chunk *c);
 };
 
 struct sim_exec_options {
     struct sim_times times;
     const char *model_id;
     uint32_t n_pages, n_slots, max_model_len, rows_max, vocab;
-    uint32_t dies; /* data-parallel ranks that sequences are spread over */
-    double
-        piece_over_s; /* a piece of a chunk ends so long after it should; 0: it takes 1 ms at least */
+    uint32_t dies;     /* data-parallel ranks that sequences are spread over */
     float expand_cost; /* as in struct executor */
     bool drafts;       /* one draft a token, right with this probability */
     double acceptance;
@@ -51,7 +51,7 @@ struct sim_exec {
     uint32_t *die_of;              /* [n_slots] where the sequence of a slot is, or none */
     double *die_kv, *die_requests; /* [dies], of this step */
     bool in_chunk;
-    uint64_t chunk_end_ns;
+    uint64_t chunk_end_ns, piece_over_ns; /* over 0: pieces take 1 ms or more */
 };
 
 /* What a page takes: operations on the bus of just this length carry KV, no other has it. */

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* supernode bench calibrate: what a server of this model costs on this machine, as a table from which
+ * `sim run` predicts it. A server is started that writes down its steps (engine/record.h) and serves
+ * closed loops of several widths and lengths; the table is fitted to what it wrote, so that the
+ * threads of HTTP and of the client, which share the cores with the engine, are in it as they are when
+ * it serves. Requests that are alone tell what they cost beside their computation. */
+#include "cli/bench_calibrate.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "cli/bench_serve_run.h"
+#include "cli/cli.h"
+#include "cli/engine_args.h"
+#include "cli/limits.h"
+#include "cli/progress.h"
+#include "cli/up_child.h"
+#include "sim/calibration.h"
+
+enum { START_S = 600, STOP_S = 60, ALONE_MAX = 4096, WIDTHS_MAX = 20 };
+
+/* Prompts between mere tails of a step and the longest that is likely; some share a prefix, so that rows
+ * come behind keys that are there already. */
+static const struct lengths {
+    double in, prefix; /* of max_model_len, not under in_min */
+    uint32_t in_min, out;
+} lengths[] = {{0.008, 0, 64, 64},   {0.002, 0, 12, 96}, {0.04, 0, 64, 24}, {0.12, 0, 64, 24},
+               {0.04, 0.08, 64, 16}, {0.4, 0, 64, 32},   {0.75, 0, 64, 16}, {0.002, 0.04, 12, 48}};
+enum { LENGTHS = sizeof lengths / sizeof *lengths };
+
+struct args {
+    struct engine_args engine;
+    const char *output, *record;
+    float seconds;
+};
+
+struct alone { /* a request with nobody beside it */
+    uint32_t n_in;
+    double ttft_s;
+};
+
+struct calibrate {
+    struct args *a;
+    const char *model; /* as given, or NULL */
+    char dir[64], record[4096], exe[4096];
+    struct child server;
+    struct bench_target target;
+    struct record_file head; /* what the recording's first line says */
+    struct progress progress;
+    uint64_t begun_ns, rounds;
+    double tokens_per_s; /* best so far, prompts counted in */
+    struct alone alone[ALONE_MAX];
+    uint32_t n_alone;
+};
+
+static double since_s(uint64_t ns) {
+    return (double)(clock_now_ns() - ns) / 1e9;
+}
+
+/* --- the server ------------------------------------------------------------------------------- */
+
+static void command_line(struct calibrate *b) {
+    static const char *const modes[] = {"auto", "off", "on"}, *const kv[] = {"auto", "f32", "bf16"};
+    const struct engine_args *a = &b->a->engine;
+    struct child *c = &b->server;
+    child_arg(c, "serve");
+    if (b->model) child_arg(c, "%s", b->model);
+    child_arg(c, "--port=0");
+    child_arg(c, "--record-steps=%s", b->record);
+    child_arg(c, "--max-num-seqs=%u", a->engine.max_num_seqs);
+    child_arg(c, "--max-num-batched-tokens=%u", a->engine.max_num_batched_tokens);
+    child_arg(c, "--speculate=%s", modes[a->speculate]);
+    child_arg(c, "--draft-tokens=%u", a->engine.draft_tokens);
+    child_arg(c, "--tpot-ms=%u", a->engine.tpot_ms);
+    child_arg(c, "--ttft-ms=%u", a->engine.ttft_ms);
+    child_arg(c, "--threads=%u", a->model.threads);
+    child_arg(c, "--kv-dtype=%s", kv[a->model.kv]);
+    if (a->max_model_len) child_arg(c, "--max-model-len=%u", a->max_model_len);
+    if (a->kv_bytes) child_arg(c, "--kv-cache-memory=%llu", (unsigned long long)a->kv_bytes);
+}
+
+/* Its log says where it serves; until then it may end. */
+static enum st wait_up(struct calibrate *b, char *url, size_t size, struct err *err) {
+    char line[CHILD_LINE_BYTES];
+    uint64_t begun = clock_now_ns();
+    while (!child_said(&b->server, "serving", url, size)) {
+        int status;
+        bool ended = waitpid(b->server.pid, &status, WNOHANG) == b->server.pid;
+        if (ended) b->server.pid = 0;
+        if (ended || since_s(begun) > START_S) {
+            child_last_line(&b->server, line);
+            return err_set(err, ST_GONE, "bench calibrate: the server did not start: %.200s", line);
+        }
+        usleep(20000);
+    }
+    return ST_OK;
+}
+
+static enum st begin(struct calibrate *b, struct err *err) {
+    char url[256];
+    ssize_t len = readlink("/proc/self/exe", b->exe, sizeof b->exe - 1);
+    if (len < 0 || !mkdtemp(b->dir))
+        return err_set(err, ST_IO, "bench calibrate: cannot begin: %s", strerror(errno));
+    if (b->a->record)
+        snprintf(b->record, sizeof b->record, "%s", b->a->record);
+    else
+        snprintf(b->record, sizeof b->record, "%s/steps", b->dir);
+    child_init(&b->server, "serve", b->dir);
+    command_line(b);
+    enum st st = child_start(&b->server, b->exe, clock_now_ns(), err);
+    if (!st) st = wait_up(b, url, sizeof url, err);
+    if (!st) st = record_read(&b->head, b->record, err);
+    if (st) return st;
+    b->target.base = event_base_new();
+    if (!b->target.base) return err_set(err, ST_NO_MEMORY, "bench calibrate: out of memory");
+    return http_client_new(&b->target.client, b->target.base, url, err);
+}
+
+/* What it wrote is whole once it ended. */
+static enum st stop(struct calibrate *b, struct err *err) {
+    uint64_t begun = clock_now_ns();
+    if (b->server.pid == 0) return ST_OK;
+    child_signal(&b->server, SIGTERM);
+    while (waitpid(b->server.pid, NULL, WNOHANG) == 0) {
+        if (since_s(begun) > STOP_S) {
+            child_signal(&b->server, SIGKILL);
+            waitpid(b->server.pid, NULL, 0);
+            b->server.pid = 0;
+            return err_set(err, ST_TIMEOUT, "bench calibrate: the server did not stop");
+        }
+        usleep(10000);
+    }
+    b->server.pid = 0;
+    return ST_OK;
+}
+
+/* --- the load --------------------------------------------------------------------------------- */
+
+static struct bench_random requests(const struct calibrate *b, const struct lengths *l,
+                                    uint32_t width) {
+    double longest = b->head.x.max_model_len;
+    struct bench_random r = {.n = width == 1 ? 6 : width + width / 2,
+                             .input_len = (uint32_t)(l->in * longest),
+                             .output_len = l->out,
+                             .prefix_len = (uint32_t)(l->prefix * longest),
+                             .range_ratio = 0.25};
+    if (r.input_len < l->in_min) r.input_len = l->in_min;
+    return r;
+}
+
+static bool fits(const struct calibrate *b, const struct bench_random *r, double room_s) {
+    double in = (r->prefix_len + r->input_len) * 1.26, out = r->output_len * 1.26;
+    bool short_enough = in + out + 2 <= b->head.x.max_model_len;
+    return short_enough && (b->tokens_per_s <= 0 || r->n * (in + out) < room_s * b->tokens_per_s);
+}
+
+static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t width,
+                    struct err *err) {
+    double tokens = 0;
+    for (uint32_t i = 0; i < run->len; i++) {
+        const struct bench_result *r = &run->v[i];
+        if (r->fault)
+            return err_set(err, ST_GONE, "bench calibrate: a request failed: %.200s",
+                           run->sample.text);
+        tokens += r->input_tokens + r->output_tokens;
+        if (width == 1 && b->n_alone < ALONE_MAX)
+            b->alone[b->n_alone++] =
+                (struct alone){r->input_tokens, (double)(r->first_ns - r->from_ns) / 1e9};
+    }
+    double rate = tokens / ((double)run->duration_ns / 1e9);
+    if (rate > b->tokens_per_s) b->tokens_per_s = rate;
+    return ST_OK;
+}
+
+/* A closed loop of so many clients. */
+static enum st load(struct calibrate *b, const struct bench_random *r, uint32_t width,
+                    struct err *err) {
+    struct bench_load l = {.seed = ++b->rounds, .vocabulary = {.n_ids = b->head.x.vocab - 3}};
+    struct bench_run run = {0};
+    b->target.concurrency_max = width;
+    enum st st = bench_load_random(&l, r, err);
+    if (!st) st = bench_run(&run, &b->target, &l, err);
+    if (!st) st = took(b, &run, width, err);
+    bench_run_release(&run);
+    bench_load_release(&l);
+    return st;
+}
+
+/* Each width gets an equal part of what time is left; the lengths take turns in it. */
+static enum st loads(struct calibrate *b, struct err *err) {
+    uint32_t widths[WIDTHS_MAX], n = 0, most = b->head.engine.max_num_seqs;
+    double all_s = (double)b->a->seconds;
+    for (uint32_t w = 1; w < most && n + 1 < WIDTHS_MAX; w *= 2) widths[n++] = w;
+    widths[n++] = most;
+    progress_begin(&b->progress, "bench calibrate");
+    b->begun_ns = clock_now_ns();
+    for (uint32_t i = 0; i < n; i++) {
+        double at_s = since_s(b->begun_ns), end_s = at_s + (all_s - at_s) / (n - i);
+        for (uint32_t k = 0; since_s(b->begun_ns) < end_s && k < 50 * LENGTHS; k++) {
+            char note[64];
+            struct bench_random r = requests(b, &lengths[k % LENGTHS], widths[i]);
+            snprintf(note, sizeof note, "%u at once", widths[i]);
+            progress_show(&b->progress, (uint64_t)since_s(b->begun_ns), (uint64_t)all_s, note);
+            /* who is alone must begin with a chunk: fit_front */
+            if (widths[i] == 1 && lengths[k % LENGTHS].in_min < EXECUTOR_RIDE_ROWS) continue;
+            if (!fits(b, &r, k == 0 ? INFINITY : end_s - since_s(b->begun_ns))) continue;
+            enum st st = load(b, &r, widths[i], err);
+            if (st) return st;
+        }
+    }
+    progress_end(&b->progress);
+    return ST_OK;
+}
+
+/* --- what requests cost beside their computation ----------------------------------------------- */
+
+/* Those that were alone are the recording's first: pieces of a chunk, then steps, again and again. */
+static void fit_front(struct calibration *c, const struct calibrate *b,
+                      const struct record_file *f) {
+    double *features = calloc(b->n_alone + 1, 2 * sizeof *features),
+           *y = calloc(b->n_alone + 1, sizeof *y), *w = calloc(b->n_alone + 1, sizeof *w), x[2];
+    size_t n = 0;
+    uint64_t i = 0;
+    for (uint32_t k = 0; k < b->n_alone && features && y && w; k++) {
+        while (i < f->n && f->v[i].kind != RECORD_PIECE) i++;
+        if (i == f->n) break;
+        uint64_t from = f->v[i].begin_ns, to = from;
+        for (; i < f->n && f->v[i].kind == RECORD_PIECE; i++) to = f->v[i].end_ns;
+        /* a last tail that rides in a step brings the first token */
+        if (i < f->n && f->v[i].tails > 0) to = f->v[i].end_ns;
+        double beside = b->alone[k].ttft_s - (double)(to - from) / 1e9;
+        if (!(beside > 0)) continue;
+        features[2 * n] = 1;
+        features[2 * n + 1] = b->alone[k].n_in;
+        w[n] = 1;
+        y[n++] = beside;
+    }
+    if (n > 0) {
+        least_squares(x, 2, features, y, w, n);
+        c->front_s = x[0];
+        c->front_token_s = x[1];
+    }
+    free(features);
+    free(y);
+    free(w);
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
+
+static void print(const struct calibration *c, const char *path) {
+    printf("machine    %s, %u threads, %.1f GB/s read\n", c->cpu, c->threads, c->read_gbs);
+    printf("steps      %llu:", (unsigned long long)c->fit.steps);
+    for (uint32_t i = 0; i < c->step.n_knots; i++)
+        printf(" %g:%.2f", c->step.sequences[i], 1e3 * c->step.s[i]);
+    printf(" ms by sequences, %.1f ns a key; off by %.1f%% (median), %+.1f%% in all\n",
+           1e9 * c->step.key_s, 100 * c->fit.step_error, 100 * c->fit.step_bias);
+    if (c->acceptance > 0)
+        printf("drafts     %.2f accepted, %.1f us to verify, %.1f us to guess\n", c->acceptance,
+               1e6 * c->step.draft_s, 1e6 * c->step.guess_s);
+    printf("chunks     %llu: %.2f ms and %.2f ms a prompt, %.2f us a row, %.2f ns a pair of keys, "
+           "%.1f ns an earlier key; off by %.1f%% (median), %+.1f%% in all\n",
+           (unsigned long long)c->fit.chunks, 1e3 * c->chunk.fixed_s, 1e3 * c->chunk.run_s,
+           1e6 * c->chunk.row_s, 1e9 * c->chunk.key_pair_s, 1e9 * c->chunk.earlier_s,
+           100 * c->fit.chunk_error, 100 * c->fit.chunk_bias);
+    printf("between    %.1f us and %.2f us a sequence; pieces of a chunk of 1,024 rows end %.1f us "
+           "late\n",
+           1e6 * c->gap_s, 1e6 * c->gap_run_s,
+           1024e6 * (c->chunk.over_row_s + 512 * c->chunk.over_key_pair_s));
+    printf("front      %.2f ms a request and %.2f us a token of its prompt\n", 1e3 * c->front_s,
+           1e6 * c->front_token_s);
+    printf("left out   %llu steps and chunks that took over three times as long as their like\n",
+           (unsigned long long)c->fit.dropped);
+    printf("result     %s\n", path);
+}
+
+static enum st probe(struct calibration *c, uint32_t threads, struct err *err) {
+    struct limits l = {.read_gbs = c->read_gbs};
+    struct team *team;
+    c->threads = threads ? threads : team_cores();
+    enum st st = team_new(&team, c->threads, err);
+    if (st) return st;
+    st = limits_measure(&l, team, err);
+    team_free(team);
+    snprintf(c->cpu, sizeof c->cpu, "%s", l.cpu);
+    c->read_gbs = l.read_gbs;
+    return st;
+}
+
+static enum st finish(struct calibrate *b, struct calibration *c, struct err *err) {
+    struct record_file f;
+    enum st st = stop(b, err);
+    if (!st) st = probe(c, b->a->engine.model.threads, err);
+    if (!st) st = record_read(&f, b->record, err);
+    if (st) return st;
+    st = calibration_fit(c, &f, "bench calibrate", err);
+    if (!st) fit_front(c, b, &f);
+    record_file_release(&f);
+    if (!st) st = calibration_write(c, b->a->output, err);
+    return st;
+}
+
+static void release(struct calibrate *b) {
+    struct err ignored;
+    (void)!stop(b, &ignored);
+    http_client_free(b->target.client);
+    if (b->target.base) event_base_free(b->target.base);
+    record_file_release(&b->head);
+    if (!b->a->record) (void)unlink(b->record);
+    (void)unlink(b->server.log);
+    (void)rmdir(b->dir);
+}
+
+static enum st run(struct args *a, const char *model, struct err *err) {
+    struct calibrate *b = calloc(1, sizeof *b);
+    struct calibration c = {0};
+    if (!b) return err_set(err, ST_NO_MEMORY, "bench calibrate: out of memory");
+    *b = (struct calibrate){.a = a, .model = model, .dir = "/tmp/supernode-calibrate-XXXXXX"};
+    b->target = (struct bench_target){.endpoint = "/v1/completions",
+                                      .model = model ? model : "models/tiny",
+                                      .ignore_eos = true,
+                                      .paced = true,
+                                      .quiet = true,
+                                      .temperature = 0};
+    snprintf(c.model, sizeof c.model, "%s", b->target.model);
+    enum st st = probe(&c, a->engine.model.threads, err);
+    if (!st) st = begin(b, err);
+    if (!st) st = loads(b, err);
+    if (!st) st = finish(b, &c, err);
+    if (!st) print(&c, a->output);
+    release(b);
+    free(b);
+    return st;
+}
+
+int cli_bench_calibrate(int argc, char **argv) {
+    struct args a = {.seconds = 60};
+    const char *args[1];
+    struct flag flags[ENGINE_FLAGS_MAX + 4] = {
+        {"output", "FILE", FLAG_STR, &a.output, 0, 0, "where the result goes, JSON", false},
+        {"seconds", "S", FLAG_F32, &a.seconds, 1, 3600,
+         "for how long it measures, about (default 60)", false},
+        {"record", "FILE", FLAG_STR, &a.record, 0, 0,
+         "keep what the server wrote down of its steps", true},
+    };
+    engine_args_init(&a.engine);
+    (void)engine_args_flags(flags + 3, &a.engine);
+    const struct flag_command cmd = {
+        .name = "bench calibrate",
+        .what = "Measures what a server costs on this machine, so that sim run can predict it.",
+        .usage = "supernode bench calibrate [MODEL] --output FILE.json [flags]",
+        .example = "supernode bench calibrate models/tiny --output tiny.json",
+        .flags = flags,
+        .args_max = 1,
+    };
+    struct err err;
+    enum flag_result result;
+    enum st st = flags_parse(&result, &cmd, argc, argv, args, &err);
+    if (!st && result == FLAG_HELP_SHOWN) return 0;
+    if (!st && !a.output)
+        st = err_set(&err, ST_INVALID, "bench calibrate: expected --output FILE.json");
+    if (st) return cli_fail(CLI_USAGE, &err);
+    return run(&a, args[0], &err) ? cli_fail(CLI_FAILED, &err) : 0;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Notes down what an executor is asked to do and how long it takes: one line a step or piece of a
+ * chunk, in a text file. `bench calibrate` fits its table to one, and the simulator can replay the
+ * times. An engine over record_executor computes the same as over the executor itself. */
+#ifndef SUPERNODE_ENGINE_RECORD_H
+#define SUPERNODE_ENGINE_RECORD_H
+
+#include "engine/engine.h"
+
+enum record_kind { RECORD_STEP, RECORD_PIECE };
+
+struct record_work {
+    enum record_kind kind;
+    uint64_t begin_ns, end_ns;
+    uint32_t runs, rows;
+    uint64_t keys;    /* a step's: keys that its runs see; a piece's: pairs of row and key */
+    uint64_t earlier; /* keys before prompt rows, which may be expanded again */
+    uint32_t tails;   /* a step's: rows of prompt tails beyond one a run */
+    uint32_t drafts, guesses; /* verified; wanted, of this many runs */
+    uint32_t drawn;
+    bool begins, over; /* a piece: the chunk's first, its last */
+    uint64_t until_ns; /* a piece: when it should end */
+};
+
+struct record;
+/* x is borrowed. ST_IO: the file cannot be written. */
+enum st ST_CHECKED record_open(struct record **out, const char *path, const struct executor *x,
+                               const struct engine_options *o, struct err *err);
+const struct executor *record_executor(const struct record *r);
+/* Whole lines are in the file when it returns; NULL is allowed. ST_IO: some were not written. */
+enum st ST_CHECKED record_close(struct record *r, struct err *err);
+
+/* What an executor was and did. */
+struct record_file {
+    struct executor x; /* its numbers only */
+    char model_id[REQUEST_MODEL_ID_BYTES];
+    struct engine_options engine;
+    struct record_work *v; /* [n] */
+    uint64_t n;
+};
+/* ST_INVALID: "FILE: line N: ...". A last line without its end is left out. */
+enum st ST_CHECKED record_read(struct record_file *f, const char *path, struct err *err);
+void record_file_release(struct record_file *f);
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What one server of this project costs on one machine, as a small table: a decode step by its
+ * sequences and keys, a prompt chunk by its rows and keys, what lies between them, and what HTTP
+ * takes. `bench calibrate` fits it to what a server recorded (calibration_fit); an engine alone in
+ * virtual time (solo.h) takes its times from it. A file holds all that a prediction needs. */
+#ifndef SUPERNODE_SIM_CALIBRATION_H
+#define SUPERNODE_SIM_CALIBRATION_H
+
+#include "engine/record.h"
+#include "sim/sim_exec.h"
+
+enum { CALIBRATION_KNOTS_MAX = 16 };
+
+struct calibration {
+    char model[256], cpu[128];
+    uint32_t threads;
+    double read_gbs; /* bandwidth probe: the machine's state when it was measured */
+    struct engine_options engine;
+    uint32_t n_pages, n_slots, max_model_len, vocab, rows_max;
+    bool drafts;
+    double expand_cost;
+    struct {
+        uint32_t n_knots;
+        double sequences[CALIBRATION_KNOTS_MAX], s[CALIBRATION_KNOTS_MAX]; /* linear between */
+        double key_s;              /* a key that a sequence sees */
+        double tail_s, tail_key_s; /* a row of a prompt tail, a key before it */
+        double draft_s, guess_s;   /* a draft verified, a draft guessed */
+    } step;
+    struct {
+        double fixed_s, run_s, row_s, key_pair_s, earlier_s;
+        /* A piece ends at the end of a tile, so long after it should. */
+        double over_row_s, over_key_pair_s;
+    } chunk;
+    double gap_s, gap_run_s; /* between two calls of the executor: once, and a run of the last */
+    double acceptance;       /* of drafts */
+    double front_s, front_token_s; /* HTTP, text and client: a request, a token of its prompt */
+    struct calibration_fit {
+        uint64_t steps, chunks, dropped; /* dropped: took far longer than others like them */
+        double step_error, chunk_error;  /* medians of |measured - fitted| / measured */
+        double step_bias, chunk_bias;    /* sum of fitted over sum of measured, less 1 */
+    } fit;
+};
+
+/* Fills what a recording tells: engine, executor, step, chunk, gap, acceptance, fit. ST_INVALID: too
+ * little was recorded. */
+enum st ST_CHECKED calibration_fit(struct calibration *c, const struct record_file *f,
+                                   const char *name, struct err *err);
+double calibration_step_s(const struct calibration *c, const struct sim_step *s);
+double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k);
+
+enum st ST_CHECKED calibration_write(const struct calibration *c, const char *path,
+                                     struct err *err);
+/* "FILE: line N: KEY: found ..., expected ...". */
+enum st ST_CHECKED calibration_open(struct calibration *c, const char *path, struct err *err);
+
+/* min over x >= 0 of the weighted sum of squares of (y - features x): features [n][n_features],
+ * weights [n]. x [n_features] comes back; columns without a value other than 0 get 0. */
+enum { LEAST_SQUARES_MAX = 24 };
+void least_squares(double *x, uint32_t n_features, const double *features, const double *y,
+                   const double *weights, size_t n);
+
+#endif

@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Least squares with coefficients of 0 or more: a cost is never negative, and what the samples do not
+ * tell apart then stays small instead of growing with opposite signs. Errors count in proportion to
+ * the time, so that short steps are fitted as well as long ones. What took several times as long as
+ * others like it (another process had the core) is left out, and counted. */
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim/calibration.h"
+
+enum { ROUNDS = 20000, SAMPLES_MIN = 20, KNOT_SAMPLES_MIN = 6, FITS = 3, KEYS_A_ROW = 500 };
+static const double outlier = 3, done = 1e-10;
+
+/* Coordinate descent on the normal equations: each coefficient in turn takes its best value. */
+void least_squares(double *x, uint32_t n_features, const double *features, const double *y,
+                   const double *weights, size_t n) {
+    double a[LEAST_SQUARES_MAX][LEAST_SQUARES_MAX] = {{0}}, b[LEAST_SQUARES_MAX] = {0};
+    assert(n_features <= LEAST_SQUARES_MAX);
+    for (size_t k = 0; k < n; k++) {
+        const double *f = features + k * n_features;
+        for (uint32_t i = 0; i < n_features; i++) {
+            b[i] += weights[k] * f[i] * y[k];
+            for (uint32_t j = 0; j < n_features; j++) a[i][j] += weights[k] * f[i] * f[j];
+        }
+    }
+    memset(x, 0, n_features * sizeof *x);
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        double moved = 0;
+        for (uint32_t i = 0; i < n_features; i++) {
+            if (!(a[i][i] > 0)) continue;
+            double rest = b[i];
+            for (uint32_t j = 0; j < n_features; j++) rest -= j == i ? 0 : a[i][j] * x[j];
+            double v = fmax(0, rest / a[i][i]);
+            moved = fmax(moved, fabs(v - x[i]) * sqrt(a[i][i]));
+            x[i] = v;
+        }
+        if (moved < done * sqrt((double)n)) break;
+    }
+}
+
+/* --- samples ---------------------------------------------------------------------------------- */
+
+struct samples {
+    uint32_t n_features;
+    size_t n;
+    double *features, *y, *weights, *fitted, *errors;
+};
+
+static bool samples_new(struct samples *s, uint32_t n_features, size_t n_max) {
+    *s = (struct samples){.n_features = n_features};
+    s->features = calloc(n_max + 1, n_features * sizeof *s->features);
+    s->y = calloc(n_max + 1, sizeof *s->y);
+    s->weights = calloc(n_max + 1, sizeof *s->weights);
+    s->fitted = calloc(n_max + 1, sizeof *s->fitted);
+    s->errors = calloc(n_max + 1, sizeof *s->errors);
+    return s->features && s->y && s->weights && s->fitted && s->errors;
+}
+
+static void samples_free(struct samples *s) {
+    free(s->features);
+    free(s->y);
+    free(s->weights);
+    free(s->fitted);
+    free(s->errors);
+}
+
+static int compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Fits, leaves out what does not belong there, and fits again. */
+static void solve(struct samples *s, double *x, uint64_t *dropped, double *error, double *bias) {
+    double measured = 0, fitted = 0;
+    size_t kept = 0;
+    for (size_t k = 0; k < s->n; k++) s->weights[k] = 1 / (s->y[k] * s->y[k]);
+    for (int fit = 0; fit < FITS; fit++) {
+        least_squares(x, s->n_features, s->features, s->y, s->weights, s->n);
+        for (size_t k = 0; k < s->n; k++) {
+            double v = 0;
+            for (uint32_t i = 0; i < s->n_features; i++)
+                v += s->features[k * s->n_features + i] * x[i];
+            s->fitted[k] = v;
+            s->weights[k] = s->y[k] > outlier * v ? 0 : 1 / fmax(v * v, 1e-18);
+        }
+    }
+    for (size_t k = 0; k < s->n; k++) {
+        if (!(s->weights[k] > 0)) continue;
+        measured += s->y[k];
+        fitted += s->fitted[k];
+        s->errors[kept++] = fabs(s->fitted[k] / s->y[k] - 1);
+    }
+    *dropped += s->n - kept;
+    qsort(s->errors, kept, sizeof *s->errors, compare);
+    *error = kept ? s->errors[kept / 2] : 0;
+    *bias = measured > 0 ? fitted / measured - 1 : 0;
+}
+
+/* --- steps ------------------------------------------------------------------------------------ */
+
+enum { STEP_MORE = 5 }; /* features behind the knots */
+
+/* Powers of two near which there are steps. */
+static uint32_t knots(double *at, const struct record_file *f) {
+    uint32_t n = 0;
+    for (double knot = 1; n < CALIBRATION_KNOTS_MAX && knot <= 65536; knot *= 2) {
+        uint32_t near = 0;
+        for (uint64_t i = 0; i < f->n && near < KNOT_SAMPLES_MIN; i++)
+            near += f->v[i].kind == RECORD_STEP && f->v[i].runs > 0.74 * knot &&
+                    f->v[i].runs < 1.26 * knot;
+        if (near >= KNOT_SAMPLES_MIN) at[n++] = knot;
+    }
+    return n;
+}
+
+/* How much each knot counts at n sequences; beyond the ends the line goes on, though not below 0. */
+static void hats(double *out, const double *at, uint32_t n_knots, double n) {
+    uint32_t i = 0;
+    memset(out, 0, n_knots * sizeof *out);
+    if (n_knots == 1 || n <= at[0]) {
+        out[0] = 1;
+        return;
+    }
+    while (i + 2 < n_knots && n > at[i + 1]) i++;
+    double w = (n - at[i]) / (at[i + 1] - at[i]);
+    out[i] = 1 - w;
+    out[i + 1] = w;
+}
+
+static void step_features(double *out, const struct calibration *c, const struct record_work *w) {
+    uint32_t n = c->step.n_knots;
+    hats(out, c->step.sequences, n, w->runs);
+    out[n] = (double)w->keys;
+    out[n + 1] = w->tails;
+    out[n + 2] = (double)w->earlier;
+    out[n + 3] = w->drafts;
+    out[n + 4] = w->guesses;
+}
+
+static double seconds(const struct record_work *w) {
+    return (double)(w->end_ns - w->begin_ns) / 1e9;
+}
+
+static enum st fit_steps(struct calibration *c, const struct record_file *f, const char *name,
+                         struct err *err) {
+    struct samples s;
+    double x[LEAST_SQUARES_MAX], drafts = 0, right = 0;
+    c->step.n_knots = knots(c->step.sequences, f);
+    uint32_t n = c->step.n_knots;
+    if (n == 0) return err_set(err, ST_INVALID, "%s: too few steps to fit a table to", name);
+    if (!samples_new(&s, n + STEP_MORE, f->n)) {
+        samples_free(&s);
+        return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
+    }
+    for (uint64_t i = 0; i < f->n; i++) {
+        const struct record_work *w = &f->v[i];
+        if (w->kind != RECORD_STEP || w->end_ns == w->begin_ns) continue;
+        step_features(s.features + s.n * s.n_features, c, w);
+        s.y[s.n++] = seconds(w);
+        drafts += w->drafts;
+        right += w->drafts ? w->drawn - w->runs : 0;
+    }
+    c->fit.steps = s.n;
+    solve(&s, x, &c->fit.dropped, &c->fit.step_error, &c->fit.step_bias);
+    samples_free(&s);
+    memcpy(c->step.s, x, n * sizeof *x);
+    c->step.key_s = x[n];
+    c->step.tail_s = x[n + 1];
+    c->step.tail_key_s = x[n + 2];
+    c->step.draft_s = x[n + 3];
+    c->step.guess_s = x[n + 4];
+    c->acceptance = drafts > 0 ? fmin(1, right / drafts) : 0;
+    return ST_OK;
+}
+
+double calibration_step_s(const struct calibration *c, const struct sim_step *s) {
+    double hat[CALIBRATION_KNOTS_MAX], t = 0;
+    hats(hat, c->step.sequences, c->step.n_knots, s->requests);
+    for (uint32_t i = 0; i < c->step.n_knots; i++) t += hat[i] * c->step.s[i];
+    return fmax(t, 0) + s->requests * s->kv_tokens * c->step.key_s + s->tails * c->step.tail_s +
+           s->tail_keys * c->step.tail_key_s + s->drafts * c->step.draft_s +
+           s->guesses * c->step.guess_s;
+}
+
+/* --- chunks ----------------------------------------------------------------------------------- */
+
+enum { CHUNK_FEATURES = 5 };
+
+/* A chunk's time is that of its pieces; one that was dropped, or begun before, is none. */
+static void take_chunks(struct samples *s, const struct record_file *f) {
+    double sum = 0;
+    bool whole = false;
+    for (uint64_t i = 0; i < f->n; i++) {
+        const struct record_work *w = &f->v[i];
+        if (w->kind != RECORD_PIECE) continue;
+        if (w->begins) {
+            sum = 0;
+            whole = true;
+        }
+        sum += seconds(w);
+        if (!w->over || !whole || sum <= 0) continue;
+        whole = false;
+        double *out = s->features + s->n * s->n_features;
+        out[0] = 1;
+        out[1] = w->runs;
+        out[2] = w->rows;
+        out[3] = (double)w->keys;
+        out[4] = (double)w->earlier;
+        s->y[s->n++] = sum;
+    }
+}
+
+static enum st fit_chunks(struct calibration *c, const struct record_file *f, const char *name,
+                          struct err *err) {
+    struct samples s;
+    double x[CHUNK_FEATURES];
+    bool there = samples_new(&s, CHUNK_FEATURES, f->n);
+    if (there) take_chunks(&s, f);
+    if (!there || s.n < SAMPLES_MIN) {
+        size_t n = s.n;
+        samples_free(&s);
+        if (!there) return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
+        return err_set(err, ST_INVALID, "%s: %zu prompt chunks, expected at least %d", name, n,
+                       SAMPLES_MIN);
+    }
+    c->fit.chunks = s.n;
+    solve(&s, x, &c->fit.dropped, &c->fit.chunk_error, &c->fit.chunk_bias);
+    samples_free(&s);
+    c->chunk.fixed_s = x[0];
+    c->chunk.run_s = x[1];
+    c->chunk.row_s = x[2];
+    c->chunk.key_pair_s = x[3];
+    c->chunk.earlier_s = x[4];
+    return ST_OK;
+}
+
+double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k) {
+    return c->chunk.fixed_s + k->requests * c->chunk.run_s + k->tokens * c->chunk.row_s +
+           k->key_pairs * c->chunk.key_pair_s + k->cached * c->chunk.earlier_s;
+}
+
+/* --- what lies between ------------------------------------------------------------------------ */
+
+/* Longer ones are pauses: nothing was there to compute. */
+static const double gap_s_max = 1e-3;
+
+static enum st fit_gaps(struct calibration *c, const struct record_file *f, const char *name,
+                        struct err *err) {
+    struct samples s;
+    double x[2], error, bias;
+    uint64_t dropped = 0;
+    if (!samples_new(&s, 2, f->n)) {
+        samples_free(&s);
+        return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
+    }
+    for (uint64_t i = 0; i + 1 < f->n; i++) {
+        double gap = (double)(int64_t)(f->v[i + 1].begin_ns - f->v[i].end_ns) / 1e9;
+        if (!(gap > 0 && gap < gap_s_max)) continue;
+        s.features[2 * s.n] = 1;
+        s.features[2 * s.n + 1] = f->v[i].kind == RECORD_STEP ? f->v[i].runs : 0;
+        s.y[s.n++] = gap;
+    }
+    solve(&s, x, &dropped, &error, &bias);
+    samples_free(&s);
+    c->gap_s = x[0];
+    c->gap_run_s = x[1];
+    return ST_OK;
+}
+
+/* --- pieces ----------------------------------------------------------------------------------- */
+
+/* Those that let streams go on have little time; the others' is so long that its end says nothing. */
+static const uint64_t piece_ns_max = 5000000;
+
+/* Means, as how often streams go on depends on them: nothing is left out. */
+static enum st fit_pieces(struct calibration *c, const struct record_file *f, const char *name,
+                          struct err *err) {
+    struct samples s;
+    double x[2];
+    bool there = samples_new(&s, 2, f->n);
+    for (uint64_t i = 0; i < f->n && there; i++) {
+        const struct record_work *w = &f->v[i];
+        if (w->kind != RECORD_PIECE || w->over || w->until_ns > w->begin_ns + piece_ns_max)
+            continue;
+        double size = w->rows + (double)w->keys / KEYS_A_ROW;
+        s.features[2 * s.n] = w->rows;
+        s.features[2 * s.n + 1] = (double)w->keys;
+        s.weights[s.n] = 1 / (size * size);
+        s.y[s.n++] = fmax(0, (double)(int64_t)(w->end_ns - w->until_ns) / 1e9);
+    }
+    if (there) {
+        least_squares(x, 2, s.features, s.y, s.weights, s.n);
+        c->chunk.over_row_s = x[0];
+        c->chunk.over_key_pair_s = x[1];
+    }
+    samples_free(&s);
+    return there ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
+}
+
+enum st calibration_fit(struct calibration *c, const struct record_file *f, const char *name,
+                        struct err *err) {
+    c->engine = f->engine;
+    c->n_pages = f->x.n_pages;
+    c->n_slots = f->x.n_slots;
+    c->max_model_len = f->x.max_model_len;
+    c->vocab = f->x.vocab;
+    c->rows_max = f->x.rows_max;
+    c->drafts = f->x.drafts;
+    c->expand_cost = (double)f->x.expand_cost;
+    c->fit = (struct calibration_fit){0};
+    enum st st = fit_steps(c, f, name, err);
+    if (!st) st = fit_chunks(c, f, name, err);
+    if (!st) st = fit_pieces(c, f, name, err);
+    return st ? st : fit_gaps(c, f, name, err);
+}

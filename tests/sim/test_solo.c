@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One server in virtual time: the fit of its table to made-up samples, the table as a file, and
+ * queues whose times are known. */
+#include "sim/solo.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static void must(enum st st, const struct err *err) {
+    if (st) fail_msg("%s", err->text);
+}
+
+/* A step takes 10 ms, a chunk 1 ms a row; nothing else takes time. */
+static struct calibration plain(void) {
+    struct calibration c = {.model = "m",
+                            .cpu = "c",
+                            .threads = 1,
+                            .engine = {.max_num_seqs = 8,
+                                       .max_num_batched_tokens = 1024,
+                                       .speculate = SPECULATE_OFF,
+                                       .draft_tokens = 1},
+                            .n_pages = 200,
+                            .n_slots = 8,
+                            .max_model_len = 2048,
+                            .vocab = 1000,
+                            .rows_max = 64};
+    c.step.n_knots = 1;
+    c.step.sequences[0] = 1;
+    c.step.s[0] = 0.01;
+    c.chunk.row_s = 0.001;
+    return c;
+}
+
+static struct run_report serve(const struct calibration *k, const char *load, uint64_t seed) {
+    struct run_config *c = malloc(sizeof *c);
+    struct solo *s;
+    struct run_report o;
+    struct err err;
+    char text[1024];
+    assert_non_null(c);
+    snprintf(text, sizeof text, "server: x.json\nseed: %u\nload: {%s}\n", (unsigned)seed, load);
+    must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
+    must(solo_new(&s, c, k, NULL, &err), &err);
+    for (double at = 1; solo_until(s, at) && at < 7200; at++) continue;
+    must(solo_report(s, &o, &err), &err);
+    solo_free(s);
+    free(c);
+    assert_int_equal(o.wrong_tokens + o.wrong_pages + o.lost_requests + o.leaked_pages, 0);
+    assert_int_equal(o.finished, o.requests);
+    return o;
+}
+
+static void near(double found, double expected) {
+    if (fabs(found - expected) > 1e-4) fail_msg("found %g, expected %g", found, expected);
+}
+
+static void requests_one_after_the_other_take_what_the_table_says(void **state) {
+    (void)state;
+    struct calibration k = plain();
+    /* 100 rows, then 5 steps; the last token ends it */
+    struct run_report o = serve(
+        &k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4", 1);
+    near(o.ttft_s.max, 0.1);
+    near(o.tpot_s.max, 0.01);
+    near(o.last_end_s - o.first_arrival_s, 4 * 0.15);
+    k.front_s = 0.02;
+    k.front_token_s = 0.0001;
+    o = serve(&k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4",
+              1);
+    near(o.ttft_s.p50, 0.1 + 0.02 + 100 * 0.0001);
+}
+
+static void one_seed_is_one_run_and_nothing_is_lost_under_overload(void **state) {
+    (void)state;
+    struct calibration k = plain();
+    const char *load = "rate: 20, input_tokens: 300, output_tokens: 30, duration_s: 10";
+    struct run_report a = serve(&k, load, 5), b = serve(&k, load, 5), c = serve(&k, load, 6);
+    a.wall_s = b.wall_s = c.wall_s = 0;
+    assert_memory_equal(&a, &b, sizeof a);
+    assert_memory_not_equal(&a, &c, sizeof a);
+    assert_true(a.ttft_s.p90 > 1); /* 300 ms of prompt every 50 ms */
+}
+
+static void a_table_is_found_again_in_samples_made_from_it(void **state) {
+    (void)state;
+    struct record_file f = {.x = {.vocab = 1000, .max_model_len = 2048}};
+    struct calibration c = {0};
+    struct err err;
+    uint64_t now = 1000, rng = 1;
+    f.v = calloc(4000, sizeof *f.v);
+    assert_non_null(f.v);
+    for (; f.n < 4000; f.n++) {
+        struct record_work *w = &f.v[f.n];
+        rng = rng * 6364136223846793005u + 1442695040888963407u;
+        uint32_t a = (uint32_t)(rng >> 33) % 1000, n = 1 + (uint32_t)(rng >> 45) % 16;
+        *w = (struct record_work){.kind = f.n % 4 ? RECORD_STEP : RECORD_PIECE,
+                                  .begin_ns = now += 5000,
+                                  .runs = n,
+                                  .begins = true,
+                                  .over = true};
+        double s;
+        if (w->kind == RECORD_STEP) {
+            w->rows = n;
+            w->keys = (uint64_t)n * a;
+            s = 1e-3 + 1e-4 * n + 5e-8 * (double)w->keys;
+        } else {
+            w->rows = 64 + a;
+            w->earlier = (uint64_t)n * 100;
+            w->keys = (uint64_t)w->rows * (a + 7);
+            s = 2e-3 + 3e-5 * w->rows + 2e-8 * (double)w->keys;
+        }
+        if (f.n % 97 == 0) s *= 20; /* another process had the core */
+        w->end_ns = now += (uint64_t)(s * 1e9);
+    }
+    must(calibration_fit(&c, &f, "samples", &err), &err);
+    assert_true(c.fit.step_error < 0.01 && c.fit.chunk_error < 0.02 && c.fit.dropped >= 40);
+    assert_true(fabs(c.step.key_s / 5e-8 - 1) < 0.02);
+    struct sim_step step = {.requests = 8, .kv_tokens = 500};
+    assert_true(fabs(calibration_step_s(&c, &step) / (1.8e-3 + 4000 * 5e-8) - 1) < 0.02);
+    struct sim_chunk chunk = {.tokens = 500, .key_pairs = 500 * 443, .requests = 4, .cached = 400};
+    assert_true(fabs(calibration_chunk_s(&c, &chunk) / (17e-3 + 500 * 443 * 2e-8) - 1) < 0.03);
+    assert_true(c.gap_s + 8 * c.gap_run_s < 6e-6);
+    record_file_release(&f);
+}
+
+static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) {
+    (void)state;
+    char path[] = "/tmp/calibration-XXXXXX";
+    struct calibration c = plain(), d;
+    struct err err;
+    int fd = mkstemp(path);
+    FILE *f = fdopen(fd, "w");
+    assert_non_null(f);
+    must(calibration_write(&c, path, &err), &err);
+    must(calibration_open(&d, path, &err), &err);
+    assert_int_equal(d.n_pages, c.n_pages);
+    assert_int_equal(d.engine.speculate, SPECULATE_OFF);
+    near(d.step.s[0], c.step.s[0]);
+    near(d.chunk.row_s, c.chunk.row_s);
+    fprintf(f, "{\"supernode_calibration\": 1}\n");
+    fflush(f);
+    assert_int_equal(ftruncate(fd, 29), 0);
+    assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, "engine"));
+    fclose(f);
+    remove(path);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(requests_one_after_the_other_take_what_the_table_says),
+        cmocka_unit_test(one_seed_is_one_run_and_nothing_is_lost_under_overload),
+        cmocka_unit_test(a_table_is_found_again_in_samples_made_from_it),
+        cmocka_unit_test(what_is_written_is_read_and_what_lacks_a_key_is_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
