@@ -1,0 +1,20 @@
+"""bench calibrate measures a server, and sim run takes what it wrote."""
+import json, subprocess
+
+from test_serve import BIN, MODEL
+
+
+def test_a_server_is_measured_and_then_predicted(tmp_path):
+    out, steps = tmp_path / "tiny.json", tmp_path / "steps"
+    p = subprocess.run([BIN, "bench", "calibrate", MODEL, "--output", out, "--record", steps, "--seconds", "4", "--max-num-seqs", "4", "--speculate", "off"],
+                       capture_output=True, text=True, timeout=300)
+    assert p.returncode == 0, p.stderr
+    assert "steps" in p.stdout and "chunks" in p.stdout
+    c = json.load(open(out))
+    assert c["engine"]["max_num_seqs"] == 4 and c["engine"]["speculate"] == "off" and c["executor"]["vocab"] == 4096
+    assert c["step"]["s"][0] > 0 and c["chunk"]["row_s"] > 0 and c["read_gbs"] > 0
+    (tmp_path / "run.yaml").write_text("server: tiny.json\nload: {rate: 2, input_tokens: 100, output_tokens: 10, requests: 20}\n")
+    for more in ([], ["--replay", steps]):
+        r = json.loads(subprocess.run([BIN, "sim", "run", tmp_path / "run.yaml", "--json", *more], check=True, stdout=subprocess.PIPE).stdout)
+        assert r["finished"] == 20 and r["output_tokens"] == 200 and r["wrong_tokens"] == 0
+        assert 0 < r["ttft_s"]["p50"] < 5
