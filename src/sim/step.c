@@ -80,8 +80,10 @@ enum st step_setup_fill(struct step_setup *s, bool prefill, struct err *err) {
     uint32_t all = machine_dies_per_node(m) * m->n_nodes;
     if (!s->model.n_layers || !s->model.hidden)
         return err_set(err, ST_INVALID, "model: found no shape, expected one");
-    if (!s->dies) s->dies = prefill ? 32 : 320;
-    if (s->dies > all) s->dies = all;
+    if (!s->dies) s->dies = prefill ? (all < 32 ? all : 32) : (all < 320 ? all : 320);
+    if (s->dies > all)
+        return err_set(err, ST_INVALID, "dies: found %u, expected at most the %u of %s", s->dies,
+                       all, m->name);
     if (!s->ep) s->ep = s->dies;
     if (s->kv_bytes <= 0) s->kv_bytes = 2;
     if (s->imbalance == 0) s->imbalance = 1;

@@ -79,6 +79,9 @@ static void what_cannot_be_is_refused(void **state) {
     struct step_setup few = {.machine = &cm, .model = r1, .weights = TYPE_INT8, .dies = 4};
     assert_int_equal(step_setup_fill(&few, false, &err), ST_INVALID);
     assert_non_null(strstr(err.text, "weights"));
+    struct step_setup many = {.machine = &cm, .model = r1, .weights = TYPE_INT8, .dies = 770};
+    assert_int_equal(step_setup_fill(&many, false, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, "770"));
     struct step_setup ep = {
         .machine = &cm, .model = r1, .weights = TYPE_INT8, .dies = 32, .ep = 64};
     assert_int_equal(step_setup_fill(&ep, false, &err), ST_INVALID);
