@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "sim/core/mix.h"
 #include "sim/portable.h"
 #include "sim/run_impl.h"
 
@@ -22,10 +23,7 @@ double run_s(uint64_t ns) {
 }
 
 double run_draw(uint64_t *chance) {
-    uint64_t x = *chance += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return (double)((x ^ (x >> 31)) >> 11) * 0x1p-53;
+    return (double)(sim_mix_draw(chance) >> 11) * 0x1p-53;
 }
 
 double run_draw_exponential(uint64_t *chance) {
@@ -152,12 +150,6 @@ bool run_until(struct run *r, double virtual_s) {
 double run_now_s(const struct run *r) {
     return run_s(sim_net_now(r->net));
 }
-double run_end_s(const struct run *r) {
-    return r->c->load.duration_s;
-}
-uint64_t run_events(const struct run *r) {
-    return r->events;
-}
 uint64_t run_finished(const struct run *r) {
     return r->load.finished;
 }
@@ -179,7 +171,6 @@ static void report_members(struct run *r, struct run_report *o) {
         busy[m->role] += m->busy_s;
         o->wrong_pages += c.wrong_pages;
         o->preemptions += c.preemptions;
-        o->offers_refused += c.offers_refused;
         o->blocks_stored += c.stored;
         o->pool_tokens += c.pool_tokens;
         o->leaked_pages += c.leaked_pages;

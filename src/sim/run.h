@@ -93,7 +93,7 @@ struct run_report {
     double handover_bytes, pool_read_bytes, pool_write_bytes;
     double handover_use, pool_use; /* busiest link's share of its time */
     double energy_j;               /* 0: power is not known */
-    uint64_t handovers, deaths, joins, preemptions, offers_refused, blocks_stored;
+    uint64_t handovers, deaths, joins, preemptions, blocks_stored;
     /* invariants: all 0, or the run is wrong */
     uint64_t wrong_tokens, wrong_pages, lost_requests, leaked_pages;
 };
@@ -105,8 +105,6 @@ void run_free(struct run *r); /* NULL is allowed */
 /* Goes on until about that virtual time; false: it is over. */
 bool run_until(struct run *r, double virtual_s);
 double run_now_s(const struct run *r);
-double run_end_s(const struct run *r); /* when arrivals stop, for a progress bar; 0: not known */
-uint64_t run_events(const struct run *r);
 uint64_t run_finished(const struct run *r);
 /* At the end, or where nothing moves any more: what has not ended is lost. */
 enum st ST_CHECKED run_report(struct run *r, struct run_report *out, struct err *err);

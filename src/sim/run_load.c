@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sim/core/mix.h"
 #include "sim/sim_exec.h"
 
 /* --- when ------------------------------------------------------------------------------------- */
@@ -51,13 +52,6 @@ static void plan_next(struct run_load *r, double now_s) {
 
 /* --- what ------------------------------------------------------------------------------------- */
 
-static uint64_t mix(uint64_t x) {
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 /* As `bench serve --trace-scale` rounds. */
 static uint32_t divided(uint32_t n, double by) {
     double v = round(n / by);
@@ -72,12 +66,12 @@ static void fill_prompt(struct run_load *r, struct run_request *q, uint64_t n) {
     uint64_t chain = sim_root(&q->r);
     for (uint32_t at = 0; at < q->r.n_prompt;) {
         uint32_t end = at + block_tokens < q->r.n_prompt ? at + block_tokens : q->r.n_prompt;
-        uint64_t block = mix(n) ^ (at / block_tokens);
+        uint64_t block = sim_mix(n) ^ (at / block_tokens);
         if (row && at / block_tokens < row->n_blocks) {
             uint64_t copy = n / t->n_rows; /* a repetition is other people's prompts */
             block = copy << 32 | t->blocks[row->block + at / block_tokens];
         }
-        block = mix(block + r->c->seed);
+        block = sim_mix(block + r->c->seed);
         for (uint32_t i = at; i < end; i++) {
             uint32_t token =
                 (uint32_t)((block + i * UINT64_C(0x9e3779b97f4a7c15)) >> 33) % r->vocab;
@@ -213,7 +207,7 @@ static void arrive(struct run_load *r, double now_s) {
     q->role = (struct role_run){n_in, ROLE_PROMPT};
     x->roles = &q->role;
     x->n_roles = 1;
-    x->seed = (int64_t)(mix(n ^ r->c->seed) >> 11);
+    x->seed = (int64_t)(sim_mix(n ^ r->c->seed) >> 11);
     x->max_tokens = n_out;
     x->logprobs = x->prompt_logprobs = -1;
     x->sampling.temperature = 1;

@@ -217,7 +217,6 @@ struct run_counts run_member_account(struct run_member *m, uint64_t now_ns) {
     node_stats(m->node, &s);
     c.wrong_pages += m->exec.wrong;
     c.preemptions += s.engine.preemptions;
-    c.offers_refused += s.pool.refused;
     c.stored += s.pool.stored;
     c.pool_tokens += s.load.prompt_from_pool;
     /* where no request is under way nothing may be held; what a dead one held is gone with it */

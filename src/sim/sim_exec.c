@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sim/core/mix.h"
+
 enum { DIE_NONE = UINT32_MAX };
 static const uint64_t gate_wait_ns = 200000, piece_ns_min = 1000000;
 
@@ -17,26 +19,18 @@ struct sim_page {
 };
 _Static_assert(sizeof(struct sim_page) == SIM_PAGE_BYTES, "the bus knows pages by their length");
 
-/* splitmix64's finaliser */
-static uint64_t mix(uint64_t x) {
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 uint64_t sim_root(const struct request *r) {
     uint64_t root = 1;
-    for (const char *t = r->tenant; *t; t++) root = mix(root ^ (uint8_t)*t);
+    for (const char *t = r->tenant; *t; t++) root = sim_mix(root ^ (uint8_t)*t);
     return root;
 }
 
 uint64_t sim_chain(uint64_t before, uint32_t token, bool generated) {
-    return mix(before ^ ((uint64_t)token << 1 | generated));
+    return sim_mix(before ^ ((uint64_t)token << 1 | generated));
 }
 
 uint32_t sim_draw(uint64_t chain, int64_t seed, uint32_t vocab) {
-    return (uint32_t)(mix(chain ^ (uint64_t)seed) % vocab);
+    return (uint32_t)(sim_mix(chain ^ (uint64_t)seed) % vocab);
 }
 
 static struct block_shape shape(void) {
@@ -70,7 +64,7 @@ static uint64_t chain_at(struct sim_exec *s, const struct exec_run *run, uint32_
     if (whole && p->n_rows == rows) return p->chain;
     if (whole && p->n_rows == rows + 1) return p->last; /* its newest row is computed again */
     s->wrong++;
-    return mix(p->chain + pos);
+    return sim_mix(p->chain + pos);
 }
 
 static void put_row(struct sim_exec *s, const struct exec_run *run, uint32_t pos, uint64_t before,
@@ -127,7 +121,7 @@ static void draw_all(struct sim_exec *s, struct exec_run *run, uint64_t chain) {
     /* one guess, right as often as the options say */
     chain = sim_chain(chain, run->drawn[run->n_drawn - 1].id, true);
     uint32_t next = draw_from(s, run, chain);
-    bool right = (double)(mix(chain ^ 77) >> 11) * 0x1p-53 < s->o.acceptance;
+    bool right = (double)(sim_mix(chain ^ 77) >> 11) * 0x1p-53 < s->o.acceptance;
     run->new_drafts[run->n_new_drafts++] = right ? next : (next + 1) % s->o.vocab;
 }
 

@@ -5,6 +5,8 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "sim/core/mix.h"
+
 enum { SLOW_FACTOR = 100 };
 
 enum st sim_net_new(struct sim_net **out, const struct sim_net_options *o, struct err *err) {
@@ -74,12 +76,8 @@ void sim_net_advance(struct sim_net *n, uint64_t to_ns) {
     n->now_ns = to_ns;
 }
 
-/* splitmix64 */
 uint64_t sim_net_draw(struct sim_net *n) {
-    uint64_t x = n->chance += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
+    return sim_mix_draw(&n->chance);
 }
 
 uint64_t sim_net_delay(struct sim_net *n) {

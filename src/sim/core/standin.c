@@ -6,20 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* splitmix64's finaliser */
-static uint64_t mix(uint64_t x) {
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
+#include "sim/core/mix.h"
 
 uint64_t standin_row(uint64_t before, uint32_t token, enum token_role role, uint32_t pos) {
-    return mix(mix(before ^ token) + ((uint64_t)pos << 1 | role));
+    return sim_mix(sim_mix(before ^ token) + ((uint64_t)pos << 1 | role));
 }
 
 uint64_t standin_fold(uint64_t fold, uint64_t row) {
-    return mix(fold * 31 + row);
+    return sim_mix(fold * 31 + row);
 }
 
 float standin_prompt_logprob(uint64_t row_before) {
@@ -28,7 +22,7 @@ float standin_prompt_logprob(uint64_t row_before) {
 
 void standin_draw(struct exec_token *out, uint64_t fold, const struct request *r, uint32_t choice,
                   uint32_t n_top, uint32_t vocab) {
-    uint64_t h = mix(fold ^ mix((uint64_t)r->seed + choice));
+    uint64_t h = sim_mix(fold ^ sim_mix((uint64_t)r->seed + choice));
     *out = (struct exec_token){.id = (uint32_t)(h % vocab)};
     if (r->logprobs < 0) return;
     out->logprob = -(float)(h >> 48);
@@ -66,7 +60,7 @@ static uint64_t *row_of(const struct standin *s, const struct exec_run *run, uin
 static uint64_t row_at(const struct standin *s, const struct exec_run *run, uint32_t pos) {
     uint64_t a = *row_of(s, run, 0, pos) ^ layer_mask[0],
              b = *row_of(s, run, 1, pos) ^ layer_mask[1];
-    return a == b ? a : mix(a + b * 3);
+    return a == b ? a : sim_mix(a + b * 3);
 }
 
 static void row_put(const struct standin *s, const struct exec_run *run, uint32_t pos,
@@ -122,14 +116,14 @@ static void guess(const struct standin *s, struct exec_run *run) {
         struct exec_token next;
         write_row(s, run, pos + k, token);
         draw_at(s, run, run->choice, pos + k + 1, &next);
-        bool right = mix(next.id + pos * 977u) % 100 < s->o.draft_right_percent;
+        bool right = sim_mix(next.id + pos * 977u) % 100 < s->o.draft_right_percent;
         token = right ? next.id : (next.id + 1) % s->o.vocab;
         run->new_drafts[run->n_new_drafts++] = token;
     }
 }
 
 static void spend(struct standin *s, uint64_t ns) {
-    s->faults = mix(s->faults);
+    s->faults = sim_mix(s->faults);
     s->now_ns += s->faults % 100 < s->o.slow_percent ? 10 * ns : ns;
 }
 
