@@ -15,6 +15,7 @@
 
 #include "base/arena.h"
 #include "base/file.h"
+#include "base/near.h"
 
 enum {
     DOC_BYTES_MAX = 1 << 20,
@@ -330,31 +331,11 @@ enum st doc_text(const struct doc_node *map, const char *key, const char **out, 
 
 /* --- words ---------------------------------------------------------------------------------------- */
 
-/* Levenshtein distance; text is at most KEY_BYTES_MAX long. */
-static uint32_t distance(const char *text, const char *word) {
-    size_t n = strlen(text), m = strlen(word);
-    uint32_t row[KEY_BYTES_MAX + 1];
-    if (n > KEY_BYTES_MAX) return UINT32_MAX;
-    for (size_t j = 0; j <= n; j++) row[j] = (uint32_t)j;
-    for (size_t i = 1; i <= m; i++) {
-        uint32_t diag = row[0];
-        row[0] = (uint32_t)i;
-        for (size_t j = 1; j <= n; j++) {
-            uint32_t best = diag + (word[i - 1] != text[j - 1]);
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            diag = row[j];
-            row[j] = best;
-        }
-    }
-    return row[n];
-}
-
 static const char *near(const char *text, const char *const *words) {
     const char *best = NULL;
     uint32_t least = 4;
     for (; *words; words++) {
-        uint32_t d = distance(text, *words);
+        uint32_t d = near_distance(*words, text);
         if (d < least && d < strlen(*words)) least = d, best = *words;
     }
     return best;

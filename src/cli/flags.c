@@ -10,33 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_MAX_BYTES = 64 };
+#include "base/near.h"
 
-/* Levenshtein distance, small strings. */
-static uint32_t distance(const char *a, const char *b) {
-    size_t n = strlen(a), m = strlen(b);
-    if (n >= NAME_MAX_BYTES || m >= NAME_MAX_BYTES) return UINT32_MAX;
-    uint32_t row[NAME_MAX_BYTES];
-    for (size_t j = 0; j <= m; j++) row[j] = (uint32_t)j;
-    for (size_t i = 1; i <= n; i++) {
-        uint32_t diag = row[0];
-        row[0] = (uint32_t)i;
-        for (size_t j = 1; j <= m; j++) {
-            uint32_t best = diag + (a[i - 1] != b[j - 1]);
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            diag = row[j];
-            row[j] = best;
-        }
-    }
-    return row[m];
-}
+enum { NAME_MAX_BYTES = 64 };
 
 const char *flags_near(const struct flag_command *cmd, const char *name) {
     const char *near = NULL;
     uint32_t best = 4;
     for (const struct flag *f = cmd->flags; f->name; f++) {
-        uint32_t d = distance(name, f->name);
+        uint32_t d = near_distance(name, f->name);
         if (d < best) best = d, near = f->name;
     }
     return near;
