@@ -131,9 +131,6 @@ $(B)/tests/%: $(B)/tests/%.o $(LIB)
 	$(call SAY,link,$@)
 	$(Q)$(CC) $(LDFLAGS) $(filter %.o,$^) $(LIB) $(LDLIBS) $(if $(CROSS),,$$(pkg-config --libs cmocka)) -o $@
 
-# A cluster in virtual time, for the tests that need one.
-$(B)/tests/cluster/test_cluster_sim: $(B)/tests/cluster/sim_cluster.o
-
 # The model without the published numbers, beside the binary that has them.
 $(B)/tests/sim/test_unpublished: $(B)/tests/sim/test_unpublished.o $(filter-out $(B)/src/sim/paper.o,$(OBJS)) | $(BIN)
 	$(call SAY,link,$@)

@@ -32,40 +32,37 @@ double run_draw_exponential(uint64_t *chance) {
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-static enum st begin_router(struct run *r, struct err *err) {
+static enum st begin_cluster(struct run *r, struct err *err) {
     const struct run_config *c = r->c;
-    struct bus_identity who = {
-        .hello = {PROTO_PEER_ROUTER}, .hello_len = 1, .name = "router", .model_id = RUN_MODEL_ID};
-    struct sim_net_options net = {.seed = c->seed,
-                                  .delay_ns_min = message_ns_min,
-                                  .delay_ns_max = message_ns_max,
-                                  .peer_timeout_ns = peer_timeout_ns,
-                                  .close_ns = close_ns,
-                                  .op_ns = run_op_ns,
-                                  .op_ctx = r};
-    enum st st = sim_net_new(&r->net, &net, err);
-    if (!st) st = sim_bus_new(&r->bus, r->net, "router", &who, err);
-    if (st) return st;
     uint64_t batch = (uint64_t)c->prefill.batch_tokens * c->prefill.chips;
-    struct router_options o = {.bus = r->bus,
-                               .model_id = RUN_MODEL_ID,
-                               .shape = {.n_layers = 1, .layer_bytes = SIM_PAGE_BYTES},
-                               .max_model_len = c->max_model_len,
-                               .renew_ns = 100000000000,
-                               .no_worker_ns = run_ns(c->no_worker_s),
-                               .prefill_tokens =
-                                   batch * 2 > UINT32_MAX ? UINT32_MAX : (uint32_t)(batch * 2)};
-    r->router_due_ns = sim_net_now(r->net);
-    return router_new(&r->router, &o, err);
+    struct sim_cluster_options o = {
+        .net = {.seed = c->seed,
+                .delay_ns_min = message_ns_min,
+                .delay_ns_max = message_ns_max,
+                .peer_timeout_ns = peer_timeout_ns,
+                .close_ns = close_ns,
+                .op_ns = run_op_ns,
+                .op_ctx = r},
+        .router = {.model_id = RUN_MODEL_ID,
+                   .shape = sim_exec_shape(),
+                   .max_model_len = c->max_model_len,
+                   .renew_ns = 100000000000,
+                   .no_worker_ns = run_ns(c->no_worker_s),
+                   .prefill_tokens = batch * 2 > UINT32_MAX ? UINT32_MAX : (uint32_t)(batch * 2)},
+        .ctx = r,
+        .worker = run_worker,
+        .pool = run_pool,
+        .worker_end = run_worker_end};
+    return sim_cluster_new(&r->cluster, &o, err);
 }
 
 static uint64_t load_now(void *ctx) {
-    return sim_net_now(((struct run *)ctx)->net);
+    return sim_cluster_now(&((struct run *)ctx)->cluster);
 }
 
 static enum st load_add(void *ctx, struct run_request *q, struct err *err) {
     struct run *r = ctx;
-    return router_add(r->router, &q->r, &run_load_sink, q, sim_net_now(r->net), err);
+    return router_add(r->cluster.router, &q->r, &run_load_sink, q, load_now(r), err);
 }
 
 static enum st begin_load(struct run *r, struct err *err) {
@@ -84,7 +81,7 @@ enum st run_new(struct run **out, const struct run_config *c, struct err *err) {
     if (!r) return err_set(err, ST_NO_MEMORY, "run: out of memory");
     r->c = c;
     r->chance = c->seed ^ 0x5eed;
-    enum st st = begin_router(r, err);
+    enum st st = begin_cluster(r, err);
     if (!st) st = run_members_new(r, err);
     if (!st) st = run_faults_new(r, err);
     if (!st) st = begin_load(r, err);
@@ -97,10 +94,8 @@ enum st run_new(struct run **out, const struct run_config *c, struct err *err) {
 
 void run_free(struct run *r) {
     if (!r) return;
-    router_free(r->router);
+    sim_cluster_free(&r->cluster);
     run_members_free(r);
-    bus_free(r->bus);
-    sim_net_free(r->net);
     run_load_free(&r->load);
     free(r->faults);
     free(r->slow);
@@ -114,26 +109,14 @@ static void sooner(uint64_t *at, double s) {
 }
 
 static void step(struct run *r, uint64_t until_ns) {
-    uint64_t at = until_ns, now = sim_net_now(r->net), next = sim_net_next(r->net);
-    if (next < at) at = next;
-    if (r->router_due_ns < at) at = r->router_due_ns;
-    for (uint32_t i = 0; i < r->n_members; i++) {
-        uint64_t due = run_member_due(&r->members[i]);
-        if (due < at) at = due;
-    }
-    sooner(&at, r->load.next_arrival_s);
-    sooner(&at, run_faults_next(r));
-    sim_net_advance(r->net, at > now ? at : now);
-    now = sim_net_now(r->net);
-    r->events++;
+    sooner(&until_ns, r->load.next_arrival_s);
+    sooner(&until_ns, run_faults_next(r));
+    sim_cluster_advance(&r->cluster, until_ns);
     run_faults_apply(r);
     uint64_t arrived = r->load.n_arrived;
     run_load_arrive(&r->load);
-    if (sim_bus_has_news(r->bus) || arrived != r->load.n_arrived || now >= r->router_due_ns) {
-        r->router_due_ns = router_step(r->router);
-        if (r->router_due_ns <= now) r->router_due_ns = now + 1000;
-    }
-    for (uint32_t i = 0; i < r->n_members; i++) run_member_step(r, &r->members[i], now);
+    if (arrived != r->load.n_arrived) r->cluster.router_due_ns = 0;
+    sim_cluster_act(&r->cluster);
 }
 
 static bool over(const struct run *r) {
@@ -142,13 +125,13 @@ static bool over(const struct run *r) {
 
 bool run_until(struct run *r, double virtual_s) {
     uint64_t begun = clock_now_ns(), until = run_ns(virtual_s);
-    while (sim_net_now(r->net) < until && !over(r)) step(r, until);
+    while (sim_cluster_now(&r->cluster) < until && !over(r)) step(r, until);
     r->wall_s += run_s(clock_now_ns() - begun);
     return !over(r);
 }
 
 double run_now_s(const struct run *r) {
-    return run_s(sim_net_now(r->net));
+    return run_s(sim_cluster_now(&r->cluster));
 }
 uint64_t run_finished(const struct run *r) {
     return r->load.finished;
@@ -162,13 +145,13 @@ static void use_of(const struct run_link *l, double span_s, double *most) {
 }
 
 static void report_members(struct run *r, struct run_report *o) {
-    uint64_t now = sim_net_now(r->net);
+    uint64_t now = sim_cluster_now(&r->cluster);
     double up[MEMBER_ROLES] = {0}, busy[MEMBER_ROLES] = {0};
     for (uint32_t i = 0; i < r->n_members; i++) {
         struct run_member *m = &r->members[i];
         struct run_counts c = run_member_account(m, now);
-        up[m->role] += m->up_s;
-        busy[m->role] += m->busy_s;
+        up[m->m.role] += m->up_s;
+        busy[m->m.role] += m->busy_s;
         o->wrong_pages += c.wrong_pages;
         o->preemptions += c.preemptions;
         o->blocks_stored += c.stored;
@@ -192,7 +175,7 @@ static double energy(const struct run *r, double span_s) {
     const struct machine *m = &r->c->machine;
     double chips = 0, of_all = (double)m->n_nodes * m->chips_per_node;
     for (uint32_t i = 0; i < r->n_members; i++)
-        if (r->members[i].role != ROLE_OF_POOL) chips += r->members[i].n_chips;
+        if (r->members[i].m.role != ROLE_OF_POOL) chips += r->members[i].n_chips;
     if (m->machine_w > 0) return m->machine_w * chips / of_all * span_s;
     if (m->node_w > 0) return m->node_w * chips / m->chips_per_node * span_s;
     return m->chip_w * chips * span_s;
@@ -205,19 +188,19 @@ enum st run_report(struct run *r, struct run_report *o, struct err *err) {
     }
     struct cluster_view *v = malloc(sizeof *v);
     if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
-    uint64_t until = sim_net_now(r->net) + settle_ns; /* pages go back, offers end */
-    while (!r->broken && sim_net_now(r->net) < until) step(r, until);
-    router_view(r->router, v);
+    uint64_t until = sim_cluster_now(&r->cluster) + settle_ns; /* pages go back, offers end */
+    while (!r->broken && sim_cluster_now(&r->cluster) < until) step(r, until);
+    router_view(r->cluster.router, v);
     *o = (struct run_report){.virtual_s = run_now_s(r),
                              .wall_s = r->wall_s,
-                             .events = r->events,
+                             .events = r->cluster.events,
                              .moved = v->moved,
                              .handovers = v->handovers,
                              .deaths = v->deaths,
                              .joins = v->joins};
     free(v);
-    report_members(r, o);
     enum st st = run_load_report(&r->load, o, err);
+    report_members(r, o);
     o->energy_j = energy(r, o->last_end_s - o->first_arrival_s);
     return st;
 }

@@ -83,10 +83,11 @@ static bool stands_on(const struct run *r, const struct run_member *m, const str
     switch (f->kind) {
     case RUN_CHIP:
     case RUN_LINK:
-    case RUN_SLOW: return m->role != ROLE_OF_POOL && f->index >= m->first_chip && f->index <= last;
+    case RUN_SLOW:
+        return m->m.role != ROLE_OF_POOL && f->index >= m->first_chip && f->index <= last;
     case RUN_NODE: return f->index >= m->first_chip / per_node && f->index <= last / per_node;
     case RUN_SUB_PLANE: return true;
-    case RUN_POOL: return m->role == ROLE_OF_POOL && f->index == m->first_chip / per_node;
+    case RUN_POOL: return m->m.role == ROLE_OF_POOL && f->index == m->first_chip / per_node;
     case RUN_FAULTS: return false;
     }
     return false;
@@ -133,8 +134,8 @@ static void set_links(struct run *r, struct run_member *m, const struct run_due_
 }
 
 static double restart_of(const struct run *r, const struct run_member *m) {
-    if (m->role == ROLE_OF_POOL) return 0;
-    return m->role == ROLE_OF_PREFILL ? r->c->prefill.restart_s : r->c->decode.restart_s;
+    if (m->m.role == ROLE_OF_POOL) return 0;
+    return m->m.role == ROLE_OF_PREFILL ? r->c->prefill.restart_s : r->c->decode.restart_s;
 }
 
 static void broken(struct run *r, enum st st) {
@@ -145,7 +146,7 @@ static void kill(struct run *r, struct run_member *m, const struct run_due_fault
     uint32_t i = (uint32_t)(m - r->members);
     double restart_s = restart_of(r, m);
     if (!d->ends) {
-        if (m->down++ == 0 && m->there) run_member_end(r, m);
+        if (m->down++ == 0 && m->m.there) run_member_end(r, m);
     } else if (restart_s > 0 && d->member != i) {
         /* mended, but it must load its weights first */
         broken(r, add_fault(r, &d->fault, d->at_s + restart_s, true, i, &r->err));
@@ -171,7 +172,7 @@ static void apply(struct run *r, const struct run_due_fault *d) {
 }
 
 void run_faults_apply(struct run *r) {
-    while (r->n_faults && run_ns(r->faults[0].at_s) <= sim_net_now(r->net)) {
+    while (r->n_faults && run_ns(r->faults[0].at_s) <= sim_cluster_now(&r->cluster)) {
         struct run_due_fault d = r->faults[0];
         memmove(r->faults, r->faults + 1, --r->n_faults * sizeof *r->faults);
         apply(r, &d);

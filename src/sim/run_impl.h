@@ -4,13 +4,8 @@
 #ifndef SUPERNODE_SIM_RUN_IMPL_H
 #define SUPERNODE_SIM_RUN_IMPL_H
 
-#include "cluster/node.h"
-#include "cluster/pool_node.h"
-#include "cluster/proto.h"
-#include "cluster/router.h"
-#include "pool/index.h"
-#include "sim/core/sim_bus.h"
 #include "sim/run_load.h"
+#include "sim/sim_cluster.h"
 #include "sim/sim_exec.h"
 
 enum { RUN_MEMBERS_MAX = CLUSTER_MEMBERS_MAX, RUN_PLANES = 2, RUN_STEPS = 4096 /* kept */ };
@@ -24,21 +19,12 @@ struct run_link {
 };
 
 struct run_member {
-    char name[16];
-    enum member_role role;
+    struct sim_member m;          /* the first: a member of the cluster is one of the run */
     uint32_t first_chip, n_chips; /* of the machine; a pool server: its node's */
-    struct bus *bus;
-    bus_id memory;
     struct sim_exec exec;
-    struct node *node;
-    struct pool_node *pool;
-    struct sim_times times;
-    const struct step_setup *setup;
-    double slow; /* factor of the slowest of its chips */
-    bool there;
-    bool news;                /* came while it was busy */
-    uint64_t due_ns, busy_ns; /* wants to be stepped; cannot be before */
-    uint64_t up_since_ns, lives;
+    const struct step_setup *setup; /* NULL: a pool server */
+    double slow;                    /* factor of the slowest of its chips */
+    uint64_t up_since_ns;
     double up_s, busy_s; /* of earlier lives */
     struct run_step {    /* what decode steps take, by what they compute; key 0: none */
         uint64_t key;
@@ -54,15 +40,11 @@ struct run_member {
 
 struct run {
     const struct run_config *c;
-    struct sim_net *net;
-    struct bus *bus;
-    struct router *router;
-    uint64_t router_due_ns;
+    struct sim_cluster cluster;
     struct run_member *members; /* [n_members] */
     uint32_t n_members;
     const struct machine_plane *planes[RUN_PLANES];
     uint64_t chance;
-    uint64_t events;
     double wall_s;
     struct run_load load;
     /* faults */
@@ -80,13 +62,18 @@ struct run {
     bool broken; /* err says why it cannot go on */
 };
 
+/* sim_cluster.h: what members are made of, and how long an operation between two of them takes. */
+enum st ST_CHECKED run_worker(void *ctx, struct sim_member *m, struct node_options *o,
+                              struct err *err);
+enum st ST_CHECKED run_pool(void *ctx, struct sim_member *m, struct pool_node_options *o,
+                            struct err *err);
+void run_worker_end(void *ctx, struct sim_member *m);
+uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t len);
+
 enum st ST_CHECKED run_members_new(struct run *r, struct err *err);
-void run_members_free(struct run *r);
+void run_members_free(struct run *r); /* the cluster was freed */
 enum st ST_CHECKED run_member_begin(struct run *r, struct run_member *m, struct err *err);
 void run_member_end(struct run *r, struct run_member *m);
-void run_member_step(struct run *r, struct run_member *m, uint64_t now_ns);
-uint64_t run_member_due(const struct run_member *m); /* UINT64_MAX: not by itself */
-uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t len);
 /* Brings up_s and busy_s up to date, and returns what was counted in all of its lives. */
 struct run_counts run_member_account(struct run_member *m, uint64_t now_ns);
 

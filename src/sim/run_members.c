@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pool/index.h"
 #include "sim/run_impl.h"
 
 enum { HANDOVER, POOL };
@@ -31,7 +32,7 @@ static double link_take(struct run_link *l, double now_s, double bytes) {
 
 static struct run_member *member_of(const struct run *r, const struct bus *b) {
     for (uint32_t i = 0; i < r->n_members && b; i++)
-        if (r->members[i].bus == b) return &r->members[i];
+        if (r->members[i].m.bus == b) return &r->members[i];
     return NULL;
 }
 
@@ -68,30 +69,23 @@ static struct run_link *lane(const struct run *r, struct run_member *m, int plan
 uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t len) {
     struct run *r = ctx;
     struct run_member *a = member_of(r, by), *b = member_of(r, of);
-    bool pool = a && b && (a->role == ROLE_OF_POOL || b->role == ROLE_OF_POOL);
+    bool pool = a && b && (a->m.role == ROLE_OF_POOL || b->m.role == ROLE_OF_POOL);
     int plane = pool ? POOL : HANDOVER;
     const struct machine_plane *p = r->planes[plane];
     /* a server pulls what it is offered: that is a worker's write to its memory */
-    enum machine_transfer what = transfer_of(p, pool, write || (pool && a->role == ROLE_OF_POOL));
+    enum machine_transfer what = transfer_of(p, pool, write || (pool && a->m.role == ROLE_OF_POOL));
     if (len != SIM_PAGE_BYTES || !a || !b) return run_ns(p->other_node[what].latency_s) + 1;
     const struct step_setup *setup = a->setup ? a->setup : b->setup;
-    double bytes = step_kv_token_bytes(setup) * KV_PAGE_TOKENS, now_s = run_s(sim_net_now(r->net)),
-           alone = transfer_s(p, what, true, bytes),
+    double bytes = step_kv_token_bytes(setup) * KV_PAGE_TOKENS,
+           now_s = run_s(sim_cluster_now(&r->cluster)), alone = transfer_s(p, what, true, bytes),
            in = link_take(lane(r, a, plane, true), now_s, bytes),
            out = link_take(lane(r, b, plane, false), now_s, bytes);
-    *(pool ? (a->role == ROLE_OF_POOL ? &r->pool_write_bytes : &r->pool_read_bytes)
+    *(pool ? (a->m.role == ROLE_OF_POOL ? &r->pool_write_bytes : &r->pool_read_bytes)
            : &r->handover_bytes) += bytes;
     return run_ns(fmax(fmax(in, out) - now_s, alone)) + 1;
 }
 
 /* --- members ---------------------------------------------------------------------------------- */
-
-static struct bus_identity identity(const char *name, enum proto_peer kind) {
-    struct bus_identity i = {.hello = {(uint8_t)kind}, .hello_len = 1};
-    snprintf(i.name, sizeof i.name, "%s", name);
-    snprintf(i.model_id, sizeof i.model_id, RUN_MODEL_ID);
-    return i;
-}
 
 /* Asked a hundred thousand times an hour for much the same: kept by requests and by KV to a sixteenth
  * of a page. */
@@ -117,36 +111,35 @@ static double prefill_s(void *ctx, const struct sim_chunk *c) {
 static enum st pages_of(const struct run *r, const struct run_member *m, uint32_t *n,
                         struct err *err) {
     double page = step_kv_token_bytes(m->setup) * KV_PAGE_TOKENS,
-           room = step_kv_room_bytes(m->setup, m->role == ROLE_OF_PREFILL) * m->setup->dies,
+           room = step_kv_room_bytes(m->setup, m->m.role == ROLE_OF_PREFILL) * m->setup->dies,
            least = engine_pages_min(r->c->max_model_len);
     *n = room / page > 64e6 ? 64000000 : (uint32_t)(room / page);
     if (*n >= least) return ST_OK;
     return err_set(err, ST_INVALID,
                    "%s: KV of max_model_len (%u tokens) takes %.1f GB, and beside the weights its "
                    "%u dies have room for %.1f GB",
-                   member_role_name(m->role), r->c->max_model_len, least * page / 1e9,
+                   member_role_name(m->m.role), r->c->max_model_len, least * page / 1e9,
                    m->setup->dies, room / 1e9);
 }
 
 static uint32_t seqs_of(const struct run *r, const struct run_member *m) {
-    if (m->role == ROLE_OF_DECODE) return r->c->decode.requests_per_die * m->setup->dies;
+    if (m->m.role == ROLE_OF_DECODE) return r->c->decode.requests_per_die * m->setup->dies;
     return 4096;
 }
 
-static enum st begin_worker(struct run *r, struct run_member *m, struct err *err) {
-    struct bus_identity who = identity(m->name, PROTO_PEER_WORKER);
+enum st run_worker(void *ctx, struct sim_member *sim, struct node_options *o, struct err *err) {
+    struct run *r = ctx;
+    struct run_member *m = (struct run_member *)sim;
     const struct run_config *c = r->c;
     void *memory;
     uint32_t n_pages, seqs = seqs_of(r, m);
-    bool prefill = m->role == ROLE_OF_PREFILL;
+    bool prefill = m->m.role == ROLE_OF_PREFILL;
     enum st st = pages_of(r, m, &n_pages, err);
-    if (!st) st = sim_bus_new(&m->bus, r->net, m->name, &who, err);
     if (!st)
-        st = bus_segment_new(m->bus, sim_exec_bytes(n_pages), BUS_PEERS_READ, &m->memory, &memory,
+        st = bus_segment_new(m->m.bus, sim_exec_bytes(n_pages), BUS_PEERS_READ, &o->memory, &memory,
                              err);
     if (st) return st;
-    m->times = (struct sim_times){.ctx = m, .step_s = decode_s, .chunk_s = prefill_s};
-    struct sim_exec_options x = {.times = m->times,
+    struct sim_exec_options x = {.times = {.ctx = m, .step_s = decode_s, .chunk_s = prefill_s},
                                  .model_id = RUN_MODEL_ID,
                                  .n_pages = n_pages,
                                  .n_slots = seqs,
@@ -160,61 +153,53 @@ static enum st begin_worker(struct run *r, struct run_member *m, struct err *err
     st = sim_exec_init(&m->exec, &x, err);
     if (st) return st;
     uint64_t batch = (uint64_t)c->prefill.batch_tokens * c->prefill.chips;
-    struct node_options o = {
-        .bus = m->bus,
-        .executor = &m->exec.x,
-        .memory = m->memory,
-        .engine = {.max_num_seqs = seqs,
-                   .max_num_batched_tokens =
-                       prefill && batch > EXECUTOR_CHUNK_MIN ? (uint32_t)batch : EXECUTOR_CHUNK_MIN,
-                   .speculate = x.drafts ? SPECULATE_ON : SPECULATE_OFF,
-                   .draft_tokens = 1},
-        .name = m->name,
-        .address = m->name,
-        .router = "router",
-        .role = m->role,
-        .lease_ns = lease_ns,
-        .look_ns = look_ns,
-        .offers_max = OFFERS_MAX};
-    return node_new(&m->node, &o, err);
+    m->m.clock_ns = &m->exec.now_ns;
+    m->exec.slow = m->slow;
+    o->executor = &m->exec.x;
+    o->engine = (struct engine_options){
+        .max_num_seqs = seqs,
+        .max_num_batched_tokens =
+            prefill && batch > EXECUTOR_CHUNK_MIN ? (uint32_t)batch : EXECUTOR_CHUNK_MIN,
+        .speculate = x.drafts ? SPECULATE_ON : SPECULATE_OFF,
+        .draft_tokens = 1};
+    o->lease_ns = lease_ns;
+    o->look_ns = look_ns;
+    o->offers_max = OFFERS_MAX;
+    return ST_OK;
 }
 
-static enum st begin_pool(struct run *r, struct run_member *m, struct err *err) {
-    struct bus_identity who = identity(m->name, PROTO_PEER_POOL);
-    struct block_shape shape = {.n_layers = 1, .layer_bytes = SIM_PAGE_BYTES};
+void run_worker_end(void *ctx, struct sim_member *m) {
+    (void)ctx;
+    sim_exec_release(&((struct run_member *)m)->exec);
+}
+
+enum st run_pool(void *ctx, struct sim_member *m, struct pool_node_options *o, struct err *err) {
+    const struct run *r = ctx;
+    struct block_shape shape = sim_exec_shape();
     double block = step_kv_token_bytes(&r->c->prefill.setup) * KV_PAGE_TOKENS;
-    enum st st = sim_bus_new(&m->bus, r->net, m->name, &who, err);
-    if (st) return st;
+    (void)m;
+    (void)err;
     /* a block stands for its real size, and takes a slot of the small one's */
     double slots = floor(r->c->pool.dram_bytes / block);
-    struct pool_node_options o = {
-        .pool = {.bus = m->bus, .dram_bytes = (uint64_t)(slots * (double)slot_bytes(&shape))},
-        .name = m->name,
-        .address = m->name,
-        .router = "router"};
-    return pool_node_new(&m->pool, &o, err);
+    o->pool.dram_bytes = (uint64_t)(slots * (double)slot_bytes(&shape));
+    return ST_OK;
 }
 
 enum st run_member_begin(struct run *r, struct run_member *m, struct err *err) {
-    enum st st = m->role == ROLE_OF_POOL ? begin_pool(r, m, err) : begin_worker(r, m, err);
-    if (st) return st;
-    m->exec.slow = m->slow;
-    m->there = true;
-    m->due_ns = m->busy_ns = m->up_since_ns = sim_net_now(r->net);
-    m->lives++;
-    return ST_OK;
+    m->up_since_ns = sim_cluster_now(&r->cluster);
+    return sim_member_begin(&r->cluster, &m->m, err);
 }
 
 struct run_counts run_member_account(struct run_member *m, uint64_t now_ns) {
     struct run_counts c = m->past;
     struct node_stats s;
-    if (!m->there) return c;
+    if (!m->m.there) return c;
     m->up_s += run_s(now_ns - m->up_since_ns);
     m->up_since_ns = now_ns;
-    if (!m->node) return c;
+    if (!m->m.node) return c;
     m->busy_s += m->exec.busy_s;
     m->exec.busy_s = 0;
-    node_stats(m->node, &s);
+    node_stats(m->m.node, &s);
     c.wrong_pages += m->exec.wrong;
     c.preemptions += s.engine.preemptions;
     c.stored += s.pool.stored;
@@ -226,43 +211,9 @@ struct run_counts run_member_account(struct run_member *m, uint64_t now_ns) {
 }
 
 void run_member_end(struct run *r, struct run_member *m) {
-    m->past = run_member_account(m, sim_net_now(r->net));
+    m->past = run_member_account(m, sim_cluster_now(&r->cluster));
     m->past.leaked_pages = 0;
-    sim_bus_kill(m->bus);
-    node_free(m->node);
-    if (m->node) sim_exec_release(&m->exec);
-    pool_node_free(m->pool);
-    bus_free(m->bus);
-    m->node = NULL;
-    m->pool = NULL;
-    m->bus = NULL;
-    m->there = false;
-}
-
-static void copy_all(struct run_member *m) {
-    while (m->node && node_copy(m->node)) continue;
-}
-
-void run_member_step(struct run *r, struct run_member *m, uint64_t now) {
-    if (!m->there) return;
-    if (sim_bus_has_news(m->bus)) {
-        m->news = true;
-        copy_all(m); /* by a thread of its own */
-    }
-    if (now < m->busy_ns || (now < m->due_ns && !m->news)) return;
-    m->news = false;
-    m->exec.now_ns = now;
-    uint64_t due = m->node ? node_step(m->node) : pool_node_step(m->pool);
-    copy_all(m);
-    m->busy_ns = m->node ? m->exec.now_ns : now;
-    m->due_ns = due > m->busy_ns ? due : m->busy_ns > now ? m->busy_ns : now + 1000;
-    r->events++;
-}
-
-uint64_t run_member_due(const struct run_member *m) {
-    if (!m->there) return UINT64_MAX;
-    uint64_t at = m->news ? m->busy_ns : m->due_ns;
-    return at > m->busy_ns ? at : m->busy_ns;
+    sim_member_kill(&r->cluster, &m->m);
 }
 
 /* --- where they stand ------------------------------------------------------------------------- */
@@ -294,8 +245,8 @@ static void place_server(struct run *r, struct run_member *m) {
 static void add(struct run *r, enum member_role role, const struct run_instances *of, uint32_t i,
                 uint32_t first_chip) {
     struct run_member *m = &r->members[r->n_members++];
-    snprintf(m->name, sizeof m->name, "%c%u", "pdm"[role], i);
-    m->role = role;
+    snprintf(m->m.name, sizeof m->m.name, "%c%u", "pdm"[role], i);
+    m->m.role = role;
     m->first_chip = first_chip;
     m->n_chips = of ? of->chips : r->c->machine.chips_per_node;
     m->setup = of ? &of->setup : NULL;
@@ -337,12 +288,10 @@ enum st run_members_new(struct run *r, struct err *err) {
     for (uint32_t i = 0; i < c->pool.n; i++)
         add(r, ROLE_OF_POOL, NULL, i, i * c->machine.chips_per_node);
     for (uint32_t i = 0; i < r->n_members && !st; i++)
-        st = run_member_begin(r, &r->members[i], err);
+        st = sim_cluster_add(&r->cluster, &r->members[i].m, err);
     return st;
 }
 
 void run_members_free(struct run *r) {
-    for (uint32_t i = 0; i < r->n_members; i++)
-        if (r->members[i].bus) run_member_end(r, &r->members[i]);
     free(r->members);
 }

@@ -33,12 +33,12 @@ uint32_t sim_draw(uint64_t chain, int64_t seed, uint32_t vocab) {
     return (uint32_t)(sim_mix(chain ^ (uint64_t)seed) % vocab);
 }
 
-static struct block_shape shape(void) {
+struct block_shape sim_exec_shape(void) {
     return (struct block_shape){.n_layers = 1, .layer_bytes = SIM_PAGE_BYTES};
 }
 
 uint64_t sim_exec_bytes(uint32_t n_pages) {
-    struct block_shape s = shape();
+    struct block_shape s = sim_exec_shape();
     return paged_bytes(&s, n_pages + 1);
 }
 
@@ -270,7 +270,7 @@ static void *slot(void *ctx, uint32_t i) {
 }
 
 enum st sim_exec_init(struct sim_exec *s, const struct sim_exec_options *o, struct err *err) {
-    struct block_shape of = shape();
+    struct block_shape of = sim_exec_shape();
     *s = (struct sim_exec){.o = *o, .now_ns = 1, .slow = 1, .pages = o->memory};
     assert(o->memory && o->dies > 0);
     s->slots = calloc(o->n_slots, sizeof *s->slots);

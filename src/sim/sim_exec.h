@@ -57,6 +57,7 @@ struct sim_exec {
 /* What a page takes: operations on the bus of just this length carry KV, no other has it. */
 enum { SIM_PAGE_BYTES = 40 };
 
+struct block_shape sim_exec_shape(void);
 uint64_t sim_exec_bytes(uint32_t n_pages);
 enum st ST_CHECKED sim_exec_init(struct sim_exec *s, const struct sim_exec_options *o,
                                  struct err *err);

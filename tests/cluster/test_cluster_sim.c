@@ -13,13 +13,33 @@
 #include <stdio.h>
 
 #include "../engine/asked.h"
-#include "sim_cluster.h"
+#include "sim/core/standin.h"
+#include "sim/sim_cluster.h"
 
-enum { REQUESTS_MAX = 40, SHORT_LENS = 7 };
+enum { REQUESTS_MAX = 40, SHORT_LENS = 7, MEMBERS_MAX = 16, MODEL_LEN = 2048 };
 static const uint64_t ms = 1000000;
 
+struct world_options {
+    uint64_t seed;
+    uint32_t n_prefill, n_decode, n_pool, n_pages, seqs;
+    uint64_t pool_bytes;
+    uint64_t peer_timeout_ns, lease_ns;
+    uint64_t delay_ns_max;  /* of a message or a read; */
+    uint32_t slow_permille; /* so many take a hundred times as long */
+    uint32_t slow_percent;  /* of steps take ten times as long */
+    bool speculate;
+};
+
+struct world_member {
+    struct sim_member m; /* the first */
+    struct standin x;
+    uint64_t start_ns, continue_ns; /* 0: not planned */
+};
+
 struct world {
+    struct world_options o;
     struct sim_cluster c;
+    struct world_member members[MEMBERS_MAX]; /* [c.n] */
     struct asked v[REQUESTS_MAX];
     uint32_t n, n_faults;
     struct rng g;
@@ -30,6 +50,121 @@ static struct {
     uint64_t requests, faults, handovers, moved, deaths, joins, stale, preemptions, lost_pulls,
         from_pool, pool_bad;
 } sum;
+
+static void ok(enum st st, const struct err *err) {
+    if (st) fail_msg("%s", err->text);
+}
+
+/* --- members ---------------------------------------------------------------------------------- */
+
+/* The copying thread has a core of its own. */
+static void copy_meanwhile(void *ctx) {
+    struct world_member *m = ctx;
+    if (m->m.node && m->x.now_ns >= m->m.copy_ns) (void)node_copy(m->m.node);
+}
+
+static enum st make_worker(void *ctx, struct sim_member *sim, struct node_options *o,
+                           struct err *err) {
+    const struct world_options *w = &((struct world *)ctx)->o;
+    struct world_member *m = (struct world_member *)sim;
+    struct standin_options x = {.n_pages = w->n_pages,
+                                .n_slots = w->seqs,
+                                .max_model_len = MODEL_LEN,
+                                .rows_max = w->seqs * 3 + EXECUTOR_RIDE_ROWS,
+                                .vocab = VOCAB,
+                                .step_ns = 1000000,
+                                .row_ns = 20000,
+                                .draft_ns = 200000,
+                                .draft_right_percent = 60,
+                                .slow_percent = w->slow_percent,
+                                .seed = w->seed + sim->lives,
+                                .meanwhile = copy_meanwhile,
+                                .meanwhile_ctx = m};
+    enum st st = bus_segment_new(sim->bus, standin_bytes(w->n_pages), BUS_PEERS_READ, &o->memory,
+                                 &x.memory, err);
+    if (!st) st = standin_init(&m->x, &x, err);
+    sim->clock_ns = &m->x.now_ns;
+    o->executor = &m->x.x;
+    o->engine = (struct engine_options){.max_num_seqs = w->seqs,
+                                        .max_num_batched_tokens = EXECUTOR_CHUNK_MIN,
+                                        .speculate = w->speculate ? SPECULATE_ON : SPECULATE_OFF,
+                                        .draft_tokens = 2};
+    o->lease_ns = w->lease_ns;
+    return st;
+}
+
+static void worker_end(void *ctx, struct sim_member *m) {
+    (void)ctx;
+    standin_release(&((struct world_member *)m)->x);
+}
+
+static enum st make_pool(void *ctx, struct sim_member *m, struct pool_node_options *o,
+                         struct err *err) {
+    (void)m;
+    (void)err;
+    o->pool.dram_bytes = ((struct world *)ctx)->o.pool_bytes;
+    return ST_OK;
+}
+
+static void add_members(struct world *w, enum member_role role, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        struct sim_member *m = &w->members[w->c.n].m;
+        struct err err;
+        snprintf(m->name, sizeof m->name, "%c%u", "pdm"[role], i);
+        m->role = role;
+        ok(sim_cluster_add(&w->c, m, &err), &err);
+    }
+}
+
+static void start(struct world *w) {
+    const struct world_options *o = &w->o;
+    struct err err;
+    struct sim_cluster_options c = {.net = {.seed = o->seed,
+                                            .delay_ns_min = 5000,
+                                            .delay_ns_max = o->delay_ns_max,
+                                            .slow_permille = o->slow_permille,
+                                            .peer_timeout_ns = o->peer_timeout_ns,
+                                            .close_ns = 2000000},
+                                    .router = {.model_id = "stand-in",
+                                               .shape = standin_shape(),
+                                               .max_model_len = MODEL_LEN,
+                                               .renew_ns = o->lease_ns / 3,
+                                               .no_worker_ns = 60000 * ms,
+                                               .attempts_max = 100000},
+                                    .copy_every_ns = 300000,
+                                    .ctx = w,
+                                    .worker = make_worker,
+                                    .pool = make_pool,
+                                    .worker_end = worker_end};
+    ok(sim_cluster_new(&w->c, &c, &err), &err);
+    add_members(w, ROLE_OF_PREFILL, o->n_prefill);
+    add_members(w, ROLE_OF_DECODE, o->n_decode);
+    add_members(w, ROLE_OF_POOL, o->n_pool);
+}
+
+/* Nothing of a request is left anywhere: NULL, or what is. */
+static const char *leftovers(struct world *w) {
+    static char text[160];
+    struct cluster_view *v = malloc(sizeof *v);
+    router_view(w->c.router, v);
+    uint32_t open = v->queued + v->prefilling + v->decoding;
+    free(v);
+    snprintf(text, sizeof text, "router: %u flights", open);
+    if (open) return text;
+    for (uint32_t i = 0; i < w->c.n; i++) {
+        struct sim_member *m = w->c.v[i];
+        struct node_stats s;
+        if (!m->there || !m->node) continue;
+        node_stats(m->node, &s);
+        uint32_t held = s.load.pages_used, seqs = s.engine.running + s.engine.waiting;
+        snprintf(text, sizeof text, "%s: %u pages held, %u sequences, %u lent, %u reserved",
+                 m->name, held, seqs, s.load.lent, s.load.reserved);
+        if (held || seqs || s.load.lent || s.load.reserved) return text;
+    }
+    return NULL;
+}
+
+/* --- clients ---------------------------------------------------------------------------------- */
 
 static bool on_token(void *ctx, const struct token_out *t) {
     struct asked *a = ctx;
@@ -82,28 +217,34 @@ static uint32_t drive_clients(struct world *w, uint64_t now, uint64_t *next) {
 /* --- faults ----------------------------------------------------------------------------------- */
 
 static void start_again(struct world *w, uint64_t now) {
+    struct err err;
     for (uint32_t i = 0; i < w->c.n; i++) {
-        struct sim_member *m = &w->c.v[i];
-        if (!m->there && m->left && !m->start_ns) m->start_ns = now + 20 * ms;
-        if (!m->there && m->start_ns && m->start_ns <= now) sim_member_begin(&w->c, m);
-        if (m->there && m->stopped && m->continue_ns <= now) sim_member_continue(&w->c, m);
+        struct world_member *x = &w->members[i];
+        struct sim_member *m = &x->m;
+        if (!m->there && m->left && !x->start_ns) x->start_ns = now + 20 * ms;
+        if (!m->there && x->start_ns && x->start_ns <= now) {
+            x->start_ns = 0;
+            ok(sim_member_begin(&w->c, m, &err), &err);
+        }
+        if (m->there && m->stopped && x->continue_ns <= now) sim_member_continue(&w->c, m);
     }
 }
 
 /* False: it could not be done now. */
 static bool one_fault(struct world *w, uint64_t now) {
-    struct sim_member *m = &w->c.v[below(&w->g, w->c.n)], *other = &w->c.v[below(&w->g, w->c.n)];
+    struct world_member *x = &w->members[below(&w->g, w->c.n)];
+    struct sim_member *m = &x->m, *other = w->c.v[below(&w->g, w->c.n)];
     struct err err;
     uint32_t kind = below(&w->g, 7);
     if (!m->there || m->stopped) return false;
     switch (kind) {
     case 0: /* killed, and started again after a while */
         sim_member_kill(&w->c, m);
-        m->start_ns = now + (1 + below(&w->g, 60)) * ms;
+        x->start_ns = now + (1 + below(&w->g, 60)) * ms;
         break;
     case 1: /* stopped for less or more than it takes to be given up */
-        sim_member_pause(&w->c, m);
-        m->continue_ns = now + (1 + below(&w->g, 120)) * ms;
+        sim_member_stop(m);
+        x->continue_ns = now + (1 + below(&w->g, 120)) * ms;
         break;
     case 2:
         if (!other->there || other == m) return false;
@@ -120,7 +261,7 @@ static bool one_fault(struct world *w, uint64_t now) {
         break;
     case 6: /* copying threads get no core for long, and a worker's old life ends meanwhile */
         for (uint32_t i = 0; i < w->c.n; i++)
-            w->c.v[i].copy_ns = now + (100 + below(&w->g, 900)) * ms;
+            w->c.v[i]->copy_ns = now + (100 + below(&w->g, 900)) * ms;
         sim_bus_break(m->bus, w->c.bus);
         break;
     }
@@ -134,7 +275,7 @@ static void mend_roles(struct world *w) {
     uint32_t n[MEMBER_ROLES] = {0};
     struct sim_member *any = NULL;
     for (uint32_t i = 0; i < w->c.n; i++) {
-        struct sim_member *m = &w->c.v[i];
+        struct sim_member *m = w->c.v[i];
         if (!m->there || m->stopped || !m->node || sim_member_state(m) != NODE_READY) continue;
         n[node_role(m->node)]++;
         any = m;
@@ -160,7 +301,7 @@ static void show(struct world *w) {
                       (unsigned long long)v->members[i].epoch, v->members[i].flights);
     for (uint32_t i = v->n_events; i-- > 0;) print_message("# event: %s\n", v->events[i].text);
     for (uint32_t i = 0; i < w->c.n; i++) {
-        const struct sim_member *m = &w->c.v[i];
+        const struct sim_member *m = w->c.v[i];
         struct node_stats s;
         print_message("# %s: there %d stopped %d left %d\n", m->name, m->there, m->stopped,
                       m->left);
@@ -186,14 +327,14 @@ static void run(struct world *w, uint32_t faults_left) {
         }
         if (faults_left == 0 && w->n_faults > 0) mend_roles(w);
         if (left == 0 && faults_left == 0) {
-            if (!sim_cluster_leftovers(&w->c)) return;
+            if (!leftovers(w)) return;
             if (!quiet_since) quiet_since = now;
-            if (now - quiet_since > 3 * w->c.o.lease_ns + 2000 * ms)
-                fail_msg("%s", sim_cluster_leftovers(&w->c));
+            if (now - quiet_since > 3 * w->o.lease_ns + 2000 * ms) fail_msg("%s", leftovers(w));
         }
         if (now > limit) show(w);
         if (now > limit) fail_msg("no progress: %u requests left", left);
-        sim_cluster_step(&w->c, next);
+        sim_cluster_advance(&w->c, next);
+        sim_cluster_act(&w->c);
     }
 }
 
@@ -217,8 +358,8 @@ static void count(struct world *w) {
     free(v);
     for (uint32_t i = 0; i < w->c.n; i++) {
         struct node_stats s;
-        if (!w->c.v[i].there || !w->c.v[i].node) continue;
-        node_stats(w->c.v[i].node, &s);
+        if (!w->c.v[i]->there || !w->c.v[i]->node) continue;
+        node_stats(w->c.v[i]->node, &s);
         sum.from_pool += s.pool.blocks_fetched;
         sum.pool_bad += s.pool.blocks_bad;
         sum.preemptions += s.engine.preemptions;
@@ -235,8 +376,8 @@ static void check_calm(struct world *w) {
     free(v);
     for (uint32_t i = 0; i < w->c.n; i++) {
         struct node_stats s;
-        if (!w->c.v[i].node) continue;
-        node_stats(w->c.v[i].node, &s);
+        if (!w->c.v[i]->node) continue;
+        node_stats(w->c.v[i]->node, &s);
         assert_int_equal(s.loans_expired, 0);
         assert_int_equal(s.reservations_expired, 0);
     }
@@ -247,18 +388,16 @@ static void random_history(uint64_t seed, bool calm) {
     static struct world w;
     w = (struct world){.g = {seed * 2654435761u + 99}};
     for (int i = 0; i < 4; i++) below(&w.g, 2);
-    struct sim_cluster_options o = {
+    struct world_options o = {
         .seed = seed,
         .n_prefill = 1 + below(&w.g, 3),
         .n_decode = 1 + below(&w.g, 3),
         .n_pool = below(&w.g, 3),
-        .n_pages = engine_pages_min(SIM_MODEL_LEN) + below(&w.g, below(&w.g, 2) ? 40 : 6),
+        .n_pages = engine_pages_min(MODEL_LEN) + below(&w.g, below(&w.g, 2) ? 40 : 6),
         .pool_bytes = (8 + below(&w.g, below(&w.g, 2) ? 200 : 12)) * UINT64_C(4096),
         .seqs = 2 + below(&w.g, 10),
-        .vocab = VOCAB,
         .peer_timeout_ns = (below(&w.g, 2) ? 50 : 200) * ms,
         .lease_ns = (below(&w.g, 2) ? 60 : 400) * ms,
-        .no_worker_ns = 60000 * ms,
         .delay_ns_max = 10000 * (1 + below(&w.g, 100)),
         .slow_permille = below(&w.g, 2) ? 0 : below(&w.g, 60),
         .slow_percent = below(&w.g, 2) ? 0 : 5,
@@ -272,7 +411,8 @@ static void random_history(uint64_t seed, bool calm) {
         o.lease_ns = 400 * ms;
         o.slow_permille = 0;
     }
-    sim_cluster_start(&w.c, &o);
+    w.o = o;
+    start(&w);
     w.n = 20 + below(&w.g, 12);
     uint32_t spread = 1 + below(&w.g, 4);
     for (uint32_t i = 0; i < w.n; i++) {
@@ -292,7 +432,7 @@ static void random_history(uint64_t seed, bool calm) {
             assert_int_equal(a->n_prompt_told, a->r.n_prompt - 1);
     }
     count(&w);
-    sim_cluster_stop(&w.c);
+    sim_cluster_free(&w.c);
     for (uint32_t i = 0; i < w.n; i++) asked_release(&w.v[i]);
 }
 

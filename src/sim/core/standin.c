@@ -35,12 +35,12 @@ enum { LAYERS = 2, ROW_BYTES = sizeof(uint64_t) };
 static const uint64_t layer_mask[LAYERS] = {0, 0x5bf03635u};
 static const uint64_t gate_wait_ns = 20000;
 
-static struct block_shape shape(void) {
+struct block_shape standin_shape(void) {
     return (struct block_shape){.n_layers = LAYERS, .layer_bytes = KV_PAGE_TOKENS * ROW_BYTES};
 }
 
 uint64_t standin_bytes(uint32_t n_pages) {
-    struct block_shape s = shape();
+    struct block_shape s = standin_shape();
     return paged_bytes(&s, n_pages + 1);
 }
 
@@ -204,7 +204,7 @@ static void *slot(void *ctx, uint32_t i) {
 
 enum st standin_init(struct standin *s, const struct standin_options *o, struct err *err) {
     *s = (struct standin){.o = *o, .faults = o->seed, .now_ns = 1};
-    struct block_shape of = shape();
+    struct block_shape of = standin_shape();
     if (!o->memory) s->owned = calloc(1, standin_bytes(o->n_pages));
     s->rows = o->memory ? o->memory : s->owned;
     s->slots = calloc(o->n_slots, sizeof *s->slots);

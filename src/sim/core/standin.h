@@ -35,6 +35,7 @@ struct standin {
     uint32_t chunk_run, chunk_row; /* the next to be computed */
 };
 
+struct block_shape standin_shape(void);
 uint64_t standin_bytes(uint32_t n_pages);
 enum st ST_CHECKED standin_init(struct standin *s, const struct standin_options *o,
                                 struct err *err);
