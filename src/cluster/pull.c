@@ -107,7 +107,7 @@ static void take_inbox(struct puller *p) {
     struct pull *u = p->inbox;
     p->inbox = NULL;
     pthread_mutex_unlock(&p->lock);
-    append(&p->active, u);
+    if (u) append(&p->active, u);
 }
 
 void puller_free(struct puller *p) {

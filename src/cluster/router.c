@@ -379,12 +379,9 @@ void router_view(const struct router *r, struct cluster_view *out) {
         i->flights = m->n_flights;
     }
     qsort(out->members, out->n_members, sizeof *out->members, by_role_and_name);
-    out->queued = out->prefilling = out->decoding = 0;
-    for (const struct route *f = r->routes; f; f = f->next) {
-        out->queued += f->state <= FLIGHT_RESERVING;
-        out->prefilling += f->state == FLIGHT_PREFILL;
-        out->decoding += f->state == FLIGHT_DECODE;
-    }
+    out->queued = r->n_in[FLIGHT_QUEUED] + r->n_in[FLIGHT_RESERVING];
+    out->prefilling = r->n_in[FLIGHT_PREFILL];
+    out->decoding = r->n_in[FLIGHT_DECODE];
 }
 
 uint64_t router_events(const struct router *r) {
@@ -392,9 +389,8 @@ uint64_t router_events(const struct router *r) {
 }
 
 const struct engine_stats *router_stats(struct router *r) {
-    r->stats.waiting = r->stats.running = 0;
-    for (const struct route *f = r->routes; f; f = f->next)
-        *(f->state <= FLIGHT_RESERVING ? &r->stats.waiting : &r->stats.running) += 1;
+    r->stats.waiting = r->n_in[FLIGHT_QUEUED] + r->n_in[FLIGHT_RESERVING];
+    r->stats.running = r->n_in[FLIGHT_PREFILL] + r->n_in[FLIGHT_DECODE];
     return &r->stats;
 }
 
@@ -404,6 +400,7 @@ enum st router_new(struct router **out, const struct router_options *o, struct e
     struct router *r = calloc(1, sizeof *r);
     if (!r) return err_set(err, ST_NO_MEMORY, "router: out of memory");
     *r = (struct router){.o = *o, .message = {.max = BUS_MESSAGE_MAX}};
+    wait_init(r);
     engine_stats_init(&r->stats);
     *out = r;
     return ST_OK;
