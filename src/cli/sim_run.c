@@ -97,9 +97,11 @@ static void print_text(const struct run_config *c, const struct run_report *o) {
            c->pool.n, (unsigned long long)c->seed);
     printf("%.0f s of virtual time in %.1f s, %.2f M events/s\n\n", o->virtual_s, o->wall_s,
            share((double)o->events, o->wall_s) / 1e6);
-    printf("requests     %llu: %llu finished, %llu failed, %llu moved to another worker; %.2f/s\n",
-           (unsigned long long)o->requests, (unsigned long long)o->finished,
-           (unsigned long long)o->failed, (unsigned long long)o->moved,
+    printf("requests     %llu: %llu finished, %llu failed, ", (unsigned long long)o->requests,
+           (unsigned long long)o->finished, (unsigned long long)o->failed);
+    if (c->load.leave_share > 0)
+        printf("%llu left by their clients, ", (unsigned long long)o->left);
+    printf("%llu moved to another worker; %.2f/s\n", (unsigned long long)o->moved,
            share((double)o->finished, s));
     if (o->cut)
         printf("             %llu were longer than max_model_len (%u) and were cut to it\n",
@@ -169,6 +171,7 @@ static void print_json(const struct run_config *c, const char *model, const char
     put_count(j, "requests", o->requests);
     put_count(j, "finished", o->finished);
     put_count(j, "failed", o->failed);
+    put_count(j, "left", o->left);
     put_count(j, "moved", o->moved);
     put_count(j, "cut", o->cut);
     put(j, "span_s", s);

@@ -12,7 +12,7 @@
 #include "sim/run_impl.h"
 
 static const uint64_t message_ns_min = 20000, message_ns_max = 60000, peer_timeout_ns = 3000000000,
-                      close_ns = 200000000, settle_ns = 5000000000;
+                      close_ns = 200000000, settle_ns = 25000000000 /* no lease lasts so long */;
 
 uint64_t run_ns(double s) {
     return s <= 0 ? 0 : s >= 9e9 ? UINT64_MAX : (uint64_t)llround(s * 1e9);
@@ -46,7 +46,6 @@ static enum st begin_cluster(struct run *r, struct err *err) {
         .router = {.model_id = RUN_MODEL_ID,
                    .shape = sim_exec_shape(),
                    .max_model_len = c->max_model_len,
-                   .renew_ns = 100000000000,
                    .no_worker_ns = run_ns(c->no_worker_s),
                    .prefill_tokens = batch * 2 > UINT32_MAX ? UINT32_MAX : (uint32_t)(batch * 2)},
         .ctx = r,
@@ -65,6 +64,12 @@ static enum st load_add(void *ctx, struct run_request *q, struct err *err) {
     return router_add(r->cluster.router, &q->r, &run_load_sink, q, load_now(r), err);
 }
 
+static void load_cancel(void *ctx, struct run_request *q) {
+    struct run *r = ctx;
+    router_cancel(r->cluster.router, &q->r, ENGINE_CANCEL_LEFT);
+    r->cluster.router_due_ns = 0; /* room may be free */
+}
+
 static enum st begin_load(struct run *r, struct err *err) {
     r->load = (struct run_load){.c = r->c,
                                 .vocab = r->c->prefill.setup.model.vocab,
@@ -72,7 +77,8 @@ static enum st begin_load(struct run *r, struct err *err) {
                                 .chance = &r->chance,
                                 .ctx = r,
                                 .now = load_now,
-                                .add = load_add};
+                                .add = load_add,
+                                .cancel = load_cancel};
     return run_load_new(&r->load, err);
 }
 
@@ -109,7 +115,7 @@ static void sooner(uint64_t *at, double s) {
 }
 
 static void step(struct run *r, uint64_t until_ns) {
-    sooner(&until_ns, r->load.next_arrival_s);
+    sooner(&until_ns, run_load_next(&r->load));
     sooner(&until_ns, run_faults_next(r));
     sim_cluster_advance(&r->cluster, until_ns);
     run_faults_apply(r);
@@ -188,10 +194,11 @@ enum st run_report(struct run *r, struct run_report *o, struct err *err) {
     }
     struct cluster_view *v = malloc(sizeof *v);
     if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
+    double end_s = run_now_s(r);
     uint64_t until = sim_cluster_now(&r->cluster) + settle_ns; /* pages go back, offers end */
     while (!r->broken && sim_cluster_now(&r->cluster) < until) step(r, until);
     router_view(r->cluster.router, v);
-    *o = (struct run_report){.virtual_s = run_now_s(r),
+    *o = (struct run_report){.virtual_s = end_s,
                              .wall_s = r->wall_s,
                              .events = r->cluster.events,
                              .moved = v->moved,

@@ -17,13 +17,15 @@ enum run_fault_kind {
     RUN_SUB_PLANE, /* of the scale-up plane */
     RUN_POOL,      /* a pool server is killed */
     RUN_SLOW,      /* a chip takes `slow` times as long: its instance waits for it */
+    RUN_HANG,      /* a node: what has a part of it stands still, and says nothing */
+    RUN_CUT, /* a node: at one moment all connections of those break, with what is under way */
     RUN_FAULTS
 };
 extern const char *const run_fault_names[RUN_FAULTS + 1];
 
 struct run_fault {
     enum run_fault_kind kind;
-    uint32_t index; /* of the chip, node, sub-plane or pool server */
+    uint32_t index; /* of the chip, node, sub-plane or pool server (its node) */
     double at_s, for_s;
     double share, slow;
 };
@@ -60,6 +62,7 @@ struct run_config {
         uint64_t requests;    /* at most; 0: no limit */
         double duration_s;    /* arrivals stop; then what is under way ends */
         uint32_t tenants;
+        double leave_share, leave_after_s; /* clients that go away; after that time, at the mean */
         double length_divisor; /* of a trace's lengths and blocks: for models with short contexts */
         bool spread; /* arrivals that stand at one instant are spread until the next one */
     } load;
@@ -82,7 +85,7 @@ struct run_percentiles {
 
 struct run_report {
     double virtual_s, wall_s;
-    uint64_t events, requests, finished, failed, moved;
+    uint64_t events, requests, finished, failed, left, moved; /* left: by their clients */
     uint64_t
         cut; /* requests that were longer than max_model_len, and were cut to it: the answer first, then the prompt */
     uint64_t prompt_tokens, cached_tokens, pool_tokens, output_tokens;

@@ -123,9 +123,9 @@ static enum st path_of(struct in *in, const struct doc_node *at, const char *key
 
 static enum st load(struct in *in, const struct doc_node *root) {
     static const char *const keys[] = {
-        "arrivals",     "trace",          "rate_scale", "rate",       "clients",
-        "input_tokens", "output_tokens",  "requests",   "duration_s", "tenants",
-        "spread",       "length_divisor", NULL};
+        "arrivals",     "trace",          "rate_scale",  "rate",          "clients",
+        "input_tokens", "output_tokens",  "requests",    "duration_s",    "tenants",
+        "spread",       "length_divisor", "leave_share", "leave_after_s", NULL};
     static const char *const kinds[] = {"trace", "poisson", "closed", NULL};
     const struct doc_node *at;
     struct run_config *c = in->c;
@@ -147,7 +147,12 @@ static enum st load(struct in *in, const struct doc_node *root) {
     if (!st) st = number(in, at, "duration_s", 1e-3, 1e7, 1, &c->load.duration_s);
     if (!st) st = count(in, at, "tenants", 1, 64, &c->load.tenants);
     if (!st) st = doc_bool(at, "spread", &c->load.spread, in->err);
+    if (!st) st = number(in, at, "leave_share", 0, 1, 1, &c->load.leave_share);
+    if (!st) st = number(in, at, "leave_after_s", 0, 1e6, 1, &c->load.leave_after_s);
     if (st) return st;
+    if (c->server[0] && c->load.leave_share > 0)
+        return doc_fail(doc_find(at, "leave_share"), in->err,
+                        "found a server, expected a cluster: its clients stay");
     if (kind == RUN_TRACE && !c->load.trace[0])
         return doc_fail(at, in->err, "arrivals: trace: expected trace: FILE");
     if (c->load.duration_s <= 0 && c->load.requests == 0)
@@ -170,6 +175,8 @@ static enum st fault(struct in *in, const struct doc_node *at, struct run_fault 
     if (!st) st = number(in, at, "for_s", 0, 1e7, 1, &f->for_s);
     if (!st) st = number(in, at, "share", 0.001, 1, 1, &f->share);
     if (!st) st = number(in, at, "slow", 1, 1000, 1, &f->slow);
+    if (!st && kind == RUN_CUT && f->for_s > 0)
+        st = doc_fail(doc_find(at, "for_s"), in->err, "found with a cut, which is of one moment");
     if (!st && f->share <= 0) f->share = kind == RUN_LINK ? 0.1 : 0.001;
     return st;
 }
@@ -226,6 +233,7 @@ static void defaults(struct run_config *c) {
     c->load.n_in = 4096;
     c->load.n_out = 256;
     c->load.tenants = 1;
+    c->load.leave_after_s = 5;
 }
 
 /* The scale-up plane reaches CPUs, or the scale-out one is all there is; KV goes over the latter. */

@@ -7,8 +7,8 @@
 
 #include "sim/run_impl.h"
 
-const char *const run_fault_names[RUN_FAULTS + 1] = {"chip", "node", "link", "sub-plane",
-                                                     "pool", "slow", NULL};
+const char *const run_fault_names[RUN_FAULTS + 1] = {"chip", "node", "link", "sub-plane", "pool",
+                                                     "slow", "hang", "cut",  NULL};
 
 static enum st add_fault(struct run *r, const struct run_fault *f, double at_s, bool ends,
                          uint32_t member, struct err *err) {
@@ -34,7 +34,9 @@ static enum st add_both(struct run *r, const struct run_fault *f, struct err *er
 static uint32_t places(const struct run *r, enum run_fault_kind kind) {
     const struct machine *m = &r->c->machine;
     switch (kind) {
-    case RUN_NODE: return m->n_nodes;
+    case RUN_NODE:
+    case RUN_HANG:
+    case RUN_CUT: return m->n_nodes;
     case RUN_SUB_PLANE: return m->planes[0].sub_planes ? m->planes[0].sub_planes : 1;
     case RUN_POOL: return r->c->pool.n;
     default: return m->n_nodes * m->chips_per_node;
@@ -64,7 +66,7 @@ enum st run_faults_new(struct run *r, struct err *err) {
                 .kind = (enum run_fault_kind)k,
                 .index = (uint32_t)(run_draw(&r->chance) * places(r, (enum run_fault_kind)k)),
                 .at_s = at,
-                .for_s = c->repair_s,
+                .for_s = k == RUN_CUT ? 0 : c->repair_s,
                 .share = 0.1,
                 .slow = 2};
             st = add_both(r, &f, err);
@@ -85,7 +87,9 @@ static bool stands_on(const struct run *r, const struct run_member *m, const str
     case RUN_LINK:
     case RUN_SLOW:
         return m->m.role != ROLE_OF_POOL && f->index >= m->first_chip && f->index <= last;
-    case RUN_NODE: return f->index >= m->first_chip / per_node && f->index <= last / per_node;
+    case RUN_NODE:
+    case RUN_HANG:
+    case RUN_CUT: return f->index >= m->first_chip / per_node && f->index <= last / per_node;
     case RUN_SUB_PLANE: return true;
     case RUN_POOL: return m->m.role == ROLE_OF_POOL && f->index == m->first_chip / per_node;
     case RUN_FAULTS: return false;
@@ -155,6 +159,22 @@ static void kill(struct run *r, struct run_member *m, const struct run_due_fault
     }
 }
 
+static void hang(struct run *r, struct run_member *m, bool ends) {
+    if (!ends) {
+        if (m->hung++ == 0 && m->m.there) sim_member_stop(&m->m);
+    } else if (--m->hung == 0 && m->m.there && m->m.stopped) { /* not one that came again since */
+        sim_member_continue(&r->cluster, &m->m);
+    }
+}
+
+static void cut(struct run *r, struct run_member *m) {
+    if (!m->m.there) return;
+    sim_bus_break(m->m.bus, r->cluster.bus);
+    for (uint32_t i = 0; i < r->n_members; i++)
+        if (r->members[i].m.there && &r->members[i] != m)
+            sim_bus_break(m->m.bus, r->members[i].m.bus);
+}
+
 static void apply(struct run *r, const struct run_due_fault *d) {
     if (d->fault.kind == RUN_SLOW) {
         set_slow(r, d);
@@ -164,10 +184,17 @@ static void apply(struct run *r, const struct run_due_fault *d) {
         struct run_member *m = &r->members[i];
         if (!stands_on(r, m, &d->fault) || (d->member != RUN_MEMBERS_MAX && d->member != i))
             continue;
-        if (d->fault.kind == RUN_LINK || d->fault.kind == RUN_SUB_PLANE)
-            set_links(r, m, d);
-        else
-            kill(r, m, d);
+        switch (d->fault.kind) {
+        case RUN_LINK:
+        case RUN_SUB_PLANE: set_links(r, m, d); break;
+        case RUN_HANG: hang(r, m, d->ends); break;
+        case RUN_CUT: cut(r, m); break;
+        case RUN_CHIP:
+        case RUN_NODE:
+        case RUN_POOL: kill(r, m, d); break;
+        case RUN_SLOW:
+        case RUN_FAULTS: break;
+        }
     }
 }
 

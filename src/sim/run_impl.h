@@ -34,7 +34,7 @@ struct run_member {
         uint64_t wrong_pages, preemptions, stored, pool_tokens;
         uint64_t leaked_pages;                       /* now, where no request is under way */
     } past;                                          /* of earlier lives */
-    uint32_t down;                                   /* faults that keep it down */
+    uint32_t down, hung;                             /* faults that keep it so */
     struct run_link in[RUN_PLANES], out[RUN_PLANES]; /* hand-over, pool */
 };
 

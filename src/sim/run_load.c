@@ -128,6 +128,10 @@ static bool on_token(void *ctx, const struct token_out *t) {
     struct run_load *r = q->load;
     double now_s = run_s(r->now(r->ctx));
     uint32_t expected = sim_draw(q->chain, q->r.seed, r->vocab);
+    if (!q->open || t->choice != 0 || q->n_told == q->r.max_tokens) {
+        r->wrong_tokens++;
+        return false;
+    }
     if (t->position != q->r.n_prompt + q->n_told || t->id != expected) r->wrong_tokens++;
     q->chain = sim_chain(q->chain, t->id, true);
     if (q->n_told++ == 0) {
@@ -164,9 +168,16 @@ static void on_done(void *ctx, const struct err *err) {
     struct run_request *q = ctx;
     struct run_load *r = q->load;
     double now_s = run_s(r->now(r->ctx));
+    if (!q->open) {
+        r->wrong_tokens++; /* it ended twice */
+        return;
+    }
+    q->open = false;
     r->n_open--;
     r->last_end_s = now_s;
-    if (err) {
+    if (q->leaves) {
+        r->left++;
+    } else if (err) {
         r->failed++;
     } else {
         r->finished++;
@@ -183,6 +194,53 @@ static void on_done(void *ctx, const struct err *err) {
 
 const struct engine_sink run_load_sink = {.token = on_token, .done = on_done};
 
+/* --- clients that go away --------------------------------------------------------------------- */
+
+static void plan_leave(struct run_load *r) {
+    r->next_leave_s = INFINITY;
+    for (uint32_t i = 0; i < r->n_leaves; i++)
+        if (r->leaves[i].at_s < r->next_leave_s) r->next_leave_s = r->leaves[i].at_s;
+}
+
+/* Whether this client will, and when, is drawn from its number alone. */
+static void may_leave(struct run_load *r, struct run_request *q, double now_s) {
+    uint64_t chance = sim_mix(q->n ^ r->c->seed) + 0x1eaf;
+    if (run_draw(&chance) >= r->c->load.leave_share) return;
+    if (r->n_leaves == r->cap_leaves) {
+        uint32_t cap = r->cap_leaves ? 2 * r->cap_leaves : 64;
+        struct run_leave *v = realloc(r->leaves, cap * sizeof *v);
+        if (!v) {
+            r->broken = true;
+            (void)err_set(&r->err, ST_NO_MEMORY, "run: out of memory");
+            return;
+        }
+        r->leaves = v;
+        r->cap_leaves = cap;
+    }
+    double at_s = now_s + run_draw_exponential(&chance) * r->c->load.leave_after_s;
+    r->leaves[r->n_leaves++] = (struct run_leave){at_s, q, q->n};
+    if (at_s < r->next_leave_s) r->next_leave_s = at_s;
+}
+
+static void leave(struct run_load *r) {
+    double now_s = run_s(r->now(r->ctx));
+    for (uint32_t i = 0; i < r->n_leaves;) {
+        struct run_leave l = r->leaves[i];
+        if (run_ns(l.at_s) > run_ns(now_s)) {
+            i++;
+            continue;
+        }
+        r->leaves[i] = r->leaves[--r->n_leaves];
+        if (!l.q->open || l.q->n != l.n) continue; /* it has its answer */
+        l.q->leaves = true;
+        r->cancel(r->ctx, l.q);
+        if (l.q->open) r->wrong_tokens++; /* nobody told its end */
+    }
+    plan_leave(r);
+}
+
+/* --- coming ----------------------------------------------------------------------------------- */
+
 static void arrive(struct run_load *r, double now_s) {
     uint32_t n_in, n_out;
     uint64_t n = r->n_arrived++;
@@ -195,6 +253,9 @@ static void arrive(struct run_load *r, double now_s) {
         return;
     }
     q->load = r;
+    q->n = n;
+    q->open = true;
+    q->leaves = false;
     q->n_told = 0;
     q->arrived_s = now_s;
     struct request *x = &q->r;
@@ -219,14 +280,21 @@ static void arrive(struct run_load *r, double now_s) {
     r->prompt_tokens += n_in;
     r->n_open++;
     if (n == 0) r->first_arrival_s = now_s;
+    if (r->c->load.leave_share > 0) may_leave(r, q, now_s);
     if (r->add(r->ctx, q, &err) == ST_OK) return;
+    q->open = false;
     r->n_open--;
     r->failed++;
     q->next = r->free_requests;
     r->free_requests = q;
 }
 
+double run_load_next(const struct run_load *r) {
+    return r->next_leave_s < r->next_arrival_s ? r->next_leave_s : r->next_arrival_s;
+}
+
 void run_load_arrive(struct run_load *r) {
+    if (run_ns(r->next_leave_s) <= r->now(r->ctx)) leave(r);
     while (!r->broken && !r->arrivals_over && run_ns(r->next_arrival_s) <= r->now(r->ctx)) {
         double due_s = r->next_arrival_s; /* whoever serves may have been busy since */
         if (r->n_again) r->n_again--;
@@ -275,6 +343,7 @@ enum st run_load_report(const struct run_load *r, struct run_report *o, struct e
     o->requests = r->n_arrived;
     o->finished = r->finished;
     o->failed = r->failed;
+    o->left = r->left;
     o->prompt_tokens = r->prompt_tokens;
     o->cached_tokens = r->cached_tokens;
     o->output_tokens = r->output_tokens;
@@ -300,6 +369,7 @@ enum st run_load_new(struct run_load *r, struct err *err) {
         return err_set(err, ST_INVALID, "%s: all requests come at once, expected load.requests",
                        c->load.trace);
     r->n_again = c->load.arrivals == RUN_CLOSED ? c->load.clients : 0;
+    r->next_leave_s = INFINITY;
     plan_next(r, 0);
     return ST_OK;
 }
@@ -312,6 +382,7 @@ void run_load_free(struct run_load *r) {
         free(q->choice.ids);
         free(q);
     }
+    free(r->leaves);
     free(r->records);
     trace_release(&r->trace);
 }

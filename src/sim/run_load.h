@@ -19,6 +19,8 @@ struct run_request {
     uint64_t chain; /* behind what was told: what comes next follows from it */
     double arrived_s, first_s, last_s;
     uint32_t n_told, n_left, cap_prompt, cap_ids; /* left: of who took it */
+    uint64_t n;                                   /* which one it is */
+    bool open, leaves;
 };
 
 /* What is kept of each request that ended. */
@@ -34,15 +36,24 @@ struct run_load {
     uint64_t (*now)(void *ctx);
     /* Takes the request until run_load_sink's done. */
     enum st (*add)(void *ctx, struct run_request *q, struct err *err);
+    /* The client is gone: done comes at once. NULL: c->load.leave_share is 0. */
+    void (*cancel)(void *ctx, struct run_request *q);
     struct trace trace;
     double next_arrival_s;             /* INFINITY: none */
     uint64_t n_arrived, n_open, n_cut; /* n_cut: were longer than max_model_len */
     bool arrivals_over;
     struct run_request *free_requests;
+    struct run_leave { /* clients that will go away, where their requests are not over by then */
+        double at_s;
+        struct run_request *q;
+        uint64_t n;
+    } * leaves;
+    uint32_t n_leaves, cap_leaves;
+    double next_leave_s;
     uint32_t n_again; /* closed loop: clients whose next request is due now */
     struct run_record *records;
     uint64_t n_records, cap_records, n_good;
-    uint64_t finished, failed, wrong_tokens;
+    uint64_t finished, failed, left, wrong_tokens;
     uint64_t prompt_tokens, cached_tokens, output_tokens;
     double first_arrival_s, last_end_s;
     bool broken; /* err says why it cannot go on */
@@ -54,7 +65,9 @@ extern const struct engine_sink run_load_sink; /* its ctx is the struct run_requ
 /* c, vocab, max_model_len, chance, ctx, now and add are set. run_load_free follows in any case. */
 enum st ST_CHECKED run_load_new(struct run_load *l, struct err *err);
 void run_load_free(struct run_load *l);
-void run_load_arrive(struct run_load *l); /* those that are due */
+/* When clients come or go next; those that are due do. */
+double run_load_next(const struct run_load *l);
+void run_load_arrive(struct run_load *l);
 /* Times and counts of the requests. */
 enum st ST_CHECKED run_load_report(const struct run_load *l, struct run_report *o, struct err *err);
 

@@ -11,8 +11,6 @@
 #include "sim/run_impl.h"
 
 enum { HANDOVER, POOL };
-static const uint64_t lease_ns =
-    600000000000;                           /* a long prompt's rows may wait for all of a batch */
 static const uint64_t look_ns = 1000000000; /* rows come when the batch is over: HANDED tells */
 enum { OFFERS_MAX = 8192, KV_STEP = 8 };
 
@@ -162,7 +160,6 @@ enum st run_worker(void *ctx, struct sim_member *sim, struct node_options *o, st
             prefill && batch > EXECUTOR_CHUNK_MIN ? (uint32_t)batch : EXECUTOR_CHUNK_MIN,
         .speculate = x.drafts ? SPECULATE_ON : SPECULATE_OFF,
         .draft_tokens = 1};
-    o->lease_ns = lease_ns;
     o->look_ns = look_ns;
     o->offers_max = OFFERS_MAX;
     return ST_OK;

@@ -23,14 +23,14 @@ static void must(enum st st, const struct err *err) {
     if (st) fail_msg("%s", err->text);
 }
 
-static struct run_report run_text(const char *more, uint64_t seed) {
+static struct run_report run_on(const char *what, const char *more, uint64_t seed) {
     struct run_config *c = malloc(sizeof *c);
     struct run *r;
     struct run_report o;
     struct err err;
     char text[4096];
     assert_non_null(c);
-    snprintf(text, sizeof text, "%sseed: %u\n%s", base, (unsigned)seed, more);
+    snprintf(text, sizeof text, "%sseed: %u\n%s", what, (unsigned)seed, more);
     must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
     must(run_new(&r, c, &err), &err);
     for (double at = 1; run_until(r, at) && at < 7200; at++) continue;
@@ -40,12 +40,16 @@ static struct run_report run_text(const char *more, uint64_t seed) {
     return o;
 }
 
+static struct run_report run_text(const char *more, uint64_t seed) {
+    return run_on(base, more, seed);
+}
+
 static void keeps_promises(const struct run_report *o) {
     assert_int_equal(o->wrong_tokens, 0);
     assert_int_equal(o->wrong_pages, 0);
     assert_int_equal(o->lost_requests, 0);
     assert_int_equal(o->leaked_pages, 0);
-    assert_int_equal(o->finished + o->failed, o->requests);
+    assert_int_equal(o->finished + o->failed + o->left, o->requests);
 }
 
 static void every_request_ends_with_its_tokens(void **state) {
@@ -92,6 +96,60 @@ static void whatever_breaks_no_token_is_wrong_and_no_request_lost(void **state) 
             assert_int_equal(o.failed, 0);
             assert_true(i > 1 || o.deaths >= 2);
         }
+}
+
+/* Clients go away while they queue, while room is made, while rows are computed, on their way, and
+ * between any two tokens; and at that nodes stand still, for less and for more than it takes to be given
+ * up, and connections break. */
+static void who_leaves_at_any_time_leaves_nothing_behind(void **state) {
+    (void)state;
+    static const char *const faults[] = {
+        "[]",
+        "[{what: hang, index: 2, at_s: 3, for_s: 2}, {what: hang, index: 6, at_s: 4, for_s: 8}, "
+        "{what: hang, index: 9, at_s: 9, for_s: 4}]",
+        "[{what: cut, index: 1, at_s: 3}, {what: cut, index: 7, at_s: 4}, {what: cut, index: 11, "
+        "at_s: 5}, {what: cut, index: 2, at_s: 5.001}, {what: node, index: 8, at_s: 7, for_s: 1}]"};
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        for (uint64_t seed = 1; seed <= 3; seed++) {
+            char text[1024];
+            snprintf(text, sizeof text,
+                     "load: {rate: 25, input_tokens: 4000, output_tokens: 300, duration_s: 12, "
+                     "tenants: 2, leave_share: 0.5, leave_after_s: 1.5}\nfaults: %s\n",
+                     faults[i]);
+            struct run_report o = run_text(text, seed);
+            keeps_promises(&o);
+            assert_int_equal(o.failed, 0);
+            assert_true(o.left > o.requests / 4 && o.finished > o.requests / 3);
+            assert_true(i == 0 || o.deaths >= 2);
+        }
+}
+
+/* Its decode worker would go on for minutes. */
+static void an_answer_whose_client_left_is_not_computed_on(void **state) {
+    (void)state;
+    struct run_report o =
+        run_text("load: {arrivals: closed, clients: 20, input_tokens: 1000, output_tokens: "
+                 "15000, requests: 40, leave_share: 1, leave_after_s: 2}\n",
+                 1);
+    keeps_promises(&o);
+    assert_int_equal(o.left, 40);
+}
+
+/* More KV than there is: sequences give their pages back and are computed again. */
+static void where_kv_is_much_too_small_all_is_served_in_turn(void **state) {
+    (void)state;
+    struct run_report o = run_on(
+        "hardware: cloudmatrix384\nmodel: deepseek-r1\nmax_model_len: 16384\n"
+        "prefill: {instances: 3, chips: 16, restart_s: 1}\n"
+        "decode: {instances: 2, chips: 10, ep: 20, requests_per_chip: 192, restart_s: 1}\n"
+        "pool: {servers: 8, dram_gb: 16}\n",
+        "load: {arrivals: closed, clients: 1500, input_tokens: 4000, output_tokens: 700, requests: "
+        "2500, tenants: 2, leave_share: 0.1, leave_after_s: 20}\n"
+        "faults: [{what: cut, index: 6, at_s: 12}, {what: chip, index: 60, at_s: 20, for_s: 1}]\n",
+        1);
+    keeps_promises(&o);
+    assert_int_equal(o.failed, 0);
+    assert_true(o.preemptions > 100);
 }
 
 static void a_repeated_prompt_is_found_after_all_workers_were_restarted(void **state) {
@@ -218,6 +276,9 @@ int main(void) {
         cmocka_unit_test(every_request_ends_with_its_tokens),
         cmocka_unit_test(one_seed_is_one_run_and_another_is_another),
         cmocka_unit_test(whatever_breaks_no_token_is_wrong_and_no_request_lost),
+        cmocka_unit_test(who_leaves_at_any_time_leaves_nothing_behind),
+        cmocka_unit_test(an_answer_whose_client_left_is_not_computed_on),
+        cmocka_unit_test(where_kv_is_much_too_small_all_is_served_in_turn),
         cmocka_unit_test(a_repeated_prompt_is_found_after_all_workers_were_restarted),
         cmocka_unit_test(a_closed_loop_keeps_its_clients),
         cmocka_unit_test(a_closed_loop_ends_after_its_time),
