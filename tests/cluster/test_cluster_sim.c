@@ -408,7 +408,7 @@ static void random_history(uint64_t seed, bool calm) {
         o.lease_ns = 150 * ms;
     }
     if (calm) {
-        o.lease_ns = 400 * ms;
+        o.lease_ns = 80 * ms;
         o.slow_permille = 0;
     }
     w.o = o;
