@@ -18,7 +18,7 @@ struct args {
     uint64_t bytes;
     float imbalance, cores;
     const char *plane;
-    bool wide, bulk, other_node, explain, json;
+    bool wide, bulk, even, other_node, explain, json;
 };
 
 /* What is asked for: an operator of the table, or bytes between dies. */
@@ -83,6 +83,7 @@ static struct op_shape shape_of(const struct args *a, const struct sim_asked *s)
         .heads = a->heads,
         .inter = a->inter,
         .imbalance = (double)a->imbalance,
+        .even = a->even,
         .m = a->m,
         .n = a->n,
         .k = a->k,
@@ -229,7 +230,8 @@ int cli_sim_op(int argc, char **argv) {
         {"ep", "N", FLAG_U32, &a.ep, 1, 65536, "ranks of the experts (default 32, or all dies)",
          false},
         {"imbalance", "X", FLAG_F32, &a.imbalance, 1, 1000,
-         "load of the hottest rank of routed experts over the mean (default 1)", false},
+         "load of the hottest rank of routed experts over the mean, before chance (default 1)",
+         false},
         {"groups", "N", FLAG_U32, &a.groups, 1, 65536,
          "gmm: experts on the die (default: the model's over --ep)", false},
         {"m", "N", FLAG_U32, &a.m, 1, 1 << 24, "gmm by hand: rows of a group, with --n and --k",
@@ -256,6 +258,8 @@ int cli_sim_op(int argc, char **argv) {
          "type that is dispatched (default: as --dtype)", true},
         {"wide", NULL, FLAG_BOOL, &a.wide, 0, 0, "mla_prolog, o_proj: the form of prefill", true},
         {"bulk", NULL, FLAG_BOOL, &a.bulk, 0, 0, "dispatch, combine: the form of prefill", true},
+        {"even", NULL, FLAG_BOOL, &a.even, 0, 0, "no chance either: every rank gets its share",
+         true},
         {"plane", "NAME", FLAG_STR, &a.plane, 0, 0, "network (default: scale-up where it reaches)",
          true},
         {"what", "read|write|read-cpu|write-cpu", FLAG_CHOICE, &a.what, 0, 0,

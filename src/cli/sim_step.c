@@ -17,7 +17,7 @@ struct args {
     uint32_t chips, ep, redundant, batch, kv, tokens, prompt, microbatches, attention;
     float imbalance, acceptance, attention_share, reuse;
     struct flag_i64 fixed_us;
-    bool mtp, json;
+    bool mtp, even, json;
     const char *chrome, *plane;
 };
 
@@ -74,6 +74,7 @@ static enum st setup(struct asked *a, const struct args *f, struct err *err) {
                              .ep = f->ep,
                              .redundant = f->redundant,
                              .imbalance = (double)f->imbalance,
+                             .even = f->even,
                              .mtp = !a->prefill && f->mtp && a->s.model.n_mtp,
                              .acceptance = (double)f->acceptance,
                              .microbatches = f->microbatches != 2,
@@ -298,7 +299,8 @@ int cli_sim_step(int argc, char **argv) {
         {"reuse", "X", FLAG_F32, &a.reuse, 0, 0.999,
          "prefill: part of each prompt in the cache (default 0)", false},
         {"imbalance", "X", FLAG_F32, &a.imbalance, 1, 1000,
-         "load of the hottest rank of routed experts over the mean (default 1)", false},
+         "load of the hottest rank of routed experts over the mean, before chance (default 1)",
+         false},
         {"microbatches", "auto|on|off", FLAG_CHOICE, &a.microbatches, 0, 0,
          "two at a time (default auto: where it is faster)", false},
         {"chrome-trace", "FILE", FLAG_STR, &a.chrome, 0, 0,
@@ -312,6 +314,8 @@ int cli_sim_step(int argc, char **argv) {
          "routed experts held twice (default: what ranks are left)", true},
         {"layer-fixed-us", "N", FLAG_I64, &a.fixed_us, 0, 0,
          "prefill: fixed time a layer (default: the hardware's)", true},
+        {"even", NULL, FLAG_BOOL, &a.even, 0, 0, "no chance either: every rank gets its share",
+         true},
         {"plane", "NAME", FLAG_STR, &a.plane, 0, 0,
          "network of the experts (default: scale-up where it reaches)", true},
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},

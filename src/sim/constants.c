@@ -11,7 +11,11 @@
 const struct op_constants op_constants[] = {
     {"memory", NULL, "of the memory's peak that streaming reaches", 0, 0, 0, 0.85, 0.5, 1},
     {"kernel", "start of an operator inside a launched graph", NULL, 4 * US, 0, 60 * US, 0, 0, 0},
-    {"mla_prolog", "norms, rope and cache layout that nothing hides", NULL, 0, 0, 200 * US, 0, 0,
+    {"mla_prolog", "of a row on one vector core: norms, rope, quantising, cache layout", NULL, 0, 0,
+     60 * US, 0, 0, 0},
+    {"o_proj", "of a row on one vector core: quantising, residual sum", NULL, 0, 0, 60 * US, 0, 0,
+     0},
+    {"gate", "of a row on one vector core: the choice of its experts", NULL, 0, 0, 60 * US, 0, 0,
      0},
     {"attention", NULL, "of the peak, absorbed form", 0, 0, 0, 0.65, 0.2, 1},
     {"attention_wide", NULL, "of the peak, expanded heads", 0, 0, 0, 0.6, 0.2, 1},
@@ -42,7 +46,7 @@ enum st op_constants_check(const struct machine_operator *o, struct err *err) {
     if (!c)
         return err_set(
             err, ST_INVALID, "operator %s: found no such constants, expected %s", o->name,
-            "memory, kernel, mla_prolog, attention, attention_wide, dispatch, combine, gmm, "
+            "memory, kernel, mla_prolog, gate, attention, attention_wide, dispatch, combine, gmm, "
             "sample, prefill_layer or pool_card");
     if (!(o->fixed_s >= c->fixed_min && o->fixed_s <= c->fixed_max))
         return err_set(err, ST_INVALID,

@@ -72,6 +72,18 @@ static void stream(struct op_work *w, double bytes) {
     w->c->hbm_bytes += bytes;
 }
 
+/* Traffic that waits for the computing, or is waited for: a pass over rows between two matmuls. */
+static void pass(struct op_work *w, double bytes) {
+    stream(w, bytes);
+    w->c->serial_s += bytes / op_memory_bps(w);
+}
+
+/* Work on rows by vector cores that nothing hides. */
+static void on_vectors(struct op_work *w, const char *name, double rows) {
+    double n = fmax(1, w->m->vector_cores * w->p.vectors);
+    w->c->vector_s += rows * fixed(w, name) / n;
+}
+
 /* Groups of [rows, k] x [k, n]: tiles dealt to the cores in waves. Libraries choose the tile to suit
  * the shape, so the best of a few is taken; C7's own is 128 x 152. A tile costs its full size even
  * where the matrix ends inside it. */
@@ -115,8 +127,10 @@ static void mla_prolog(struct op_work *w) {
         linear(w, 1, s->tokens, heads * head, c->q_lora ? c->q_lora : c->hidden, s->weights);
         linear(w, heads, s->tokens, c->kv_lora, c->nope, TYPE_BF16);
     }
-    stream(w, s->tokens * (2.0 * c->hidden * HALF + config_kv_row(c) * s->kv_bytes));
-    w->c->fixed_s += fixed(w, "mla_prolog") + fixed(w, "kernel");
+    pass(w, s->tokens * c->hidden * (3 * HALF + op_type_bytes(s->weights)));
+    stream(w, s->tokens * config_kv_row(c) * s->kv_bytes);
+    if (!s->wide) on_vectors(w, "mla_prolog", s->tokens);
+    w->c->fixed_s += fixed(w, "kernel");
 }
 
 static void mla_up(struct op_work *w) {
@@ -126,6 +140,10 @@ static void mla_up(struct op_work *w) {
     linear(w, 1, s->tokens, heads * (c->nope + c->rope), c->q_lora ? c->q_lora : c->hidden,
            s->weights);
     linear(w, 1, s->tokens + s->cached, heads * (c->nope + c->v_dim), c->kv_lora, s->weights);
+    /* rope, and the layout attention wants: queries, keys and values once in and once out */
+    pass(w, 2 * HALF * heads *
+                (s->tokens * (c->nope + c->rope) +
+                 (s->tokens + s->cached) * (c->nope + c->rope + c->v_dim)));
     w->c->fixed_s += 2 * fixed(w, "kernel");
 }
 
@@ -161,6 +179,7 @@ static void o_proj(struct op_work *w) {
     double heads = s->heads ? s->heads : c->n_heads;
     if (!s->wide) linear(w, heads, s->tokens, c->v_dim, c->kv_lora, TYPE_BF16);
     linear(w, 1, s->tokens, c->hidden, heads * c->v_dim, s->weights);
+    if (!s->wide) on_vectors(w, "o_proj", s->tokens);
     w->c->fixed_s += (s->wide ? 1 : 2) * fixed(w, "kernel");
 }
 
@@ -168,7 +187,9 @@ static void gate(struct op_work *w) {
     const struct op_shape *s = w->s;
     const struct model_config *c = s->model;
     matmul(w, 1, s->tokens, c->n_experts, c->hidden, TYPE_BF16);
-    stream(w, (double)c->n_experts * c->hidden * SINGLE + s->tokens * c->hidden * 2 * HALF);
+    stream(w, (double)c->n_experts * c->hidden * SINGLE + s->tokens * c->hidden * HALF);
+    pass(w, s->tokens * c->hidden * 4 * HALF); /* what attention adds, and the norm */
+    if (!s->bulk) on_vectors(w, "gate", s->tokens);
     w->c->fixed_s += 2 * fixed(w, "kernel"); /* the norm and the matmul; the choice */
 }
 
@@ -185,12 +206,23 @@ uint32_t op_experts_held(const struct op_shape *s) {
     return s->model->n_experts ? (s->model->n_experts + ranks - 1) / ranks : 1;
 }
 
+/* How far the fullest of the ranks is above its share by chance alone. Of a token's k experts a rank
+ * gets a hypergeometric number, over all tokens about a Poisson one: its expected largest by Cornish
+ * and Fisher, whose second term is the skew that small numbers have. */
+static double chance_rows(const struct op_shape *s, double mean) {
+    double ranks = routed_ranks(s), slots = ranks * op_experts_held(s), k = s->model->gate.top_k;
+    double part = slots > 1 ? fmax(0, (slots - k) / (slots - 1)) : 0, z = op_expected_max(ranks);
+    if (s->even || ranks < 2) return 0;
+    return z * sqrt(mean * (1 - 1 / ranks) * part) + fmax(0, (z * z - 1) / 6) * part;
+}
+
+/* Skew and chance are independent: loads that both spread have the root of the squares' sum. */
 double op_rows_routed(const struct op_shape *s) {
     double ep = s->ep ? s->ep : 1, k = s->model->gate.top_k;
     double mean = s->tokens * k * ep / routed_ranks(s);
-    double rows = mean * (s->imbalance > 1 ? s->imbalance : 1);
+    double skew = mean * fmax(0, s->imbalance - 1), chance = chance_rows(s, mean);
     double most = s->tokens * ep * fmin(k, op_experts_held(s));
-    return fmin(rows, fmax(most, mean));
+    return fmin(mean + sqrt(skew * skew + chance * chance), fmax(most, mean));
 }
 
 double op_rows_shared(const struct op_shape *s) {
@@ -212,7 +244,7 @@ static void experts(struct op_work *w, double rows, double held, double inter) {
     each = rows / met;
     linear(w, met, each, 2 * inter, hidden, s->weights);
     linear(w, met, each, hidden, inter, s->weights);
-    stream(w, rows * inter * (2 * HALF + b));
+    pass(w, rows * inter * (2 * HALF + b));
 }
 
 static void gmm(struct op_work *w) {
@@ -285,26 +317,35 @@ static void work(struct op_work *w, enum op op) {
     }
 }
 
+/* Of what goes on together: the longest, and a little more where two are nearly as long, for neither is
+ * ever quite hidden (the form that transfers have, flow.h). */
+static double longest(double a, double b, double c) {
+    return sqrt(sqrt(a * a * a * a + b * b * b * b + c * c * c * c));
+}
+
 /* Puts what was said of computing or the network into the whole formula. */
 static void explain(struct op_work *w) {
     struct op_cost *c = w->c;
     char said[sizeof c->formula];
-    double memory_s = c->memory_s - c->serial_s, mb = c->hbm_bytes * 1e-6;
-    double gbs = op_memory_bps(w) * 1e-9;
+    double gbs = op_memory_bps(w) * 1e-9, memory_s = c->memory_s - c->serial_s;
+    double mb = memory_s * gbs * 1e3;
     memcpy(said, c->formula, sizeof said);
     c->formula[0] = '\0';
     if (c->network_s > 0)
         op_say(w, "%s = %.4g us", said, c->network_s * 1e6);
     else if (c->compute_s > 0)
-        op_say(w, "max(compute %s = %.4g us, memory %.4g MB / %.4g GB/s = %.4g us)", said,
-               c->compute_s * 1e6, mb, gbs, memory_s * 1e6);
+        op_say(w, "(compute %s = %.4g us ^4 + memory %.4g MB / %.4g GB/s = %.4g us ^4) ^(1/4)",
+               said, c->compute_s * 1e6, mb, gbs, memory_s * 1e6);
     else if (memory_s > 0)
         op_say(w, "%.4g MB / %.4g GB/s = %.4g us", mb, gbs, memory_s * 1e6);
-    if (c->network_s > 0 && memory_s > c->network_s)
-        op_say(w, ", but memory %.4g MB / %.4g GB/s = %.4g us", mb, gbs, memory_s * 1e6);
+    if (c->network_s > 0 && memory_s > 0.01 * c->network_s)
+        op_say(w, " beside memory %.4g MB / %.4g GB/s = %.4g us", mb, gbs, memory_s * 1e6);
     if (c->serial_s > 0)
-        op_say(w, "%s%.4g MB gathered / %.4g GB/s = %.4g us", c->formula[0] ? " + " : "", mb, gbs,
-               c->serial_s * 1e6);
+        op_say(w, "%s%.4g MB in turn / %.4g GB/s = %.4g us", c->formula[0] ? " + " : "",
+               c->serial_s * gbs * 1e3, gbs, c->serial_s * 1e6);
+    if (c->vector_s > 0)
+        op_say(w, " + rows on %.0f vector cores %.4g us", w->m->vector_cores * w->p.vectors,
+               c->vector_s * 1e6);
     if (c->fixed_s > 0) op_say(w, "%sstart %.4g us", c->formula[0] ? " + " : "", c->fixed_s * 1e6);
 }
 
@@ -317,7 +358,7 @@ void op_cost(struct op_cost *out, const struct machine *m, const struct op_place
     if (!by_hand && op != OP_ALL_GATHER && op != OP_ALL_TO_ALL && !(s->tokens > 0)) return;
     work(&w, op);
     out->memory_s = out->hbm_bytes / op_memory_bps(&w);
-    out->s = fmax(fmax(out->compute_s, out->memory_s - out->serial_s), out->network_s) +
-             out->serial_s + out->fixed_s;
+    out->s = longest(out->compute_s, out->memory_s - out->serial_s, out->network_s) +
+             out->serial_s + out->vector_s + out->fixed_s;
     if (s->explain) explain(&w);
 }

@@ -53,7 +53,8 @@ struct op_cost {
     double s;                                       /* what it takes */
     double compute_s, memory_s, network_s, fixed_s; /* what it is made of: the longest of the first
                                                       three, the fixed time, and ... */
-    double serial_s; /* ... memory traffic that only begins when the rest is through */
+    double serial_s; /* ... memory traffic that only begins when the rest is through, ... */
+    double vector_s; /* ... and vector cores' work on rows that nothing hides */
     double operations, hbm_bytes, network_bytes;
     char formula[512]; /* with its numbers; made only when asked for (op_shape.explain) */
 };
@@ -79,7 +80,9 @@ struct op_shape {
     double bytes;      /* of them, as collective_s takes it */
     const char *plane; /* of dispatch, combine; NULL: scale-up where it reaches, else the next */
     uint32_t heads;    /* of this die (tensor parallel prefill); 0: all */
-    double imbalance;  /* hottest over mean load of a routed expert rank, 1 and up */
+    double imbalance;  /* hottest over mean load of a routed expert rank by the workload's skew,
+                          1 and up; chance comes on top */
+    bool even;         /* routing that was made up so that every rank gets its share */
     uint32_t m, n, k;  /* GMM by hand: rows a group, columns, depth; 0: from the model */
     bool explain;
 };

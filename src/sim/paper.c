@@ -54,8 +54,9 @@ static enum machine_type type_of(const struct ask *a) {
 }
 
 static enum st fill(struct ask *a, bool prefill) {
-    bool mtp = !prefill;
+    bool mtp = !prefill, even = false;
     if (doc_bool(a->at, "mtp", &mtp, a->err)) return a->err->code;
+    if (doc_bool(a->at, "even", &even, a->err)) return a->err->code;
     a->setup = (struct step_setup){.machine = &a->machine,
                                    .model = a->model,
                                    .weights = type_of(a),
@@ -63,6 +64,7 @@ static enum st fill(struct ask *a, bool prefill) {
                                            a->machine.dies_per_chip,
                                    .redundant = (uint32_t)get(a, "redundant", 0),
                                    .imbalance = get(a, "imbalance", 1),
+                                   .even = even,
                                    .attention_cubes = get(a, "attention_share", 0),
                                    .mtp = mtp,
                                    .acceptance = 0.7,

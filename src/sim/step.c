@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What instances of both roles have in common (step.h): their setup, what they keep in memory, and
  * how chains of operators are laid on the streams that execute them. */
+#include "sim/op_impl.h"
 #include "sim/step_impl.h"
 
 #include <math.h>
@@ -75,6 +76,12 @@ static enum st check(const struct step_setup *s, bool prefill, struct err *err) 
     return ST_OK;
 }
 
+/* Of the fixed time of a prompt batch's layer, which we take to be waiting for the slowest of the dies:
+ * it was measured on 32, and a die alone waits for nobody. */
+static double waiting(uint32_t dies) {
+    return op_expected_max(dies) / op_expected_max(32);
+}
+
 enum st step_setup_fill(struct step_setup *s, bool prefill, struct err *err) {
     const struct machine *m = s->machine;
     uint32_t all = machine_dies_per_node(m) * m->n_nodes;
@@ -88,9 +95,8 @@ enum st step_setup_fill(struct step_setup *s, bool prefill, struct err *err) {
     if (s->kv_bytes <= 0) s->kv_bytes = 2;
     if (s->imbalance == 0) s->imbalance = 1;
     if (s->attention_cubes == 0 && is_gpu(m)) s->attention_cubes = 1;
-    if (s->layer_fixed_s ==
-        0) /* we take most of it to be waiting for others: alone there is none */
-        s->layer_fixed_s = machine_operator(m, "prefill_layer")->fixed_s * (1 - 1.0 / s->dies);
+    if (s->layer_fixed_s == 0)
+        s->layer_fixed_s = machine_operator(m, "prefill_layer")->fixed_s * waiting(s->dies);
     if (s->attention == STEP_ATTENTION_AUTO)
         s->attention = is_gpu(m) ? STEP_ATTENTION_DATA : STEP_ATTENTION_STAGED;
     fill_ranks(s);
@@ -145,6 +151,7 @@ struct op_shape step_shape(const struct step_setup *s, double tokens) {
                              .shared_ranks = s->shared_ranks,
                              .experts = step_held(s),
                              .imbalance = s->imbalance,
+                             .even = s->even,
                              .plane = s->plane};
 }
 

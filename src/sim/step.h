@@ -24,7 +24,8 @@ struct step_setup {
     uint32_t redundant;    /* routed experts held twice, over the instance */
     uint32_t shared_ranks; /* of ep: hold the shared expert alone; filled in when ep > experts */
     const char *plane;     /* of dispatch and combine, as in struct op_shape */
-    double imbalance;      /* of routed experts, this phase */
+    double imbalance;      /* of routed experts, this phase: the workload's skew */
+    bool even;             /* no chance either: every rank gets its share */
     bool mtp;
     double acceptance;        /* of the draft token; tokens a step = 1 + acceptance with MTP */
     bool microbatches;        /* two, where that is faster */

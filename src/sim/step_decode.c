@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A decode step (step.h; CloudMatrix paper 4.2.3 and 4.2.4). Every layer is attention and then
  * experts. Cut into two microbatches, one attends on its part of the cores while the other goes
- * through its experts on the rest; each part has memory bandwidth in proportion to its cores. On a GPU
+ * through its experts on the rest; each has the memory's bandwidth that the other leaves. On a GPU
  * the two take turns on all cores and only the network runs beside them. A draft layer guesses one
  * token a request, so the main model sees two rows of each, whose keys it reads once. */
 #include <math.h>
@@ -16,8 +16,8 @@ struct cut { /* a way to do a layer */
     struct step_chain layer;
 };
 
-static struct op_place part(double share) {
-    return (struct op_place){share, share, share};
+static struct op_place part(double cores, double hbm) {
+    return (struct op_place){cores, cores, hbm};
 }
 
 static void attend(struct step_chain *c, const struct step_setup *s, const struct op_place *p,
@@ -44,30 +44,52 @@ static struct op_shape rows_of(const struct step_setup *s, const struct step_dec
     return shape;
 }
 
-/* The streams of a GPU are its cores and its network. */
-static void make_cut(struct cut *k, const struct step_setup *s, const struct step_decode *d,
-                     uint32_t microbatches, double attention) {
-    struct op_shape shape = rows_of(s, d, 1.0 / microbatches);
-    bool split = microbatches > 1 && attention < 1;
-    struct op_place a = part(split ? attention : 1), e = part(split ? 1 - attention : 1);
-    uint32_t cores = split ? EXPERTS : ATTENTION;
-    k->microbatches = microbatches;
-    k->attention = attention;
-    k->layer = (struct step_chain){.n = 0};
-    attend(&k->layer, s, &a, &shape);
-    step_chain_add(&k->layer, s, &e, OP_GATE, &shape, cores);
-    step_chain_add(&k->layer, s, &e, OP_DISPATCH, &shape, EXPERTS);
-    if (!split) k->layer.second = k->layer.n; /* the other one computes while this one is sent */
-    own_shared(&k->layer, s, &e, &shape, cores);
-    step_chain_add(&k->layer, s, &e, OP_GMM, &shape, cores);
-    step_chain_add(&k->layer, s, &e, OP_COMBINE, &shape, EXPERTS);
-}
-
 static double stream_s(const struct step_chain *c, uint32_t stream) {
     double s = 0;
     for (uint32_t i = 0; i < c->n; i++)
         if (c->v[i].stream == stream) s += c->v[i].cost.s;
     return s;
+}
+
+/* The part of the memory's time that a stream takes while both go through their layer. */
+static double memory_share(const struct step_chain *c, const struct step_setup *s,
+                           uint32_t stream) {
+    double bytes = 0, both = fmax(stream_s(c, ATTENTION), stream_s(c, EXPERTS));
+    double bps = s->machine->hbm_bps * machine_operator(s->machine, "memory")->share;
+    for (uint32_t i = 0; i < c->n; i++)
+        if (c->v[i].stream == stream) bytes += c->v[i].cost.hbm_bytes;
+    return bytes / bps / both;
+}
+
+static void attend_and_serve(struct cut *k, const struct step_setup *s,
+                             const struct op_shape *shape, const struct op_place *a,
+                             const struct op_place *e, bool split) {
+    uint32_t cores = split ? EXPERTS : ATTENTION;
+    k->layer = (struct step_chain){.n = 0};
+    attend(&k->layer, s, a, shape);
+    step_chain_add(&k->layer, s, e, OP_GATE, shape, cores);
+    step_chain_add(&k->layer, s, e, OP_DISPATCH, shape, EXPERTS);
+    if (!split) k->layer.second = k->layer.n; /* the other one computes while this one is sent */
+    own_shared(&k->layer, s, e, shape, cores);
+    step_chain_add(&k->layer, s, e, OP_GMM, shape, cores);
+    step_chain_add(&k->layer, s, e, OP_COMBINE, shape, EXPERTS);
+}
+
+/* The streams of a GPU are its cores and its network. Two streams on split cores each have the memory's
+ * bandwidth that the other leaves, and no less than their share of the cores. */
+static void make_cut(struct cut *k, const struct step_setup *s, const struct step_decode *d,
+                     uint32_t microbatches, double attention) {
+    struct op_shape shape = rows_of(s, d, 1.0 / microbatches);
+    bool split = microbatches > 1 && attention < 1;
+    double rest = split ? 1 - attention : 1, cores = split ? attention : 1;
+    struct op_place a = part(cores, cores), e = part(rest, rest);
+    k->microbatches = microbatches;
+    k->attention = attention;
+    attend_and_serve(k, s, &shape, &a, &e, split);
+    if (!split) return;
+    a.hbm = fmax(cores, 1 - memory_share(&k->layer, s, EXPERTS));
+    e.hbm = fmax(rest, 1 - memory_share(&k->layer, s, ATTENTION));
+    attend_and_serve(k, s, &shape, &a, &e, split);
 }
 
 /* The split that ends both streams about together: attention's time falls with its cores, that of
@@ -95,7 +117,7 @@ static void layers(struct step_clock *k, const struct step_setup *s, const struc
     const struct model_config *c = &s->model;
     struct step_chain both[CHAINS_MAX], plain = {.n = 0};
     struct op_shape shape = rows_of(s, d, 1);
-    struct op_place all = part(1);
+    struct op_place all = part(1, 1);
     attend(&plain, s, &all, &shape);
     step_chain_add(&plain, s, &all, OP_DENSE, &shape, ATTENTION);
     for (uint32_t i = 0; i < CHAINS_MAX; i++) both[i] = moe->layer;

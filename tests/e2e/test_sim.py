@@ -54,7 +54,7 @@ def test_every_operator_has_an_answer(hardware):
 
 def test_explain_prints_the_formula_with_its_numbers():
     out = ok("op", "dispatch", "--ep", "256", "--explain")
-    assert out.startswith("dispatch 152.4 us   = ") and "[slowest of 255 peers]" in out and "start 33.8 us" in out
+    assert out.startswith("dispatch 152 us   = ") and "[slowest of 255 peers]" in out and "start 34.9 us" in out
 
 
 def test_a_matmul_by_hand_and_the_models_own():
@@ -69,9 +69,9 @@ def test_a_models_folder_is_a_shape():
 
 
 def test_a_decode_step_as_a_table_and_as_json():
-    out = ok("step", "decode", "--imbalance", "1.65")
+    out = ok("step", "decode", "--imbalance", "1.55")
     assert out.startswith("decode step ") and "tokens/s a chip" in out and "2 microbatches" in out
-    o = json.loads(ok("step", "decode", "--imbalance", "1.65", "--json"))
+    o = json.loads(ok("step", "decode", "--imbalance", "1.55", "--json"))
     assert abs(o["tokens_per_s_per_chip"] - 96 / o["tpot_ms"] * 1e3) < 1
     assert {"attention", "dispatch", "gmm", "combine", "head"} <= {x["operator"] for x in o["operators"]}
     for x in o["operators"]:

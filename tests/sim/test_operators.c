@@ -55,9 +55,10 @@ static void the_rows_they_were_calibrated_on_come_out(void **state) {
     near(us(&cm, OP_COMBINE, &s), 118, 0.01);
     s.ep = 256;
     near(us(&cm, OP_DISPATCH, &s), 152, 0.01);
+    s.ep = 8;
     s.activations = TYPE_FP8;
     s.plane = "ib";
-    near(us(&h800, OP_DISPATCH, &s), 194, 0.01);
+    near(us(&h800, OP_DISPATCH, &s), 163, 0.01);
     s = shape(0);
     s.experts = 4, s.m = 7168, s.n = 4096, s.k = 4096;
     near(2.0 * 4 * 7168 * 4096 * 4096 / us(&cm, OP_GMM, &s) * 1e6, 0.794 * 752e12, 0.01);
@@ -72,7 +73,7 @@ static void attention_is_its_roofline_by_hand(void **state) {
     near(c.operations, 2.0 * 128 * 1088 * 4096 * 96, 1e-12);
     near(c.compute_s, 2.0 * 128 * 1088 * 4096 * 96 / (376e12 * 0.654), 1e-9);
     near(c.hbm_bytes, 48.0 * 4096 * 576 * 2 + 96.0 * 128 * 1088 * 2, 1e-12);
-    near(c.s, c.compute_s + 2e-6, 1e-9);
+    near(c.s, pow(pow(c.compute_s, 4) + pow(c.memory_s, 4), 0.25) + 1e-6, 1e-9);
 }
 
 static void one_row_reads_the_weights_and_no_more_than_its_experts(void **state) {
@@ -139,9 +140,64 @@ static void the_busiest_rank_is_a_shared_or_a_routed_one(void **state) {
     struct op_shape s = shape(96);
     s.ep = 320;
     s.shared_ranks = 32;
+    s.even = true;
     near(op_rows_hottest(&s), 960, 1e-9);
     s.imbalance = 1.5;
     near(op_rows_hottest(&s), 96 * 8 * 320.0 / 288 * 1.5, 1e-9);
+}
+
+/* Tokens that each choose 8 of 256 experts, dealt by hand. */
+static double drawn(uint32_t ranks, uint32_t tokens, uint32_t rounds, double mean) {
+    enum { EXPERTS = 256, K = 8 };
+    uint64_t x = 88172645463325252;
+    double sum = 0;
+    for (uint32_t round = 0; round < rounds; round++) {
+        uint32_t rows[EXPERTS] = {0}, most = 0;
+        for (uint32_t i = 0; i < tokens; i++) {
+            bool taken[EXPERTS] = {false};
+            for (uint32_t j = 0; j < K;) {
+                x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+                uint32_t e = (uint32_t)(x >> 33) % EXPERTS;
+                if (taken[e]) continue;
+                taken[e] = true;
+                rows[e / (EXPERTS / ranks)]++;
+                j++;
+            }
+        }
+        for (uint32_t i = 0; i < ranks; i++) most = rows[i] > most ? rows[i] : most;
+        sum += most / mean;
+    }
+    return sum / rounds;
+}
+
+static void chance_makes_the_fullest_rank_as_full_as_draws_do(void **state) {
+    (void)state;
+    static const uint32_t ranks[] = {2, 8, 32, 256}, tokens[] = {1, 4, 16, 128};
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 4; j++) {
+            struct op_shape s = shape(tokens[j]);
+            s.ep = ranks[i];
+            double mean = tokens[j] * 8.0, rows = op_rows_hottest(&s) / mean;
+            double told = drawn(ranks[i], tokens[j] * ranks[i], 200, mean);
+            if (!(fabs(rows / told - 1) < 0.05))
+                fail_msg("EP%u, %u tokens a rank: found %g of the mean, drawn %g", ranks[i],
+                         tokens[j], rows, told);
+            s.even = true;
+            near(op_rows_hottest(&s), mean, 1e-12);
+        }
+}
+
+static void skew_hides_chance_and_many_tokens_end_it(void **state) {
+    (void)state;
+    struct op_shape s = shape(96);
+    s.ep = 256;
+    s.imbalance = 3;
+    near(op_rows_hottest(&s) / (96 * 8), 3, 0.01);
+    s.imbalance = 1;
+    s.tokens = 1e6;
+    near(op_rows_hottest(&s) / 8e6, 1, 0.002);
+    s.ep = 1;
+    near(op_rows_hottest(&s), 8e6, 1e-12);
 }
 
 static void faster_memory_helps_what_memory_binds_and_nothing_else(void **state) {
@@ -155,7 +211,7 @@ static void faster_memory_helps_what_memory_binds_and_nothing_else(void **state)
     near(a.memory_s, 2 * b.memory_s, 1e-9);
     s = shape(8192);
     s.wide = true;
-    near(us(&cm, OP_O_PROJ, &s), us(&fast, OP_O_PROJ, &s), 1e-9);
+    near(us(&cm, OP_O_PROJ, &s), us(&fast, OP_O_PROJ, &s), 1e-3);
 }
 
 static void in_bulk_a_token_goes_once_to_a_node_beyond_nvlink(void **state) {
@@ -226,6 +282,8 @@ int main(void) {
         cmocka_unit_test(more_work_never_takes_less),
         cmocka_unit_test(a_hotter_rank_and_a_smaller_part_of_the_die_take_longer),
         cmocka_unit_test(the_busiest_rank_is_a_shared_or_a_routed_one),
+        cmocka_unit_test(chance_makes_the_fullest_rank_as_full_as_draws_do),
+        cmocka_unit_test(skew_hides_chance_and_many_tokens_end_it),
         cmocka_unit_test(faster_memory_helps_what_memory_binds_and_nothing_else),
         cmocka_unit_test(in_bulk_a_token_goes_once_to_a_node_beyond_nvlink),
         cmocka_unit_test(formulas_have_their_numbers),

@@ -102,8 +102,6 @@ static const char *const calibrated[] = {
     "SGLang on H100, perfect EPLB",                   /* H100 prefill_layer */
     "CloudMatrix-Infer, perfect EPLB",                /* prefill_layer */
     "DeepSeek on H800, profile, batch 128, KV 4,096", /* Hopper's kernel */
-    "CloudMatrix-Infer, batch 96, KV 4,096",          /* imbalance of decode */
-    "batch 96, 4,096 + 256 tokens",                   /* the same measurement */
     "batch 8, 4,096 + 256 tokens",                    /* kernel */
     "prefill, UB over VPC, best case",                /* pool_card */
     "cold start, EMS",                                /* bucket's share */
@@ -114,9 +112,7 @@ static const char *const calibrated[] = {
     "combine, EP 8",
     "combine, EP 128",
     "H800 dispatch, EP 8",
-    "H800 dispatch, EP 256",
     "H800 combine, EP 8",
-    "H800 combine, EP 128",
     "MLA, compute-bound, of peak",           /* attention */
     "MLA, memory-bound",                     /* memory */
     "H800 FlashMLA, memory-bound",           /* Hopper's memory */
