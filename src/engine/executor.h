@@ -86,6 +86,9 @@ struct executor {
     void (*copy_page)(void *ctx, uint32_t to, uint32_t from);
     void (*copy_slot)(void *ctx, uint32_t to, uint32_t from);
     void *(*slot)(void *ctx, uint32_t slot); /* [slot_bytes] */
+    /* NULL: all pages are alike. Otherwise sequences lie in one of several memories each: this one comes
+     * to the free slot with n_tokens, grows to them, or is gone (0). False: it finds no room there. */
+    bool (*place)(void *ctx, uint32_t slot, uint32_t n_tokens);
 };
 
 #endif

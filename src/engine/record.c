@@ -3,6 +3,7 @@
  * says what the executor is. */
 #include "engine/record.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -114,6 +115,7 @@ enum st record_open(struct record **out, const char *path, const struct executor
     }
     snprintf(r->path, sizeof r->path, "%s", path);
     r->real = x;
+    assert(!x->place); /* real pages are all alike */
     r->x = *x;
     r->x.ctx = r;
     r->x.now = now;

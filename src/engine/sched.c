@@ -23,6 +23,7 @@ struct seq_list {
 
 struct sched {
     struct sched_config c;
+    const struct executor *x;
     struct pages pages;
     struct spec spec;
     float expand_cost;
@@ -131,9 +132,20 @@ static uint32_t find_block(const struct sched *s, const struct seq *q, uint32_t 
     return may_be_found(q, block) ? pages_find(&s->pages, &q->keys[block + 1]) : PAGES_NONE;
 }
 
+static bool place(const struct sched *s, uint32_t slot, uint32_t n_tokens) {
+    return !s->x->place || s->x->place(s->x->ctx, slot, n_tokens);
+}
+
+/* For who comes to the next slot. */
+static bool place_new(const struct sched *s, const struct seq *q) {
+    return place(s, s->slots[s->n_slots - 1], seq_len(q));
+}
+
 static void give_back(struct sched *s, struct seq *q) {
-    if (q->state == SEQ_RUNNING || q->state == SEQ_OVER || q->state == SEQ_RESERVED)
+    if (q->state == SEQ_RUNNING || q->state == SEQ_OVER || q->state == SEQ_RESERVED) {
         s->slots[s->n_slots++] = q->slot;
+        (void)place(s, q->slot, 0);
+    }
     /* the end first, so that the beginning of a chain is the last to be forgotten */
     for (uint32_t i = q->n_pages; i-- > 0;) pages_drop(&s->pages, q->pages[i]);
     q->n_pages = q->n_done = q->n_published = q->n_drafts = 0;
@@ -295,7 +307,7 @@ static void run(struct sched *s, struct seq *q, uint64_t now_ns) {
 
 bool sched_fork(struct sched *s, struct seq *q, const struct seq *leader, uint64_t now_ns) {
     assert(q->state == SEQ_FOLLOWING && leader->state == SEQ_RUNNING);
-    if (seated(s) >= s->seqs_now || s->n_slots == 0) {
+    if (seated(s) >= s->seqs_now || s->n_slots == 0 || !place_new(s, q)) {
         unfollow(s, q);
         return false;
     }
@@ -359,7 +371,7 @@ static bool take_pages(struct sched *s, struct seq *q, uint32_t hits, uint32_t o
     uint32_t need = pages_for(seq_len(q)), headroom = others ? others / 4 + 1 : 0, from_free = 0;
     for (uint32_t b = 0; b < hits; b++)
         from_free += pages_holders(&s->pages, pages_find(&s->pages, &q->keys[b + 1])) == 0;
-    if (s->pages.n_free < from_free + need - hits + headroom) return false;
+    if (s->pages.n_free < from_free + need - hits + headroom || !place_new(s, q)) return false;
     for (uint32_t b = 0; b < hits; b++) {
         q->pages[q->n_pages++] = pages_find(&s->pages, &q->keys[b + 1]);
         pages_hold(&s->pages, q->pages[b]);
@@ -496,6 +508,10 @@ static uint32_t take_page(struct sched *s, struct seq *q, uint64_t now_ns) {
 
 /* Pages for slots below n. False: q gave way. */
 static bool want_pages(struct sched *s, struct seq *q, uint32_t n, uint64_t now_ns) {
+    if (q->n_pages < pages_for(n) && !place(s, q->slot, n)) {
+        preempt(s, q, now_ns); /* to go on where there is room */
+        return false;
+    }
     while (q->n_pages < pages_for(n)) {
         uint32_t page = take_page(s, q, now_ns);
         if (page == PAGES_NONE) return false;
@@ -536,7 +552,8 @@ static void add_drafts(struct sched *s, struct exec_run *run, struct seq *q) {
     run->n += run->n_drafts;
     uint32_t k = s->drafting ? s->c.draft_tokens : 0;
     while (k > 0 && k + 2 > left) k--;
-    while (q->n_pages < pages_for(run->from + run->n + k) && s->pages.n_free > s->running.len)
+    while (q->n_pages < pages_for(run->from + run->n + k) && s->pages.n_free > s->running.len &&
+           place(s, q->slot, run->from + run->n + k))
         q->pages[q->n_pages++] = pages_take(&s->pages);
     if (q->n_pages < pages_for(run->from + run->n + k)) {
         run->n -= run->n_drafts;
@@ -569,7 +586,10 @@ static void fill_step(struct sched *s, struct sched_work *w, uint64_t now_ns) {
         float cost = decode ? 0 : ride_cost(s, q);
         uint32_t n = seq_len(q) - q->n_done;
         if (q->in_chunk || q->gate || cost > ride || rows + n > s->c.step_rows) continue;
-        if (!want_pages(s, q, seq_len(q), now_ns) || !own_page(s, q, now_ns)) break;
+        if (!want_pages(s, q, seq_len(q), now_ns) || !own_page(s, q, now_ns)) {
+            i--; /* it is out of the list */
+            continue;
+        }
         ride -= cost;
         add_to_step(s, w, q, decode);
         rows += w->runs[w->n_runs - 1].n;
@@ -751,6 +771,7 @@ enum st sched_new(struct sched **out, const struct executor *x, const struct sch
     struct sched *s = calloc(1, sizeof *s);
     if (!s) return err_set(err, ST_NO_MEMORY, "scheduler: out of memory");
     s->c = *c;
+    s->x = x;
     s->expand_cost = x->expand_cost;
     s->n_parts = block_parts(&x->shape);
     s->seqs_now = c->tpot_ns && c->seqs_max > 4 ? 4 : c->seqs_max;

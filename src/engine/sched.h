@@ -85,6 +85,7 @@ struct sched_work {
 
 struct sched;
 
+/* x is borrowed. */
 enum st ST_CHECKED sched_new(struct sched **out, const struct executor *x,
                              const struct sched_config *c, struct err *err);
 void sched_free(struct sched *s); /* every sequence was ended; NULL is allowed */
