@@ -150,14 +150,22 @@ static void use_of(const struct run_link *l, double span_s, double *most) {
     if (use > *most) *most = use;
 }
 
-static void report_members(struct run *r, struct run_report *o) {
-    uint64_t now = sim_cluster_now(&r->cluster);
+static void report_busy(struct run *r, struct run_report *o) {
     double up[MEMBER_ROLES] = {0}, busy[MEMBER_ROLES] = {0};
     for (uint32_t i = 0; i < r->n_members; i++) {
         struct run_member *m = &r->members[i];
-        struct run_counts c = run_member_account(m, now);
+        (void)run_member_account(m, sim_cluster_now(&r->cluster));
         up[m->m.role] += m->up_s;
         busy[m->m.role] += m->busy_s;
+    }
+    o->prefill_busy = up[ROLE_OF_PREFILL] > 0 ? busy[ROLE_OF_PREFILL] / up[ROLE_OF_PREFILL] : 0;
+    o->decode_busy = up[ROLE_OF_DECODE] > 0 ? busy[ROLE_OF_DECODE] / up[ROLE_OF_DECODE] : 0;
+}
+
+static void report_members(struct run *r, struct run_report *o) {
+    for (uint32_t i = 0; i < r->n_members; i++) {
+        struct run_member *m = &r->members[i];
+        struct run_counts c = run_member_account(m, sim_cluster_now(&r->cluster));
         o->wrong_pages += c.wrong_pages;
         o->preemptions += c.preemptions;
         o->blocks_stored += c.stored;
@@ -172,8 +180,6 @@ static void report_members(struct run *r, struct run_report *o) {
     o->handover_bytes = r->handover_bytes;
     o->pool_read_bytes = r->pool_read_bytes;
     o->pool_write_bytes = r->pool_write_bytes;
-    o->prefill_busy = up[ROLE_OF_PREFILL] > 0 ? busy[ROLE_OF_PREFILL] / up[ROLE_OF_PREFILL] : 0;
-    o->decode_busy = up[ROLE_OF_DECODE] > 0 ? busy[ROLE_OF_DECODE] / up[ROLE_OF_DECODE] : 0;
 }
 
 /* Chips of the instances, as busy or not; a machine's whole power counts in proportion. */
@@ -194,17 +200,17 @@ enum st run_report(struct run *r, struct run_report *o, struct err *err) {
     }
     struct cluster_view *v = malloc(sizeof *v);
     if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
-    double end_s = run_now_s(r);
+    *o = (struct run_report){.virtual_s = run_now_s(r)};
+    report_busy(r, o);
     uint64_t until = sim_cluster_now(&r->cluster) + settle_ns; /* pages go back, offers end */
     while (!r->broken && sim_cluster_now(&r->cluster) < until) step(r, until);
     router_view(r->cluster.router, v);
-    *o = (struct run_report){.virtual_s = end_s,
-                             .wall_s = r->wall_s,
-                             .events = r->cluster.events,
-                             .moved = v->moved,
-                             .handovers = v->handovers,
-                             .deaths = v->deaths,
-                             .joins = v->joins};
+    o->wall_s = r->wall_s;
+    o->events = r->cluster.events;
+    o->moved = v->moved;
+    o->handovers = v->handovers;
+    o->deaths = v->deaths;
+    o->joins = v->joins;
     free(v);
     enum st st = run_load_report(&r->load, o, err);
     report_members(r, o);

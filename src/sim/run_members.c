@@ -106,18 +106,25 @@ static double prefill_s(void *ctx, const struct sim_chunk *c) {
     return step_prefill_s(m->setup, &p, NULL);
 }
 
+/* Attention is data parallel, so that a request's KV lies on one die; but staged prefill spreads it. */
+static bool die_bound(const struct run_member *m) {
+    return m->m.role == ROLE_OF_DECODE || m->setup->attention != STEP_ATTENTION_STAGED;
+}
+
 static enum st pages_of(const struct run *r, const struct run_member *m, uint32_t *n,
                         struct err *err) {
-    double page = step_kv_token_bytes(m->setup) * KV_PAGE_TOKENS,
-           room = step_kv_room_bytes(m->setup, m->m.role == ROLE_OF_PREFILL) * m->setup->dies,
-           least = engine_pages_min(r->c->max_model_len);
-    *n = room / page > 64e6 ? 64000000 : (uint32_t)(room / page);
-    if (*n >= least) return ST_OK;
+    double page = step_kv_token_bytes(m->setup) * KV_PAGE_TOKENS, dies = m->setup->dies,
+           room = step_kv_room_bytes(m->setup, m->m.role == ROLE_OF_PREFILL),
+           least = engine_pages_min(r->c->max_model_len), memories = die_bound(m) ? dies : 1;
+    double each = floor(room * dies / memories / page);
+    *n = each * memories > 64e6 ? 64000000 : (uint32_t)(each * memories);
+    if (each >= least) return ST_OK;
     return err_set(err, ST_INVALID,
-                   "%s: KV of max_model_len (%u tokens) takes %.1f GB, and beside the weights its "
-                   "%u dies have room for %.1f GB",
+                   "%s: KV of max_model_len (%u tokens) takes %.1f GB, and beside the weights %s "
+                   "%u dies has room for %.1f GB",
                    member_role_name(m->m.role), r->c->max_model_len, least * page / 1e9,
-                   m->setup->dies, room / 1e9);
+                   die_bound(m) ? "each of its" : "the whole of its", m->setup->dies,
+                   room * dies / memories / 1e9);
 }
 
 static uint32_t seqs_of(const struct run *r, const struct run_member *m) {
@@ -145,6 +152,7 @@ enum st run_worker(void *ctx, struct sim_member *sim, struct node_options *o, st
                                  .rows_max = seqs * 2 + EXECUTOR_RIDE_ROWS,
                                  .vocab = m->setup->model.vocab,
                                  .dies = m->setup->dies,
+                                 .die_bound = die_bound(m),
                                  .drafts = m->setup->mtp && !prefill,
                                  .acceptance = m->setup->acceptance,
                                  .memory = memory};

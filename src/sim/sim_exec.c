@@ -146,6 +146,34 @@ static uint32_t emptiest(const struct sim_exec *s) {
     return best;
 }
 
+/* struct executor's place: who comes goes to the emptiest die, if all that are there can still grow
+ * a little. */
+static bool place(void *ctx, uint32_t i, uint32_t n_tokens) {
+    struct sim_exec *s = ctx;
+    uint32_t room = s->o.n_pages / s->o.dies, *die = &s->die_of[i], more,
+             n = (n_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    if (n == 0) {
+        s->die_pages[*die] -= s->pages_of[i];
+        s->die_seqs[*die]--;
+        s->pages_of[i] = 0;
+        *die = DIE_NONE;
+        return true;
+    }
+    if (*die == DIE_NONE) {
+        uint32_t to = 0;
+        for (uint32_t d = 1; d < s->o.dies; d++)
+            if (s->die_pages[d] < s->die_pages[to]) to = d;
+        uint32_t others = s->die_seqs[to], grow = others ? others / 4 + 1 : 0;
+        if (s->die_pages[to] + n + grow > room) return false;
+        s->die_seqs[ *die = to]++;
+    }
+    more = n > s->pages_of[i] ? n - s->pages_of[i] : 0;
+    if (s->die_pages[*die] + more > room) return false;
+    s->die_pages[*die] += more;
+    s->pages_of[i] += more;
+    return true;
+}
+
 /* Sequences stay on the die they came to; a new one comes to the die with the least KV. */
 static void spread(struct sim_exec *s, const struct exec_run *runs, uint32_t n_runs) {
     memset(s->die_kv, 0, s->o.dies * sizeof *s->die_kv);
@@ -259,13 +287,13 @@ static void copy_page(void *ctx, uint32_t to, uint32_t from) {
 static void copy_slot(void *ctx, uint32_t to, uint32_t from) {
     struct sim_exec *s = ctx;
     s->slots[to] = s->slots[from];
-    s->die_of[to] = DIE_NONE;
+    if (!s->o.die_bound) s->die_of[to] = DIE_NONE;
 }
 
 /* Asked for when a sequence comes to the slot, or leaves it for another worker. */
 static void *slot(void *ctx, uint32_t i) {
     struct sim_exec *s = ctx;
-    s->die_of[i] = DIE_NONE;
+    if (!s->o.die_bound) s->die_of[i] = DIE_NONE;
     return &s->slots[i];
 }
 
@@ -277,7 +305,11 @@ enum st sim_exec_init(struct sim_exec *s, const struct sim_exec_options *o, stru
     s->die_of = malloc(o->n_slots * sizeof *s->die_of);
     s->die_kv = calloc(o->dies, sizeof *s->die_kv);
     s->die_requests = calloc(o->dies, sizeof *s->die_requests);
-    if (!s->slots || !s->die_of || !s->die_kv || !s->die_requests) {
+    s->die_pages = calloc(o->dies, sizeof *s->die_pages);
+    s->die_seqs = calloc(o->dies, sizeof *s->die_seqs);
+    s->pages_of = calloc(o->n_slots, sizeof *s->pages_of);
+    if (!s->slots || !s->die_of || !s->die_kv || !s->die_requests || !s->die_pages ||
+        !s->die_seqs || !s->pages_of) {
         sim_exec_release(s);
         return err_set(err, ST_NO_MEMORY, "simulated instance: out of memory");
     }
@@ -302,7 +334,8 @@ enum st sim_exec_init(struct sim_exec *s, const struct sim_exec_options *o, stru
                              .prompt_logprob = prompt_logprob,
                              .copy_page = copy_page,
                              .copy_slot = copy_slot,
-                             .slot = slot};
+                             .slot = slot,
+                             .place = o->die_bound ? place : NULL};
     s->x.generations =
         (_Atomic uint64_t *)(void *)(s->x.memory + paged_generation_at(&of, o->n_pages + 1, 0));
     return ST_OK;
@@ -313,5 +346,8 @@ void sim_exec_release(struct sim_exec *s) {
     free(s->die_of);
     free(s->die_kv);
     free(s->die_requests);
+    free(s->die_pages);
+    free(s->die_seqs);
+    free(s->pages_of);
     *s = (struct sim_exec){0};
 }

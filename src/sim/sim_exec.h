@@ -33,6 +33,7 @@ struct sim_exec_options {
     const char *model_id;
     uint32_t n_pages, n_slots, max_model_len, rows_max, vocab;
     uint32_t dies;     /* data-parallel ranks that sequences are spread over */
+    bool die_bound;    /* a sequence's KV lies on one of them, which has n_pages / dies */
     float expand_cost; /* as in struct executor */
     bool drafts;       /* one draft a token, right with this probability */
     double acceptance;
@@ -50,6 +51,8 @@ struct sim_exec {
     uint64_t *slots;               /* [n_slots] the chain behind the sequence's last row */
     uint32_t *die_of;              /* [n_slots] where the sequence of a slot is, or none */
     double *die_kv, *die_requests; /* [dies], of this step */
+    /* die_bound: pages that lie on each die, by how many sequences; of the sequence in each slot */
+    uint32_t *die_pages, *die_seqs, *pages_of;
     bool in_chunk;
     uint64_t chunk_end_ns, piece_over_ns; /* over 0: pieces take 1 ms or more */
 };
