@@ -5,7 +5,20 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/cli.h"
 #include "sim/models.h"
+
+int sim_args_main(const struct flag_command *cmd, int argc, char **argv, sim_args_run *run,
+                  void *a) {
+    const char *args[1] = {NULL};
+    struct err err;
+    enum flag_result result;
+    if (flags_parse(&result, cmd, argc, argv, args, &err)) return cli_fail(CLI_USAGE, &err);
+    if (result == FLAG_HELP_SHOWN) return 0;
+    enum st st = run(a, args[0], &err);
+    if (st) return cli_fail(st == ST_INVALID || st == ST_NOT_FOUND ? CLI_USAGE : CLI_FAILED, &err);
+    return 0;
+}
 
 enum st sim_args_open(struct sim_asked *out, const struct sim_args *a, struct err *err) {
     const double *peak = out->machine.peak;

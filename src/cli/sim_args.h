@@ -48,6 +48,12 @@ struct sim_asked {
     struct model_config model;
     enum machine_type weights;
 };
+/* Reads the flags and runs: what was asked (a) and the command's argument, NULL if it takes none. Returns
+ * the exit code, having said what went wrong. */
+typedef enum st sim_args_run(void *a, const char *argument, struct err *err);
+int sim_args_main(const struct flag_command *cmd, int argc, char **argv, sim_args_run *run,
+                  void *a);
+
 enum st ST_CHECKED sim_args_open(struct sim_asked *out, const struct sim_args *a, struct err *err);
 /* The plane of that name; "" or NULL: NULL. ST_NOT_FOUND names those there are. */
 enum st ST_CHECKED sim_args_plane(const struct machine_plane **out, const struct machine *m,

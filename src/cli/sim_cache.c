@@ -146,8 +146,10 @@ static void print_json(const struct asked *a, const struct args *f) {
     json_decref(o);
 }
 
-static enum st run(const struct args *f, struct err *err) {
+static enum st run(void *args, const char *argument, struct err *err) {
+    const struct args *f = args;
     struct asked *a = calloc(1, sizeof *a);
+    (void)argument;
     if (!a) return err_set(err, ST_NO_MEMORY, "cache: out of memory");
     enum st st = sim_args_open(&a->s, &f->sim, err);
     if (!st) st = setup(a, f, err);
@@ -189,11 +191,5 @@ int cli_sim_cache(int argc, char **argv) {
         .example = "supernode sim cache --reuse 0.5 --explain",
         .flags = flags,
     };
-    struct err err;
-    enum flag_result result;
-    if (flags_parse(&result, &cmd, argc, argv, NULL, &err)) return cli_fail(CLI_USAGE, &err);
-    if (result == FLAG_HELP_SHOWN) return 0;
-    enum st st = run(&a, &err);
-    if (st) return cli_fail(st == ST_NO_MEMORY ? CLI_FAILED : CLI_USAGE, &err);
-    return 0;
+    return sim_args_main(&cmd, argc, argv, run, &a);
 }

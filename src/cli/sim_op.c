@@ -182,7 +182,8 @@ static void fill_ranks(struct args *a, const struct machine *m) {
     if (!a->ranks) a->ranks = dies < 8 ? dies : 8;
 }
 
-static enum st run(struct args *a, const char *name, struct err *err) {
+static enum st run(void *args, const char *name, struct err *err) {
+    struct args *a = args;
     struct asked op;
     struct sim_asked s;
     struct op_cost c;
@@ -212,7 +213,6 @@ static enum st run(struct args *a, const char *name, struct err *err) {
 }
 
 int cli_sim_op(int argc, char **argv) {
-    const char *args[1];
     struct args a = {.sim = {.kv_bytes = 2},
 
                      .batch = 128,
@@ -279,11 +279,5 @@ int cli_sim_op(int argc, char **argv) {
         .args_min = 1,
         .args_max = 1,
     };
-    struct err err;
-    enum flag_result result;
-    if (flags_parse(&result, &cmd, argc, argv, args, &err)) return cli_fail(CLI_USAGE, &err);
-    if (result == FLAG_HELP_SHOWN) return 0;
-    enum st st = run(&a, args[0], &err);
-    if (st) return cli_fail(st == ST_INVALID || st == ST_NOT_FOUND ? CLI_USAGE : CLI_FAILED, &err);
-    return 0;
+    return sim_args_main(&cmd, argc, argv, run, &a);
 }

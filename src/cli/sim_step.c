@@ -15,7 +15,7 @@
 struct args {
     struct sim_args sim;
     uint32_t chips, ep, redundant, batch, kv, tokens, prompt, microbatches, attention;
-    float imbalance, acceptance, attention_share, reuse;
+    float kv_spread, imbalance, acceptance, attention_share, reuse;
     struct flag_i64 fixed_us;
     bool mtp, even, json;
     const char *chrome, *plane;
@@ -239,7 +239,8 @@ static enum st write_chrome(const struct asked *a, const char *path, struct err 
     return bad ? err_set(err, ST_IO, "%s: cannot write: %s", path, strerror(errno)) : ST_OK;
 }
 
-static enum st run(const struct args *f, const char *which, struct err *err) {
+static enum st run(void *args, const char *which, struct err *err) {
+    const struct args *f = args;
     struct asked *a = calloc(1, sizeof *a);
     if (!a) return err_set(err, ST_NO_MEMORY, "step: out of memory");
     a->prefill = strcmp(which, "prefill") == 0;
@@ -251,6 +252,7 @@ static enum st run(const struct args *f, const char *which, struct err *err) {
     if (!st) {
         a->decode.requests = (double)f->batch / a->s.machine.dies_per_chip;
         a->decode.kv_tokens = f->kv;
+        a->decode.kv_spread = (double)f->kv_spread;
         a->batch = batch_of(a, f);
         st = fits(a, f, err);
     }
@@ -271,7 +273,6 @@ static enum st run(const struct args *f, const char *which, struct err *err) {
 }
 
 int cli_sim_step(int argc, char **argv) {
-    const char *args[1];
     struct args a = {.sim = {.kv_bytes = 2},
                      .batch = 96,
                      .kv = 4096,
@@ -314,6 +315,8 @@ int cli_sim_step(int argc, char **argv) {
          "routed experts held twice (default: what ranks are left)", true},
         {"layer-fixed-us", "N", FLAG_I64, &a.fixed_us, 0, 0,
          "prefill: fixed time a layer (default: the hardware's)", true},
+        {"kv-spread", "X", FLAG_F32, &a.kv_spread, 0, 10,
+         "decode: standard deviation of lengths over their mean (default 0: all alike)", true},
         {"even", NULL, FLAG_BOOL, &a.even, 0, 0, "no chance either: every rank gets its share",
          true},
         {"plane", "NAME", FLAG_STR, &a.plane, 0, 0,
@@ -329,11 +332,5 @@ int cli_sim_step(int argc, char **argv) {
         .args_min = 1,
         .args_max = 1,
     };
-    struct err err;
-    enum flag_result result;
-    if (flags_parse(&result, &cmd, argc, argv, args, &err)) return cli_fail(CLI_USAGE, &err);
-    if (result == FLAG_HELP_SHOWN) return 0;
-    enum st st = run(&a, args[0], &err);
-    if (st) return cli_fail(st == ST_INVALID || st == ST_NOT_FOUND ? CLI_USAGE : CLI_FAILED, &err);
-    return 0;
+    return sim_args_main(&cmd, argc, argv, run, &a);
 }

@@ -91,12 +91,13 @@ static void matmul(struct op_work *w, double groups, double rows, double n, doub
                    enum machine_type type) {
     static const double heights[] = {16, 32, 48, 64, 96, 128}, widths[] = {38, 76, 152};
     double best = INFINITY, waves = 0, high = 0, wide = 0;
-    double core_rate = peak(w, type) / w->m->cube_cores * share(w, "gmm");
+    const struct machine_operator *o = machine_operator(w->m, "gmm");
+    double core_rate = peak(w, type) / w->m->cube_cores * o->share;
     for (size_t i = 0; i < sizeof heights / sizeof *heights; i++)
         for (size_t j = 0; j < sizeof widths / sizeof *widths; j++) {
             double tiles = groups * ceil(rows / heights[i]) * ceil(n / widths[j]);
             double all = ceil(tiles / cores(w) - 1e-9);
-            double s = all * (2 * heights[i] * widths[j] * k / core_rate + fixed(w, "gmm"));
+            double s = all * (2 * heights[i] * widths[j] * k / core_rate + o->fixed_s);
             if (s >= best) continue;
             best = s, waves = all, high = heights[i], wide = widths[j];
         }
@@ -104,7 +105,7 @@ static void matmul(struct op_work *w, double groups, double rows, double n, doub
     w->c->operations += 2 * groups * rows * n * k;
     op_say(w, "%s%.0f waves x (2 x %.0f x %.0f x %.0f / %.1f TOPS a core + %.2f us)",
            w->c->compute_s > best ? " + " : "", waves, high, wide, k, core_rate * 1e-12,
-           fixed(w, "gmm") * 1e6);
+           o->fixed_s * 1e6);
 }
 
 /* A linear layer: weights of the type, activations in it, BF16 out. */

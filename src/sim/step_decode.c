@@ -6,6 +6,7 @@
  * token a request, so the main model sees two rows of each, whose keys it reads once. */
 #include <math.h>
 
+#include "sim/op_impl.h"
 #include "sim/step_impl.h"
 
 enum stream { ATTENTION, EXPERTS };
@@ -36,11 +37,17 @@ static void own_shared(struct step_chain *c, const struct step_setup *s, const s
     step_chain_add(c, s, p, OP_DENSE, &own, stream);
 }
 
+/* Lengths even out over the requests of a die, and over its cores, among which attention deals pieces
+ * of sequences (CloudMatrix paper 4.2.2); between dies they do not, and dispatch waits for the last. */
+static double fullest_over_mean(const struct step_setup *s, const struct step_decode *d) {
+    return 1 + d->kv_spread * op_expected_max(s->dies) / sqrt(fmax(1, d->requests));
+}
+
 static struct op_shape rows_of(const struct step_setup *s, const struct step_decode *d,
                                double share) {
     struct op_shape shape = step_shape(s, d->requests * share * (s->mtp ? 2 : 1));
     shape.requests = d->requests * share;
-    shape.kv_tokens = d->kv_tokens;
+    shape.kv_tokens = d->kv_tokens * fullest_over_mean(s, d);
     return shape;
 }
 
@@ -51,14 +58,14 @@ static double stream_s(const struct step_chain *c, uint32_t stream) {
     return s;
 }
 
-/* The part of the memory's time that a stream takes while both go through their layer. */
-static double memory_share(const struct step_chain *c, const struct step_setup *s,
+/* The part of the memory's time that the other stream takes while this one goes through its layer. */
+static double memory_taken(const struct step_chain *c, const struct step_setup *s,
                            uint32_t stream) {
-    double bytes = 0, both = fmax(stream_s(c, ATTENTION), stream_s(c, EXPERTS));
+    double bytes = 0;
     double bps = s->machine->hbm_bps * machine_operator(s->machine, "memory")->share;
     for (uint32_t i = 0; i < c->n; i++)
-        if (c->v[i].stream == stream) bytes += c->v[i].cost.hbm_bytes;
-    return bytes / bps / both;
+        if (c->v[i].stream != stream) bytes += c->v[i].cost.hbm_bytes;
+    return bytes / bps / stream_s(c, stream);
 }
 
 static void attend_and_serve(struct cut *k, const struct step_setup *s,
@@ -87,28 +94,26 @@ static void make_cut(struct cut *k, const struct step_setup *s, const struct ste
     k->attention = attention;
     attend_and_serve(k, s, &shape, &a, &e, split);
     if (!split) return;
-    a.hbm = fmax(cores, 1 - memory_share(&k->layer, s, EXPERTS));
-    e.hbm = fmax(rest, 1 - memory_share(&k->layer, s, ATTENTION));
+    a.hbm = fmax(cores, 1 - memory_taken(&k->layer, s, ATTENTION));
+    e.hbm = fmax(rest, 1 - memory_taken(&k->layer, s, EXPERTS));
     attend_and_serve(k, s, &shape, &a, &e, split);
 }
 
-/* The split that ends both streams about together: attention's time falls with its cores, that of
- * experts rises. */
+/* Of two streams that take turns with two microbatches, over all layers that have experts. */
+static double both_s(const struct step_chain *c, const struct step_setup *s) {
+    double a = stream_s(c, ATTENTION), e = stream_s(c, EXPERTS);
+    return 2.0 * s->model.n_layers * fmax(a, e) + fmin(a, e);
+}
+
+/* All splits are tried: waves of tiles make times jump as the cores change. */
 static void best_split(struct cut *k, const struct step_setup *s, const struct step_decode *d) {
-    uint32_t n = s->machine->cube_cores, low = 1, high = n > 1 ? n - 1 : 1;
-    struct cut other;
-    while (low < high) {
-        uint32_t mid = (low + high) / 2;
-        make_cut(k, s, d, 2, (double)mid / n);
-        if (stream_s(&k->layer, ATTENTION) <= stream_s(&k->layer, EXPERTS))
-            high = mid;
-        else
-            low = mid + 1;
+    uint32_t n = s->machine->cube_cores;
+    struct cut one;
+    make_cut(k, s, d, 2, 1.0 / n);
+    for (uint32_t i = 2; i < n; i++) {
+        make_cut(&one, s, d, 2, (double)i / n);
+        if (both_s(&one.layer, s) < both_s(&k->layer, s)) *k = one;
     }
-    make_cut(k, s, d, 2, (double)low / n);
-    if (low == 1) return;
-    make_cut(&other, s, d, 2, (double)(low - 1) / n);
-    if (stream_s(&other.layer, ATTENTION) < stream_s(&k->layer, EXPERTS)) *k = other;
 }
 
 /* Layers of the kind from `from` on, all alike. */

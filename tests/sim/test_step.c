@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "sim/models.h"
+#include "sim/op_impl.h"
 #include "sim/step.h"
 
 static struct machine cm, h800;
@@ -35,7 +36,7 @@ static struct step_setup filled(bool prefill, struct step_setup s) {
 }
 
 static double decode(const struct step_setup *s, double requests, double kv) {
-    return step_decode_s(s, &(struct step_decode){requests, kv}, NULL);
+    return step_decode_s(s, &(struct step_decode){requests, kv, 0}, NULL);
 }
 
 static double prefill(const struct step_setup *s, double prompts, double length, double cached) {
@@ -111,7 +112,7 @@ static void a_trace_ends_when_the_step_does(void **state) {
     struct step_trace t = {0};
     struct step_setup s =
         filled(false, (struct step_setup){.dies = 320, .mtp = true, .microbatches = true});
-    double step_s = step_decode_s(&s, &(struct step_decode){48, 4096}, &t);
+    double step_s = step_decode_s(&s, &(struct step_decode){48, 4096, 0}, &t);
     check_trace(&t, step_s);
     t.n = 0;
     struct step_setup p = filled(true, (struct step_setup){.dies = 32, .microbatches = true});
@@ -119,7 +120,7 @@ static void a_trace_ends_when_the_step_does(void **state) {
     check_trace(&t, (step_s = step_prefill_s(&p, &b, &t)));
     t.n = 0;
     s.microbatches = false; /* one microbatch: the step is the sum of its pieces */
-    step_s = step_decode_s(&s, &(struct step_decode){48, 4096}, &t);
+    step_s = step_decode_s(&s, &(struct step_decode){48, 4096, 0}, &t);
     double sum = 0;
     for (size_t i = 0; i < t.n; i++) sum += t.v[i].s;
     assert_true(fabs(sum - step_s) < 1e-9);
@@ -166,6 +167,22 @@ static void long_keys_cost_what_attention_costs(void **state) {
     double memory = 61 * 576 * 2 / (1.6e12 * 0.841),
            compute = 61 * 2.0 * 128 * 1088 / (376e12 * 0.654);
     assert_true(fabs(per_key / pow(pow(memory, 4) + pow(compute, 4), 0.25) - 1) < 0.01);
+}
+
+/* The die with the most keys is waited for; many requests a die, or a die alone, even them out. */
+static void unequal_lengths_cost_what_the_fullest_die_has_more(void **state) {
+    (void)state;
+    struct step_setup s = filled(false, (struct step_setup){.dies = 320, .weights = TYPE_INT8});
+    struct step_decode even = {4, 4096, 0}, odd = {4, 4096, 0.5}, many = {100, 4096, 0.5};
+    double more = step_decode_s(&s, &odd, NULL) / step_decode_s(&s, &even, NULL);
+    assert_true(step_decode_s(&s, &odd, NULL) ==
+                decode(&s, 4, 4096 * (1 + 0.5 * op_expected_max(320) / 2)));
+    assert_true(more > 1.01);
+    assert_true(step_decode_s(&s, &many, NULL) ==
+                decode(&s, 100, 4096 * (1 + 0.5 * op_expected_max(320) / 10)));
+    struct step_setup alone =
+        filled(false, (struct step_setup){.model = lite, .dies = 1, .weights = TYPE_INT8});
+    assert_true(step_decode_s(&alone, &odd, NULL) == decode(&alone, 4, 4096));
 }
 
 static void microbatches_are_used_only_where_they_help(void **state) {
@@ -240,6 +257,7 @@ int main(void) {
         cmocka_unit_test(a_trace_ends_when_the_step_does),
         cmocka_unit_test(more_requests_keys_and_imbalance_never_make_a_step_shorter),
         cmocka_unit_test(long_keys_cost_what_attention_costs),
+        cmocka_unit_test(unequal_lengths_cost_what_the_fullest_die_has_more),
         cmocka_unit_test(microbatches_are_used_only_where_they_help),
         cmocka_unit_test(launches_show_when_they_are_not_ahead),
         cmocka_unit_test(prefill_grows_with_what_is_computed),
