@@ -235,6 +235,33 @@ const struct doc_node *doc_root(const struct doc *d) {
     return &d->root;
 }
 
+/* The mapping's child of that key, a new one if need be; NULL: out of memory. */
+static struct doc_node *child(struct doc *d, struct doc_node *map, const char *key) {
+    for (uint32_t i = 0; i < map->n; i++)
+        if (strcmp(map->at[i].key, key) == 0) return &map->at[i];
+    struct doc_node *at = arena_alloc(&d->arena, (map->n + (size_t)1) * sizeof *at);
+    if (!at) return NULL;
+    if (map->n) memcpy(at, map->at, map->n * sizeof *at);
+    at[map->n] = (struct doc_node){.kind = DOC_MAP, .line = map->line, .key = key, .of = d};
+    map->at = at;
+    return &at[map->n++];
+}
+
+enum st doc_set(struct doc *d, const char *map, const char *key, const char *text, const char *by,
+                struct err *err) {
+    struct doc_node *in = &d->root;
+    if (in->kind != DOC_MAP) return ST_OK; /* who reads it will say so */
+    uint32_t n = in->n;
+    if (map) in = child(d, in, map);
+    if (in && d->root.n > n) in->by = by; /* the file has no such mapping */
+    if (in && in->kind != DOC_MAP) return ST_OK;
+    struct doc_node *to = in ? child(d, in, key) : NULL;
+    if (!to) return err_set(err, ST_NO_MEMORY, "%s: out of memory", d->name);
+    *to = (struct doc_node){
+        .kind = DOC_TEXT, .line = to->line, .key = to->key, .text = text, .of = d, .by = by};
+    return ST_OK;
+}
+
 /* --- errors --------------------------------------------------------------------------------------- */
 
 enum st doc_fail(const struct doc_node *at, struct err *err, const char *fmt, ...) {
@@ -244,6 +271,7 @@ enum st doc_fail(const struct doc_node *at, struct err *err, const char *fmt, ..
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     if (!at) return err_set(err, ST_INVALID, "%s", text);
+    if (at->by) return err_set(err, ST_INVALID, "%s: %s", at->by, text);
     return err_set(err, ST_INVALID, "%s: line %u: %s%s%s", at->of ? at->of->name : "?", at->line,
                    at->key ? at->key : "", at->key ? ": " : "", text);
 }

@@ -24,6 +24,7 @@ struct doc_node {
     uint32_t n;           /* LIST, MAP: children */
     struct doc_node *at;  /* [n], in the file's order */
     const struct doc *of; /* the document */
+    const char *by;       /* who set it in the file's place (doc_set); NULL: the file has it */
 };
 
 /* name stands in errors. At most 1 MiB, 64 deep, 100,000 nodes. */
@@ -32,8 +33,12 @@ enum st ST_CHECKED doc_read(struct doc **out, const void *bytes, size_t len, con
 enum st ST_CHECKED doc_open(struct doc **out, const char *path, struct err *err);
 void doc_free(struct doc *d);                         /* NULL is allowed */
 const struct doc_node *doc_root(const struct doc *d); /* an empty document is an empty mapping */
+/* What somebody says (by: "sim run: --rate") goes before the file: KEY of the mapping MAP (NULL: of
+ * the root) is this text, and complaints about it name who said it. Texts are borrowed. */
+enum st ST_CHECKED doc_set(struct doc *d, const char *map, const char *key, const char *text,
+                           const char *by, struct err *err);
 
-/* "FILE: line N: KEY: ..." and the sentence. */
+/* "FILE: line N: KEY: ...", or who set it, and the sentence. */
 enum st doc_fail(const struct doc_node *at, struct err *err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -154,6 +154,35 @@ static void words_keys_and_needs_are_named(void **state) {
     doc_free(d);
 }
 
+static void what_is_set_goes_before_the_file_and_is_checked_as_it_is(void **state) {
+    (void)state;
+    struct doc *d = read_text("rate: 1\nload:\n  n: 3\nlist: [1]\n");
+    struct err err;
+    double v = 0;
+    uint64_t n = 0;
+    assert_int_equal(doc_set(d, NULL, "rate", "2.5", "--rate", &err), ST_OK);
+    assert_int_equal(doc_set(d, "load", "n", "x", "--n", &err), ST_OK);
+    assert_int_equal(doc_set(d, "load", "m", "7", "--m", &err), ST_OK);
+    assert_int_equal(doc_set(d, "new", "m", "9", "--new", &err), ST_OK);
+    assert_int_equal(doc_set(d, "list", "m", "9", "--list", &err), ST_OK); /* stays a list */
+    const struct doc_node *r = doc_root(d), *load = doc_find(r, "load");
+    assert_int_equal(doc_number(r, "rate", 0, 3, &v, &err), ST_OK);
+    assert_true(v == 2.5);
+    assert_int_equal(doc_number(r, "rate", 0, 1, &v, &err), ST_INVALID);
+    assert_string_equal(err.text, "--rate: found 2.5, expected 0 to 1");
+    assert_int_equal(doc_count(load, "n", 0, 9, &n, &err), ST_INVALID);
+    assert_string_equal(err.text, "--n: found 'x', expected a whole number");
+    assert_int_equal(doc_count(load, "m", 0, 9, &n, &err), ST_OK);
+    assert_int_equal(n, 7);
+    assert_int_equal(doc_count(doc_find(r, "new"), "m", 0, 9, &n, &err), ST_OK);
+    assert_int_equal(n, 9);
+    static const char *const keys[] = {"rate", "load", "list", NULL};
+    assert_int_equal(doc_only(r, keys, &err), ST_INVALID);
+    assert_string_equal(err.text, "--new: unknown key, expected rate, load or list");
+    assert_int_equal(doc_find(r, "list")->kind, DOC_LIST);
+    doc_free(d);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_tree_has_kinds_keys_and_lines),
@@ -162,6 +191,7 @@ int main(void) {
         cmocka_unit_test(sizes_are_bounded),
         cmocka_unit_test(numbers_are_checked_for_kind_and_bounds),
         cmocka_unit_test(words_keys_and_needs_are_named),
+        cmocka_unit_test(what_is_set_goes_before_the_file_and_is_checked_as_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
