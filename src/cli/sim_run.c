@@ -15,31 +15,31 @@
 #include "sim/solo.h"
 
 struct args {
-    struct flag_i64 seed;
-    const char *trace, *replay;
-    float rate_scale, rate, duration_s;
-    uint32_t prefill, decode, requests;
+    const char *seed, *trace, *replay, *rate_scale, *rate, *duration, *requests, *prefill, *decode;
     bool json;
 };
 
 static const double stuck_s = 3600;
+#define BY "sim run: --"
 
-/* What stands on the command line goes before what stands in the file. */
-static void override(struct run_config *c, const struct args *a) {
-    if (a->seed.given) c->seed = (uint64_t)a->seed.v;
-    if (a->trace) {
-        snprintf(c->load.trace, sizeof c->load.trace, "%s", a->trace);
-        c->load.arrivals = RUN_TRACE;
-    }
-    if (a->rate_scale > 0) c->load.rate_scale = (double)a->rate_scale;
-    if (a->rate > 0) {
-        c->load.rate = (double)a->rate;
-        c->load.arrivals = RUN_POISSON;
-    }
-    if (a->duration_s > 0) c->load.duration_s = (double)a->duration_s;
-    if (a->requests) c->load.requests = a->requests;
-    if (a->prefill) c->prefill.n = a->prefill;
-    if (a->decode) c->decode.n = a->decode;
+/* What stands on the command line goes before what stands in the file, and is checked as that is. */
+static uint32_t overrides(struct run_override v[16], const struct args *a) {
+    const struct run_override all[] = {
+        {NULL, "seed", a->seed, BY "seed"},
+        {"load", "trace", a->trace, BY "trace"},
+        {"load", "arrivals", a->trace ? "trace" : NULL, BY "trace"},
+        {"load", "rate", a->rate, BY "rate"},
+        {"load", "arrivals", a->rate ? "poisson" : NULL, BY "rate"},
+        {"load", "rate_scale", a->rate_scale, BY "rate-scale"},
+        {"load", "duration_s", a->duration, BY "duration"},
+        {"load", "requests", a->requests, BY "requests"},
+        {"prefill", "instances", a->prefill, BY "prefill"},
+        {"decode", "instances", a->decode, BY "decode"},
+    };
+    uint32_t n = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].text) v[n++] = all[i];
+    return n;
 }
 
 /* --- going on ---------------------------------------------------------------------------------- */
@@ -303,20 +303,20 @@ int cli_sim_run(int argc, char **argv) {
     enum flag_result result;
     struct err err;
     const struct flag flags[] = {
-        {"seed", "N", FLAG_I64, &a.seed, 0, 0, "of arrivals, delays and faults: one seed, one run",
+        {"seed", "N", FLAG_STR, &a.seed, 0, 0, "of arrivals, delays and faults: one seed, one run",
          false},
         {"trace", "FILE", FLAG_STR, &a.trace, 0, 0,
          "arrivals and lengths: Mooncake JSONL or Azure CSV, plain or .gz", false},
-        {"rate-scale", "X", FLAG_F32, &a.rate_scale, 1e-6, 1e6,
-         "a trace's arrivals, X times as fast", false},
-        {"rate", "R", FLAG_F32, &a.rate, 1e-6, 1e6, "Poisson arrivals, requests/s", false},
-        {"duration", "S", FLAG_F32, &a.duration_s, 1e-3, 1e7,
+        {"rate-scale", "X", FLAG_STR, &a.rate_scale, 0, 0, "a trace's arrivals, X times as fast",
+         false},
+        {"rate", "R", FLAG_STR, &a.rate, 0, 0, "Poisson arrivals, requests/s", false},
+        {"duration", "S", FLAG_STR, &a.duration, 0, 0,
          "arrivals stop after S s; a trace is repeated until then", false},
-        {"requests", "N", FLAG_U32, &a.requests, 1, 4e9, "arrivals stop after N requests", false},
+        {"requests", "N", FLAG_STR, &a.requests, 0, 0, "arrivals stop after N requests", false},
         {"replay", "FILE", FLAG_STR, &a.replay, 0, 0,
          "times of serve --record-steps in place of the calibration's, in their order", true},
-        {"prefill", "N", FLAG_U32, &a.prefill, 1, 200, "prefill instances", false},
-        {"decode", "N", FLAG_U32, &a.decode, 1, 200, "decode instances", false},
+        {"prefill", "N", FLAG_STR, &a.prefill, 0, 0, "prefill instances", false},
+        {"decode", "N", FLAG_STR, &a.decode, 0, 0, "decode instances", false},
         {"json", NULL, FLAG_BOOL, &a.json, 0, 0, "the report as JSON, times in seconds", false},
         {0}};
     const struct flag_command cmd = {
@@ -332,9 +332,11 @@ int cli_sim_run(int argc, char **argv) {
     if (st) return cli_fail(CLI_USAGE, &err);
     if (result == FLAG_HELP_SHOWN) return 0;
     struct run_config *c = malloc(sizeof *c);
-    st = c ? run_config_open(c, path, &err) : err_set(&err, ST_NO_MEMORY, "sim run: out of memory");
-    if (!st) override(c, &a);
+    struct run_override v[16];
+    st = c ? run_config_open(c, path, v, overrides(v, &a), &err)
+           : err_set(&err, ST_NO_MEMORY, "sim run: out of memory");
+    bool usage = st && strncmp(err.text, BY, strlen(BY)) == 0;
     if (!st) st = simulate(c, &a, &err);
     free(c);
-    return st ? cli_fail(CLI_FAILED, &err) : 0;
+    return st ? cli_fail(usage ? CLI_USAGE : CLI_FAILED, &err) : 0;
 }

@@ -6,8 +6,11 @@
 #ifndef SUPERNODE_SIM_RUN_H
 #define SUPERNODE_SIM_RUN_H
 
+#include "cluster/cluster.h"
 #include "sim/step.h"
 #include "sim/trace.h"
+
+enum { RUN_MEMBERS_MAX = CLUSTER_MEMBERS_MAX };
 
 enum run_arrivals { RUN_TRACE, RUN_POISSON, RUN_CLOSED };
 enum run_fault_kind {
@@ -74,8 +77,13 @@ struct run_config {
     double no_worker_s;
 };
 
+/* What goes before the description: KEY of SECTION (NULL: of none), and who says so, for errors. */
+struct run_override {
+    const char *section, *key, *text, *by;
+};
 /* A description in YAML, as those under examples/. */
-enum st ST_CHECKED run_config_open(struct run_config *c, const char *path, struct err *err);
+enum st ST_CHECKED run_config_open(struct run_config *c, const char *path,
+                                   const struct run_override *v, uint32_t n, struct err *err);
 enum st ST_CHECKED run_config_read(struct run_config *c, const void *bytes, size_t len,
                                    const char *name, struct err *err);
 

@@ -106,14 +106,14 @@ static enum st instances(struct in *in, const struct doc_node *root, bool prefil
 
 /* --- load, faults ----------------------------------------------------------------------------- */
 
-/* A path is relative to the description that names it. */
+/* A path is relative to the description that names it, or to where the command is run. */
 static enum st path_of(struct in *in, const struct doc_node *at, const char *key, char *out,
                        size_t size) {
     char path[2048] = "";
     enum st st = text(in, at, key, path, sizeof path);
     const char *slash = strrchr(in->name, '/');
     if (st || !path[0]) return st;
-    if (path[0] == '/' || !slash)
+    if (path[0] == '/' || !slash || doc_find(at, key)->by)
         snprintf(out, size, "%s", path);
     else
         snprintf(out, size, "%.*s/%s", (int)(slash - in->name < 2000 ? slash - in->name : 2000),
@@ -198,7 +198,7 @@ static enum st faults(struct in *in, const struct doc_node *root) {
     if (!st) st = mapping(in, random, "mtbf_h", &mtbf);
     if (!st) st = doc_only(mtbf, run_fault_names, in->err);
     for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
-        st = number(in, mtbf, run_fault_names[k], 1e-3, 1e9, 3600, &c->mtbf_s[k]);
+        st = number(in, mtbf, run_fault_names[k], 1e-6, 1e9, 3600, &c->mtbf_s[k]);
     return st;
 }
 
@@ -236,6 +236,17 @@ static void defaults(struct run_config *c) {
     c->load.leave_after_s = 5;
 }
 
+/* Where to look when there are too many of both together. */
+static const struct doc_node *instances_at(const struct doc_node *root) {
+    static const char *const roles[] = {"decode", "prefill"};
+    for (int i = 0; i < 2; i++) {
+        const struct doc_node *role = doc_find(root, roles[i]),
+                              *n = role ? doc_find(role, "instances") : NULL;
+        if (n && n->by) return n;
+    }
+    return doc_find(root, "decode") ? doc_find(root, "decode") : root;
+}
+
 /* The scale-up plane reaches CPUs, or the scale-out one is all there is; KV goes over the latter. */
 static enum st planes(struct in *in, const struct doc_node *root) {
     static const char *const keys[] = {"servers", "dram_gb", "plane", NULL};
@@ -258,9 +269,13 @@ static enum st planes(struct in *in, const struct doc_node *root) {
     if (!st) st = text(in, root, "handover", c->handover_plane, sizeof c->handover_plane);
     if (st) return st;
     if (chips > m->n_nodes * m->chips_per_node)
-        return doc_fail(root, in->err,
+        return doc_fail(instances_at(root), in->err,
                         "prefill and decode take %u chips, expected at most %u of %s", chips,
                         m->n_nodes * m->chips_per_node, m->name);
+    if (c->prefill.n + c->decode.n + c->pool.n > RUN_MEMBERS_MAX)
+        return doc_fail(instances_at(root), in->err,
+                        "found %u instances and %u pool servers, expected %d at most in all",
+                        c->prefill.n + c->decode.n, c->pool.n, RUN_MEMBERS_MAX);
     if (!machine_plane(m, c->handover_plane))
         return doc_fail(doc_find(root, "handover"), in->err, "found %s, expected a plane of %s",
                         c->handover_plane, m->name);
@@ -343,8 +358,14 @@ enum st run_config_read(struct run_config *c, const void *bytes, size_t len, con
     return st ? st : read_doc(c, d, name, err);
 }
 
-enum st run_config_open(struct run_config *c, const char *path, struct err *err) {
+enum st run_config_open(struct run_config *c, const char *path, const struct run_override *v,
+                        uint32_t n, struct err *err) {
     struct doc *d;
     enum st st = doc_open(&d, path, err);
-    return st ? st : read_doc(c, d, path, err);
+    if (st) return st;
+    for (uint32_t i = 0; i < n && !st; i++)
+        st = doc_set(d, v[i].section, v[i].key, v[i].text, v[i].by, err);
+    if (!st) return read_doc(c, d, path, err);
+    doc_free(d);
+    return st;
 }

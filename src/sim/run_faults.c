@@ -3,12 +3,17 @@
  * members that stand on what broke. */
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "sim/run_impl.h"
 
 const char *const run_fault_names[RUN_FAULTS + 1] = {"chip", "node", "link", "sub-plane", "pool",
                                                      "slow", "hang", "cut",  NULL};
+
+enum { FAULTS_MAX = 2000000 };
+
+static bool sooner(const struct run_due_fault *a, const struct run_due_fault *b) {
+    return a->at_s != b->at_s ? a->at_s < b->at_s : a->order < b->order;
+}
 
 static enum st add_fault(struct run *r, const struct run_fault *f, double at_s, bool ends,
                          uint32_t member, struct err *err) {
@@ -19,10 +24,26 @@ static enum st add_fault(struct run *r, const struct run_fault *f, double at_s, 
         r->faults = v;
         r->cap_faults = cap;
     }
+    if (r->n_faults == FAULTS_MAX)
+        return err_set(err, ST_INVALID, "faults: expected at most %d in all", FAULTS_MAX / 2);
+    struct run_due_fault d = {at_s, r->n_faults_ever++, ends, member, *f};
     uint32_t i = r->n_faults++;
-    for (; i > 0 && r->faults[i - 1].at_s > at_s; i--) r->faults[i] = r->faults[i - 1];
-    r->faults[i] = (struct run_due_fault){at_s, ends, member, *f};
+    for (; i > 0 && sooner(&d, &r->faults[(i - 1) / 2]); i = (i - 1) / 2)
+        r->faults[i] = r->faults[(i - 1) / 2];
+    r->faults[i] = d;
     return ST_OK;
+}
+
+static struct run_due_fault take_fault(struct run *r) {
+    struct run_due_fault first = r->faults[0], last = r->faults[--r->n_faults];
+    uint32_t i = 0;
+    for (uint32_t child; (child = 2 * i + 1) < r->n_faults; i = child) {
+        if (child + 1 < r->n_faults && sooner(&r->faults[child + 1], &r->faults[child])) child++;
+        if (!sooner(&r->faults[child], &last)) break;
+        r->faults[i] = r->faults[child];
+    }
+    r->faults[i] = last;
+    return first;
 }
 
 static enum st add_both(struct run *r, const struct run_fault *f, struct err *err) {
@@ -200,8 +221,7 @@ static void apply(struct run *r, const struct run_due_fault *d) {
 
 void run_faults_apply(struct run *r) {
     while (r->n_faults && run_ns(r->faults[0].at_s) <= sim_cluster_now(&r->cluster)) {
-        struct run_due_fault d = r->faults[0];
-        memmove(r->faults, r->faults + 1, --r->n_faults * sizeof *r->faults);
+        struct run_due_fault d = take_fault(r);
         apply(r, &d);
     }
 }

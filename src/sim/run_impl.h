@@ -8,7 +8,7 @@
 #include "sim/sim_cluster.h"
 #include "sim/sim_exec.h"
 
-enum { RUN_MEMBERS_MAX = CLUSTER_MEMBERS_MAX, RUN_PLANES = 2, RUN_STEPS = 4096 /* kept */ };
+enum { RUN_PLANES = 2, RUN_STEPS = 4096 /* kept */ };
 
 /* What a member shares with its peers: bytes wait for those that came before (first come, first
  * served), which conserves the rate however they interleave. */
@@ -50,11 +50,13 @@ struct run {
     /* faults */
     struct run_due_fault {
         double at_s;
+        uint64_t order; /* of those at one time */
         bool ends;
         uint32_t member; /* the only one it is for; RUN_MEMBERS_MAX: all that stand on it */
         struct run_fault fault;
-    } * faults; /* by time */
+    } * faults; /* a heap: the first is due first */
     uint32_t n_faults, cap_faults;
+    uint64_t n_faults_ever;
     struct run_fault *slow; /* [n_slow] chips that are slow now; room for all there can be */
     uint32_t n_slow;
     double handover_bytes, pool_read_bytes, pool_write_bytes;

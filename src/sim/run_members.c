@@ -272,15 +272,6 @@ static enum st find_plane(struct run *r, int which, const char *name, struct err
 enum st run_members_new(struct run *r, struct err *err) {
     const struct run_config *c = r->c;
     uint32_t n = c->prefill.n + c->decode.n + c->pool.n, chip = 0;
-    if (c->prefill.n * c->prefill.chips + c->decode.n * c->decode.chips >
-        c->machine.n_nodes * c->machine.chips_per_node)
-        return err_set(err, ST_INVALID,
-                       "run: %u + %u chips for prefill and decode, expected at most "
-                       "the %u of %s",
-                       c->prefill.n * c->prefill.chips, c->decode.n * c->decode.chips,
-                       c->machine.n_nodes * c->machine.chips_per_node, c->machine.name);
-    if (n > RUN_MEMBERS_MAX)
-        return err_set(err, ST_INVALID, "run: %u members, expected %d at most", n, RUN_MEMBERS_MAX);
     enum st st = find_plane(r, HANDOVER, c->handover_plane, err);
     if (!st) st = find_plane(r, POOL, c->pool.plane, err);
     if (st) return st;

@@ -92,3 +92,21 @@ def test_wrong_command_lines_exit_with_2():
     assert "CONFIG" in sim("--help").stdout
     assert sim(code=2).stderr and "--sede" in sim("x.yaml", "--sede", 1, code=2).stderr
     assert sim("/nowhere.yaml", code=1).stderr.startswith("supernode: /nowhere.yaml")
+
+
+@pytest.mark.parametrize("flag,value,said", [
+    ("--rate", "0", "--rate: found 0, expected 1e-06 to"), ("--rate", "fast", "--rate: found 'fast', expected a number"),
+    ("--seed", "-1", "--seed: found '-1'"), ("--prefill", "100", "--prefill: prefill and decode take 1632 chips"),
+    ("--decode", "0", "--decode: found 0, expected 1 to 200"), ("--requests", "1.5", "--requests: found '1.5'"), ("--trace", "", "--trace: found nothing")])
+def test_a_flag_is_checked_as_the_file_is_and_named(tmp_path, flag, value, said):
+    path = tmp_path / "run.yaml"
+    path.write_text(SMALL + "load: {rate: 5, duration_s: 10}\n")
+    p = sim(path, flag, value, code=2)
+    assert p.stderr.startswith("supernode: sim run: " + said) and p.stderr.count("\n") == 1, p.stderr
+
+
+def test_a_flag_may_give_what_the_file_leaves_out(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(SMALL + "load: {rate: 5, input_tokens: 1000, output_tokens: 10}\n")
+    assert "duration_s or requests" in sim(path, code=1).stderr
+    assert report(path, "--requests", 7)["requests"] == 7
