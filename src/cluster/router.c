@@ -280,6 +280,8 @@ static void take_message(struct router *r, const struct bus_event *ev) {
         r->view.stale++;
         return;
     }
+    /* who just joined may be given work now, and finds nobody before it is told of them */
+    if (r->changed) tell_members(r);
     bool ok = true;
     if (kind == PROTO_LOAD)
         ok = take_load(m, &in, bus_now(r->o.bus));

@@ -43,6 +43,7 @@ void pool_client_server(struct pool_client *c, const char *name, const char *add
     l->listed = true;
     l->epoch = epoch;
     strcpy(l->address, address);
+    l->first_until_ns = c->now_ns + c->o.timeout_ns;
     call(c, l);
 }
 
@@ -59,6 +60,16 @@ struct server_link *client_link(struct pool_client *c, const struct pool_key *ke
     if (s == RING_NONE || c->links[s].state != LINK_READY) return NULL;
     *slot = (uint32_t)s;
     return &c->links[s];
+}
+
+/* A worker that just joined is given work at once, all that waited for it: what it then did not find
+ * it would compute, with its servers a millisecond away. Only once: one that does not answer must not
+ * cost every prompt its time. */
+bool client_link_comes(const struct pool_client *c, const struct pool_key *key) {
+    int s = ring_find(&c->ring, key);
+    const struct server_link *l = s == RING_NONE ? NULL : &c->links[s];
+    return l && (l->state == LINK_CALLING || l->state == LINK_MEETING) && !l->suspended &&
+           c->now_ns < l->first_until_ns;
 }
 
 /* --- meeting a server ------------------------------------------------------------------------ */

@@ -52,6 +52,7 @@ struct server_link { /* at the server's slot of the ring */
     bool listed, suspended;
     char address[BUS_ADDRESS_BYTES];
     uint64_t epoch, retry_ns;
+    uint64_t first_until_ns; /* it was listed just now: lookups wait for it until then */
     bus_id peer, index, hits;
     uint64_t index_bytes, n_buckets;
     struct extent_link extents[EXTENTS_MAX];
@@ -169,6 +170,8 @@ struct pool_client {
 
 /* The ready link of a key's server, or NULL. */
 struct server_link *client_link(struct pool_client *c, const struct pool_key *key, uint32_t *slot);
+/* It is not, and worth waiting for: its server was listed just now and is being met. */
+bool client_link_comes(const struct pool_client *c, const struct pool_key *key);
 /* Takes completions of the owner's queue; false: there were none. */
 bool client_completions(struct pool_client *c);
 static inline uint64_t op_cookie(struct op *op) {

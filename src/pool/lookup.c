@@ -34,13 +34,16 @@ static void missing(struct pool_lookup *l, uint32_t key) {
     if (key < l->limit) l->limit = key;
 }
 
-static void begin(struct pool_lookup *l, struct probe *p) {
+/* False: its server is only being met. */
+static bool begin(struct pool_lookup *l, struct probe *p) {
     struct pool_client *c = l->client;
-    uint32_t key = l->next++, slot;
+    uint32_t key = l->next, slot;
     const struct server_link *link = client_link(c, &l->keys[key], &slot);
+    if (!link && client_link_comes(c, &l->keys[key])) return false;
+    l->next++;
     if (!link) {
         missing(l, key);
-        return;
+        return true;
     }
     p->used = true;
     p->failed = false;
@@ -52,6 +55,7 @@ static void begin(struct pool_lookup *l, struct probe *p) {
     l->blocks[key].slot = slot;
     l->blocks[key].peer = link->peer;
     submit(p);
+    return true;
 }
 
 /* Whether we have the segment already that an entry speaks of: it may still be on its way to us. */
@@ -119,10 +123,7 @@ static bool lookup_step(struct pool_client *c, struct pool_lookup *l) {
             moved = true;
         }
         if (p->used && p->submitted < READS) submit(p);
-        if (!p->used && l->next < l->limit && !l->over) {
-            begin(l, p);
-            moved = true;
-        }
+        if (!p->used && l->next < l->limit && !l->over && begin(l, p)) moved = true;
         busy |= p->used;
     }
     if (!l->over && !busy && l->next >= l->limit) {

@@ -56,11 +56,12 @@ static void hello(struct pool_server *s, struct server_client *c, const struct w
     struct wire_hello mine = {.version = WIRE_VERSION, .shape = s->dir.shape, .name = "pool"};
     bool fits = block_shape_equal(&h->shape, &s->dir.shape) && !c->ready;
     enum st st = wire_send(s->bus, c->peer, WIRE_HELLO, &mine, 1);
-    if (!st && fits) st = bus_share(s->bus, c->peer, s->index_segment, wire_tag(WIRE_INDEX, 0));
+    /* the index last: with it the client begins to look */
     for (uint32_t i = 0; i < s->dir.n_extents && fits && !st; i++)
         if (s->extents[i])
             st = bus_share(s->bus, c->peer, s->extents[i],
                            wire_tag(WIRE_DATA, s->dir.extents[i].segment));
+    if (!st && fits) st = bus_share(s->bus, c->peer, s->index_segment, wire_tag(WIRE_INDEX, 0));
     if (st || !fits) {
         refuse(s, c);
         return;

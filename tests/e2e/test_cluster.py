@@ -236,6 +236,25 @@ def test_a_killed_worker_is_an_event_and_comes_back():
     assert re.search(r"d1 ended \(killed by signal 9", c.rest())
 
 
+def test_a_worker_that_came_again_finds_all_that_waited_for_it_in_the_pool():
+    c = Cluster("--dram", "64M")
+    prompts = [[10 + i] * 1500 for i in range(16)]  # more than is computed before a link would be up
+
+    def cached(prompt):
+        status, _, body = c.complete(prompt=prompt, seed=1, max_tokens=1)
+        assert status == 200
+        return body["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    try:
+        with concurrent.futures.ThreadPoolExecutor(16) as threads:
+            assert list(threads.map(cached, prompts)) == [0] * 16
+            wait_for(lambda: (m := c.member("m0")) and m["load"]["pages_used"] == 16 * 11, 20)
+            os.kill(c.member("p0")["pid"], signal.SIGKILL)
+            assert list(threads.map(cached, prompts)) == [11 * 128] * 16
+    finally:
+        c.stop()
+
+
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("who", ["p", "d"])
 def test_streams_go_on_with_the_next_token_when_a_worker_is_lost(sig, who):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a cluster's parts hold in memory: weights that workers of one host share, and tenants that keep to their quota."""
-import os, re, signal, subprocess, time
+import os, re, signal, subprocess
 
 from test_cluster import Cluster
 from test_serve import BIN
@@ -59,11 +59,7 @@ def test_a_tenant_keeps_to_its_quota_and_anothers_blocks_survive(tmp_path):
             assert held() <= mine + (1 << 20)
         wait_for(lambda: held() > mine + (1 << 20) - block, 20)
         assert held() <= mine + (1 << 20)
-        pid = c.member("p0")["pid"]
-        os.kill(pid, signal.SIGKILL)  # what is found now is the pool's
-        wait_for(lambda: (m := c.member("p0")) and m["pid"] != pid, 30)
-        time.sleep(1)
-        wait_for(lambda: held("running") == 2, 20)  # both workers are its clients
+        os.kill(c.member("p0")["pid"], signal.SIGKILL)  # what is found now is the pool's
         again = ask("sk-a", 7)
         assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == 11 * 128
         assert again["choices"][0]["text"] == first["choices"][0]["text"]

@@ -418,8 +418,44 @@ static void a_server_that_does_not_answer_is_called_again(void **state) {
     w_free(&w);
 }
 
+static void what_a_server_has_is_found_by_who_just_learned_of_it(void **state) {
+    (void)state;
+    struct world w;
+    uint64_t chain[] = {1, 2, 3, 4};
+    begin(&w, &plain, 1);
+    for (int i = 0; i < 3; i++) w_store(&w, 0, "t", chain[i]);
+    w_client(&w, 1); /* and nothing of what it said has arrived yet */
+    assert_int_equal(w_fetch(&w, 1, "t", chain, 4), 3);
+    w_free(&w);
+}
+
+static void one_that_does_not_answer_is_waited_for_only_once(void **state) {
+    (void)state;
+    struct world w;
+    uint64_t block = 1;
+    uint32_t found;
+    begin(&w, &plain, 1);
+    w_store(&w, 0, "t", block);
+    w.servers[0].stopped = true;
+    w_client(&w, 1);
+    for (int i = 0; i < 2; i++) {
+        uint64_t before = sim_net_now(w.net);
+        pool_lookup_free(w_look(&w, 1, "t", &block, 1, &found));
+        assert_int_equal(found, 0);
+        uint64_t took = sim_net_now(w.net) - before;
+        assert_true(i ? took == 0 : took >= 49000000 && took <= 51000000);
+        w_run(&w, 60000000); /* it is called again, and not waited for */
+    }
+    w.servers[0].stopped = false;
+    w_run(&w, 100000000);
+    assert_int_equal(w_fetch_one(&w, 1, "t", block), 1);
+    w_free(&w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_a_server_has_is_found_by_who_just_learned_of_it),
+        cmocka_unit_test(one_that_does_not_answer_is_waited_for_only_once),
         cmocka_unit_test(a_server_that_does_not_answer_is_called_again),
         cmocka_unit_test(a_stored_block_is_found_by_another_client),
         cmocka_unit_test(a_block_is_stored_once),
