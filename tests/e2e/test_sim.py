@@ -78,6 +78,12 @@ def test_a_decode_step_as_a_table_and_as_json():
         assert abs(x["one_us"] * x["times"] / 1e3 - x["all_ms"]) < 1e-6 * x["all_ms"] + 1e-9
 
 
+def test_chance_and_unequal_lengths_make_a_step_longer():
+    times = [json.loads(ok("step", "decode", "--imbalance", "1.2", *x, "--json"))["step_ms"] for x in (["--even"], [], ["--kv-spread", "0.5"])]
+    assert times == sorted(times) and times[0] < times[1] < times[2]
+    assert op("gmm", "--ep", "256", "--even")["time_us"] < op("gmm", "--ep", "256")["time_us"]
+
+
 def test_a_prefill_batch_and_its_chrome_trace(tmp_path):
     path = tmp_path / "trace.json"
     o = json.loads(ok("step", "prefill", "--json", "--chrome-trace", str(path)))

@@ -242,6 +242,44 @@ static void more_dies_give_more_tokens(void **state) {
             }
 }
 
+/* What a faster machine is: one of its rates twice as high. */
+static struct machine faster(const struct machine *m, int which) {
+    struct machine f = *m;
+    for (int t = 0; t < MACHINE_TYPES && which == 0; t++) f.peak[t] *= 2;
+    if (which == 1) f.hbm_bps *= 2;
+    for (uint32_t i = 0; i < f.n_planes && which == 2; i++)
+        for (int t = 0; t < MACHINE_TRANSFERS; t++) {
+            f.planes[i].same_node[t].rate_bps *= 2;
+            f.planes[i].other_node[t].rate_bps *= 2;
+        }
+    for (uint32_t i = 0; i < f.n_operators && which == 3; i++) f.operators[i].fixed_s /= 2;
+    return f;
+}
+
+static void faster_hardware_is_never_slower(void **state) {
+    (void)state;
+    struct step_setup s;
+    for (uint32_t i = 0; i < n_machines; i++)
+        for (int which = 0; which < 4; which++) {
+            struct machine f = faster(&machines[i], which);
+            for (size_t j = 0; j < COUNT(eps); j++)
+                for (size_t b = 0; b < COUNT(batches); b++)
+                    for (int is_prefill = 0; is_prefill < 2; is_prefill++) {
+                        if (!setup_of(&s, &machines[i], eps[j], is_prefill, 1.3)) continue;
+                        double keys = 1024.0 * (1 << (b % 5)), n = batches[b];
+                        double before = is_prefill ? prefill(&s, n, keys, 0) : decode(&s, n, keys);
+                        assert_true(setup_of(&s, &f, eps[j], is_prefill, 1.3));
+                        double now = is_prefill ? prefill(&s, n, keys, 0) : decode(&s, n, keys);
+                        if (now > before * (1 + 1e-9))
+                            fail_msg("%s, %u dies, %g of %g, faster in %d: %g s, before %g", f.name,
+                                     eps[j], n, keys, which, now, before);
+                        if (now < before / 2 * (1 - 1e-9))
+                            fail_msg("%s, %u dies, %g of %g, twice in %d: %g s, before %g", f.name,
+                                     eps[j], n, keys, which, now, before);
+                    }
+        }
+}
+
 /* Far from every start: as fast as the one thing that binds allows, within its reachable share. */
 static void very_large_batches_come_near_their_roofline(void **state) {
     (void)state;
@@ -271,6 +309,7 @@ int main(void) {
         cmocka_unit_test(decode_steps_grow_with_requests_keys_and_skew),
         cmocka_unit_test(prompt_batches_grow_with_prompts_and_lengths_and_shrink_with_reuse),
         cmocka_unit_test(more_dies_give_more_tokens),
+        cmocka_unit_test(faster_hardware_is_never_slower),
         cmocka_unit_test(very_large_batches_come_near_their_roofline),
     };
     return cmocka_run_group_tests(tests, open_all, NULL);
