@@ -87,6 +87,13 @@ enum st ST_CHECKED run_config_open(struct run_config *c, const char *path,
 enum st ST_CHECKED run_config_read(struct run_config *c, const void *bytes, size_t len,
                                    const char *name, struct err *err);
 
+/* How many chips, nodes, ... there are that such a fault can hit. */
+uint32_t run_fault_places(const struct run_config *c, enum run_fault_kind kind);
+/* KV pages of an instance of that role. ST_INVALID: "max_model_len: ...", it has no room for one request
+ * of that length. */
+enum st ST_CHECKED run_kv_pages(const struct run_config *c, enum member_role role, uint32_t *out,
+                                struct err *err);
+
 struct run_percentiles {
     double mean, p50, p90, p99, max;
 };

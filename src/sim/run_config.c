@@ -55,6 +55,22 @@ static enum st mapping(struct in *in, const struct doc_node *at, const char *key
 
 /* --- instances -------------------------------------------------------------------------------- */
 
+/* err says "KEY: ..." of something the section has, or has not: its place goes before. */
+static enum st place_error(const struct in *in, const struct doc_node *root, const char *section) {
+    const struct doc_node *at = doc_find(root, section), *key = NULL;
+    const char *colon = strchr(in->err->text, ':');
+    for (uint32_t i = 0; at && colon && i < at->n; i++)
+        if (strlen(at->at[i].key) == (size_t)(colon - in->err->text) &&
+            strncmp(at->at[i].key, in->err->text, strlen(at->at[i].key)) == 0)
+            key = &at->at[i];
+    return err_prefix(in->err, "%s: line %u: %s: ", in->name,
+                      (key  ? key
+                       : at ? at
+                            : root)
+                          ->line,
+                      section);
+}
+
 static enum st instances(struct in *in, const struct doc_node *root, bool prefill) {
     static const char *const keys[] = {"instances",
                                        "chips",
@@ -83,6 +99,10 @@ static enum st instances(struct in *in, const struct doc_node *root, bool prefil
     if (!st) st = count(in, at, "chips", 1, m->n_nodes * m->chips_per_node, &i->chips);
     per_chip = i->requests_per_die * m->dies_per_chip;
     if (!st) st = count(in, at, "requests_per_chip", m->dies_per_chip, 4096, &per_chip);
+    if (!st && per_chip % m->dies_per_chip)
+        st = doc_fail(doc_find(at, "requests_per_chip"), in->err,
+                      "found %u, expected a multiple of the %u dies of a chip", per_chip,
+                      m->dies_per_chip);
     i->requests_per_die = per_chip / m->dies_per_chip;
     if (!st) st = count(in, at, "batch_tokens", 512, TOKENS_MAX, &i->batch_tokens);
     if (!st) st = number(in, at, "restart_s", 0, 1e6, 1, &i->restart_s);
@@ -101,8 +121,22 @@ static enum st instances(struct in *in, const struct doc_node *root, bool prefil
     s->dies = i->chips * m->dies_per_chip;
     if (st) return st;
     st = step_setup_fill(s, prefill, in->err);
-    return st ? err_prefix(in->err, "%s: %s: ", in->name, prefill ? "prefill" : "decode") : ST_OK;
+    if (!st && s->dies % s->ep)
+        st = err_set(in->err, ST_INVALID,
+                     "ep: found %u, expected a divisor of the instance's %u dies", s->ep, s->dies);
+    return st ? place_error(in, root, prefill ? "prefill" : "decode") : ST_OK;
 }
+
+/* Each role's memory has room for the longest request. */
+static enum st fits(struct in *in, const struct doc_node *root) {
+    const struct doc_node *at = doc_find(root, "max_model_len");
+    uint32_t n_pages;
+    enum st st = run_kv_pages(in->c, ROLE_OF_PREFILL, &n_pages, in->err);
+    if (!st) st = run_kv_pages(in->c, ROLE_OF_DECODE, &n_pages, in->err);
+    return st ? err_prefix(in->err, "%s: line %u: ", in->name, at ? at->line : root->line) : ST_OK;
+}
+
+static const char *const run_arrivals_names[] = {"trace", "poisson", "closed", NULL};
 
 /* --- load, faults ----------------------------------------------------------------------------- */
 
@@ -121,12 +155,27 @@ static enum st path_of(struct in *in, const struct doc_node *at, const char *key
     return ST_OK;
 }
 
+/* What only other arrivals look at; but a flag may have changed them. */
+static enum st unused(struct in *in, const struct doc_node *at) {
+    static const struct {
+        const char *key;
+        enum run_arrivals of;
+    } keys[] = {{"rate", RUN_POISSON}, {"clients", RUN_CLOSED}, {"rate_scale", RUN_TRACE}};
+    const struct doc_node *arrivals = doc_find(at, "arrivals");
+    enum run_arrivals is = in->c->load.arrivals;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys && !(arrivals && arrivals->by); i++)
+        if (doc_find(at, keys[i].key) && is != keys[i].of)
+            return doc_fail(doc_find(at, keys[i].key), in->err,
+                            "found with arrivals: %s, expected arrivals: %s",
+                            run_arrivals_names[is], run_arrivals_names[keys[i].of]);
+    return ST_OK;
+}
+
 static enum st load(struct in *in, const struct doc_node *root) {
     static const char *const keys[] = {
         "arrivals",     "trace",          "rate_scale",  "rate",          "clients",
         "input_tokens", "output_tokens",  "requests",    "duration_s",    "tenants",
         "spread",       "length_divisor", "leave_share", "leave_after_s", NULL};
-    static const char *const kinds[] = {"trace", "poisson", "closed", NULL};
     const struct doc_node *at;
     struct run_config *c = in->c;
     enum st st = mapping(in, root, "load", &at);
@@ -135,7 +184,7 @@ static enum st load(struct in *in, const struct doc_node *root) {
     if (!st) st = doc_only(at, keys, in->err);
     if (!st) st = path_of(in, at, "trace", c->load.trace, sizeof c->load.trace);
     uint32_t kind = c->load.trace[0] ? RUN_TRACE : RUN_POISSON;
-    if (!st) st = doc_word(at, "arrivals", kinds, &kind, in->err);
+    if (!st) st = doc_word(at, "arrivals", run_arrivals_names, &kind, in->err);
     c->load.arrivals = (enum run_arrivals)kind;
     if (!st) st = number(in, at, "rate_scale", 1e-6, 1e6, 1, &c->load.rate_scale);
     if (!st) st = number(in, at, "length_divisor", 0.01, 1e6, 1, &c->load.length_divisor);
@@ -149,6 +198,8 @@ static enum st load(struct in *in, const struct doc_node *root) {
     if (!st) st = doc_bool(at, "spread", &c->load.spread, in->err);
     if (!st) st = number(in, at, "leave_share", 0, 1, 1, &c->load.leave_share);
     if (!st) st = number(in, at, "leave_after_s", 0, 1e6, 1, &c->load.leave_after_s);
+    if (st) return st;
+    st = unused(in, at);
     if (st) return st;
     if (c->server[0] && c->load.leave_share > 0)
         return doc_fail(doc_find(at, "leave_share"), in->err,
@@ -170,6 +221,7 @@ static enum st fault(struct in *in, const struct doc_node *at, struct run_fault 
     if (!st) st = doc_need(at, "at_s", in->err);
     if (!st) st = doc_word(at, "what", run_fault_names, &kind, in->err);
     f->kind = (enum run_fault_kind)kind;
+    uint32_t n = run_fault_places(in->c, f->kind);
     if (!st) st = count(in, at, "index", 0, 1000000, &f->index);
     if (!st) st = number(in, at, "at_s", 0, 1e7, 1, &f->at_s);
     if (!st) st = number(in, at, "for_s", 0, 1e7, 1, &f->for_s);
@@ -177,6 +229,9 @@ static enum st fault(struct in *in, const struct doc_node *at, struct run_fault 
     if (!st) st = number(in, at, "slow", 1, 1000, 1, &f->slow);
     if (!st && kind == RUN_CUT && f->for_s > 0)
         st = doc_fail(doc_find(at, "for_s"), in->err, "found with a cut, which is of one moment");
+    if (!st && f->index >= n)
+        st = doc_fail(at, in->err, "index: found %s %u, expected less than the %u there are",
+                      run_fault_names[kind], f->index, n);
     if (!st && f->share <= 0) f->share = kind == RUN_LINK ? 0.1 : 0.001;
     return st;
 }
@@ -199,6 +254,8 @@ static enum st faults(struct in *in, const struct doc_node *root) {
     if (!st) st = doc_only(mtbf, run_fault_names, in->err);
     for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
         st = number(in, mtbf, run_fault_names[k], 1e-6, 1e9, 3600, &c->mtbf_s[k]);
+    if (!st && mtbf->n && c->load.duration_s <= 0)
+        st = doc_fail(random, in->err, "expected load: duration_s, until which they come");
     return st;
 }
 
@@ -236,15 +293,14 @@ static void defaults(struct run_config *c) {
     c->load.leave_after_s = 5;
 }
 
-/* Where to look when there are too many of both together. */
+/* Where to look when there are too many of both together: at a flag first. */
 static const struct doc_node *instances_at(const struct doc_node *root) {
-    static const char *const roles[] = {"decode", "prefill"};
-    for (int i = 0; i < 2; i++) {
-        const struct doc_node *role = doc_find(root, roles[i]),
-                              *n = role ? doc_find(role, "instances") : NULL;
-        if (n && n->by) return n;
-    }
-    return doc_find(root, "decode") ? doc_find(root, "decode") : root;
+    const struct doc_node *p = doc_find(root, "prefill"), *d = doc_find(root, "decode"),
+                          *n = p ? doc_find(p, "instances") : NULL;
+    if (n && n->by) return n;
+    n = d ? doc_find(d, "instances") : NULL;
+    if (n && n->by) return n;
+    return d ? d : p ? p : root;
 }
 
 /* The scale-up plane reaches CPUs, or the scale-out one is all there is; KV goes over the latter. */
@@ -306,6 +362,16 @@ static enum st read_server(struct in *in, const struct doc_node *root) {
     return st ? st : slo(in, root);
 }
 
+/* What cannot be opened was named here. */
+static enum st named(const struct in *in, const struct doc_node *root, const char *key,
+                     enum st st) {
+    const struct doc_node *at = doc_find(root, key);
+    if (!st || !at) return st;
+    bool says = strncmp(in->err->text, key, strlen(key)) == 0;
+    return err_prefix(in->err, "%s: line %u: %s%s", in->name, at->line, says ? "" : key,
+                      says ? "" : ": ");
+}
+
 static enum st read_all(struct in *in, const struct doc_node *root) {
     static const char *const keys[] = {"hardware",
                                        "model",
@@ -329,13 +395,16 @@ static enum st read_all(struct in *in, const struct doc_node *root) {
     if (!st) st = text(in, root, "model", c->model, sizeof c->model);
     if (!st) st = doc_count(root, "seed", 0, UINT64_MAX >> 1, &c->seed, in->err);
     if (!st) st = count(in, root, "max_model_len", 1024, TOKENS_MAX, &c->max_model_len);
-    if (!st) st = machine_open(&c->machine, c->hardware, in->err);
-    if (!st) st = sim_model_open(&c->prefill.setup.model, c->model, in->err);
+    if (st) return st;
+    st = named(in, root, "hardware", machine_open(&c->machine, c->hardware, in->err));
+    if (!st)
+        st = named(in, root, "model", sim_model_open(&c->prefill.setup.model, c->model, in->err));
     if (st) return st;
     c->decode.setup.model = c->prefill.setup.model;
     st = instances(in, root, true);
     if (!st) st = instances(in, root, false);
     if (!st) st = planes(in, root);
+    if (!st) st = fits(in, root);
     if (!st) st = load(in, root);
     if (!st) st = faults(in, root);
     if (!st) st = slo(in, root);

@@ -52,14 +52,14 @@ static enum st add_both(struct run *r, const struct run_fault *f, struct err *er
     return st;
 }
 
-static uint32_t places(const struct run *r, enum run_fault_kind kind) {
-    const struct machine *m = &r->c->machine;
+uint32_t run_fault_places(const struct run_config *c, enum run_fault_kind kind) {
+    const struct machine *m = &c->machine;
     switch (kind) {
     case RUN_NODE:
     case RUN_HANG:
     case RUN_CUT: return m->n_nodes;
     case RUN_SUB_PLANE: return m->planes[0].sub_planes ? m->planes[0].sub_planes : 1;
-    case RUN_POOL: return r->c->pool.n;
+    case RUN_POOL: return c->pool.n;
     default: return m->n_nodes * m->chips_per_node;
     }
 }
@@ -67,29 +67,18 @@ static uint32_t places(const struct run *r, enum run_fault_kind kind) {
 enum st run_faults_new(struct run *r, struct err *err) {
     const struct run_config *c = r->c;
     enum st st = ST_OK;
-    for (uint32_t i = 0; i < c->n_faults && !st; i++) {
-        const struct run_fault *f = &c->faults[i];
-        if (f->index >= places(r, f->kind))
-            return err_set(err, ST_INVALID, "faults: %s %u: expected less than %u",
-                           run_fault_names[f->kind], f->index, places(r, f->kind));
-        st = add_both(r, f, err);
-    }
-    for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
-        if (c->mtbf_s[k] > 0 && c->load.duration_s <= 0)
-            return err_set(err, ST_INVALID,
-                           "random_faults: %s: expected load.duration_s, until which they come",
-                           run_fault_names[k]);
+    for (uint32_t i = 0; i < c->n_faults && !st; i++) st = add_both(r, &c->faults[i], err);
     for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
         for (double at = 0; c->mtbf_s[k] > 0 && !st;) {
             at += run_draw_exponential(&r->chance) * c->mtbf_s[k];
-            if (at >= c->load.duration_s || places(r, (enum run_fault_kind)k) == 0) break;
-            struct run_fault f = {
-                .kind = (enum run_fault_kind)k,
-                .index = (uint32_t)(run_draw(&r->chance) * places(r, (enum run_fault_kind)k)),
-                .at_s = at,
-                .for_s = k == RUN_CUT ? 0 : c->repair_s,
-                .share = 0.1,
-                .slow = 2};
+            if (at >= c->load.duration_s || run_fault_places(c, (enum run_fault_kind)k) == 0) break;
+            struct run_fault f = {.kind = (enum run_fault_kind)k,
+                                  .index = (uint32_t)(run_draw(&r->chance) *
+                                                      run_fault_places(c, (enum run_fault_kind)k)),
+                                  .at_s = at,
+                                  .for_s = k == RUN_CUT ? 0 : c->repair_s,
+                                  .share = 0.1,
+                                  .slow = 2};
             st = add_both(r, &f, err);
         }
     r->slow = st ? NULL : malloc((r->n_faults + (size_t)1) * sizeof *r->slow);
@@ -155,7 +144,7 @@ static void set_links(struct run *r, struct run_member *m, const struct run_due_
     }
     for (int i = 0; i < RUN_PLANES; i++)
         if (r->planes[i] == &r->c->machine.planes[0])
-            change_link(m, i, 1 - lost / places(r, RUN_SUB_PLANE), d->ends);
+            change_link(m, i, 1 - lost / run_fault_places(r->c, RUN_SUB_PLANE), d->ends);
 }
 
 static double restart_of(const struct run *r, const struct run_member *m) {

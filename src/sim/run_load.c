@@ -11,6 +11,8 @@
 #include "sim/core/mix.h"
 #include "sim/sim_exec.h"
 
+static const uint64_t open_tokens_max = UINT64_C(1) << 29; /* they take 4 bytes each, and more */
+
 /* --- when ------------------------------------------------------------------------------------- */
 
 static bool trace_is_timed(const struct run_load *r) {
@@ -174,6 +176,7 @@ static void on_done(void *ctx, const struct err *err) {
     }
     q->open = false;
     r->n_open--;
+    r->open_tokens -= q->r.n_prompt + (uint64_t)q->r.max_tokens;
     r->last_end_s = now_s;
     if (q->leaves) {
         r->left++;
@@ -278,12 +281,22 @@ static void arrive(struct run_load *r, double now_s) {
     x->n_choices = 1;
     fill_prompt(r, q, n);
     r->prompt_tokens += n_in;
+    r->open_tokens += n_in + (uint64_t)n_out;
     r->n_open++;
+    if (r->open_tokens > open_tokens_max && !r->broken) {
+        r->broken = true;
+        (void)err_set(
+            &r->err, ST_FULL,
+            "load: after %.0f s %llu requests wait or are served, of %.1f G tokens: far more "
+            "comes than is served, expected a lower rate",
+            now_s, (unsigned long long)r->n_open, (double)r->open_tokens / 1e9);
+    }
     if (n == 0) r->first_arrival_s = now_s;
     if (r->c->load.leave_share > 0) may_leave(r, q, now_s);
     if (r->add(r->ctx, q, &err) == ST_OK) return;
     q->open = false;
     r->n_open--;
+    r->open_tokens -= n_in + (uint64_t)n_out;
     r->failed++;
     q->next = r->free_requests;
     r->free_requests = q;

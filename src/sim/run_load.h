@@ -39,8 +39,8 @@ struct run_load {
     /* The client is gone: done comes at once. NULL: c->load.leave_share is 0. */
     void (*cancel)(void *ctx, struct run_request *q);
     struct trace trace;
-    double next_arrival_s;             /* INFINITY: none */
-    uint64_t n_arrived, n_open, n_cut; /* n_cut: were longer than max_model_len */
+    double next_arrival_s;                          /* INFINITY: none */
+    uint64_t n_arrived, n_open, open_tokens, n_cut; /* n_cut: were longer than max_model_len */
     bool arrivals_over;
     struct run_request *free_requests;
     struct run_leave { /* clients that will go away, where their requests are not over by then */

@@ -107,24 +107,25 @@ static double prefill_s(void *ctx, const struct sim_chunk *c) {
 }
 
 /* Attention is data parallel, so that a request's KV lies on one die; but staged prefill spreads it. */
-static bool die_bound(const struct run_member *m) {
-    return m->m.role == ROLE_OF_DECODE || m->setup->attention != STEP_ATTENTION_STAGED;
+static bool die_bound(enum member_role role, const struct step_setup *s) {
+    return role == ROLE_OF_DECODE || s->attention != STEP_ATTENTION_STAGED;
 }
 
-static enum st pages_of(const struct run *r, const struct run_member *m, uint32_t *n,
-                        struct err *err) {
-    double page = step_kv_token_bytes(m->setup) * KV_PAGE_TOKENS, dies = m->setup->dies,
-           room = step_kv_room_bytes(m->setup, m->m.role == ROLE_OF_PREFILL),
-           least = engine_pages_min(r->c->max_model_len), memories = die_bound(m) ? dies : 1;
-    double each = floor(room * dies / memories / page);
-    *n = each * memories > 64e6 ? 64000000 : (uint32_t)(each * memories);
+enum st run_kv_pages(const struct run_config *c, enum member_role role, uint32_t *out,
+                     struct err *err) {
+    bool prefill = role == ROLE_OF_PREFILL;
+    const struct step_setup *s = prefill ? &c->prefill.setup : &c->decode.setup;
+    bool bound = die_bound(role, s);
+    double page = step_kv_token_bytes(s) * KV_PAGE_TOKENS, memories = bound ? s->dies : 1,
+           room = step_kv_room_bytes(s, prefill) * s->dies / memories, each = floor(room / page),
+           least = engine_pages_min(c->max_model_len);
+    *out = each * memories > 64e6 ? 64000000 : (uint32_t)(each * memories);
     if (each >= least) return ST_OK;
     return err_set(err, ST_INVALID,
-                   "%s: KV of max_model_len (%u tokens) takes %.1f GB, and beside the weights %s "
+                   "max_model_len: KV of %u tokens takes %.1f GB, and beside the weights of %s %s "
                    "%u dies has room for %.1f GB",
-                   member_role_name(m->m.role), r->c->max_model_len, least * page / 1e9,
-                   die_bound(m) ? "each of its" : "the whole of its", m->setup->dies,
-                   room * dies / memories / 1e9);
+                   c->max_model_len, least * page / 1e9, member_role_name(role),
+                   bound ? "each of" : "the whole of", s->dies, room / 1e9);
 }
 
 static uint32_t seqs_of(const struct run *r, const struct run_member *m) {
@@ -139,7 +140,7 @@ enum st run_worker(void *ctx, struct sim_member *sim, struct node_options *o, st
     void *memory;
     uint32_t n_pages, seqs = seqs_of(r, m);
     bool prefill = m->m.role == ROLE_OF_PREFILL;
-    enum st st = pages_of(r, m, &n_pages, err);
+    enum st st = run_kv_pages(c, m->m.role, &n_pages, err);
     if (!st)
         st = bus_segment_new(m->m.bus, sim_exec_bytes(n_pages), BUS_PEERS_READ, &o->memory, &memory,
                              err);
@@ -152,7 +153,7 @@ enum st run_worker(void *ctx, struct sim_member *sim, struct node_options *o, st
                                  .rows_max = seqs * 2 + EXECUTOR_RIDE_ROWS,
                                  .vocab = m->setup->model.vocab,
                                  .dies = m->setup->dies,
-                                 .die_bound = die_bound(m),
+                                 .die_bound = die_bound(m->m.role, m->setup),
                                  .drafts = m->setup->mtp && !prefill,
                                  .acceptance = m->setup->acceptance,
                                  .memory = memory};

@@ -2,6 +2,7 @@
 /* Implements trace.h. The format is told by the first byte: '{' is Mooncake's. */
 #include "sim/trace.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -248,12 +249,20 @@ enum st trace_read(struct trace *t, const char *bytes, size_t len, const char *n
     return ST_OK;
 }
 
+static enum st read_failed(gzFile f, const char *path, struct err *err) {
+    int code;
+    const char *why = gzerror(f, &code);
+    if (code == Z_ERRNO) return err_set(err, ST_IO, "%s: cannot read: %s", path, strerror(errno));
+    return err_set(err, ST_CORRUPT, "%s: damaged gzip data (%s)", path, why);
+}
+
 enum st trace_open(struct trace *t, const char *path, uint32_t n_max, struct err *err) {
     /* reads plain files as they are */
     gzFile f = strcmp(path, "-") == 0 ? gzdopen(dup(0), "rb") : gzopen(path, "rbe");
     char *bytes = NULL;
     size_t len = 0, cap = 0;
-    enum st st = f ? ST_OK : err_set(err, ST_NOT_FOUND, "%s: cannot open", path);
+    enum st st =
+        f ? ST_OK : err_set(err, ST_NOT_FOUND, "%s: cannot open: %s", path, strerror(errno));
     while (!st) {
         if (len == cap) {
             cap = cap ? 2 * cap : 1 << 20;
@@ -265,7 +274,7 @@ enum st trace_open(struct trace *t, const char *path, uint32_t n_max, struct err
             bytes = more;
         }
         int n = gzread(f, bytes + len, (unsigned)(cap - len));
-        if (n < 0) st = err_set(err, ST_CORRUPT, "%s: damaged gzip data", path);
+        if (n < 0) st = read_failed(f, path, err);
         if (n <= 0) break;
         len += (size_t)n;
     }
