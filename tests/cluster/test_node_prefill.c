@@ -127,6 +127,36 @@ static void a_loan_ends_with_its_lease_unless_it_is_renewed(void **state) {
     end(&w, &j);
 }
 
+/* It knows the flight's number, and is nobody to it. */
+static void what_a_third_worker_says_of_a_loan_changes_nothing(void **state) {
+    (void)state;
+    struct world w;
+    struct job j;
+    struct played third;
+    until_lent(&w, &j);
+    played_begin(&third, w.net, "third", PROTO_PEER_WORKER);
+    (void)bus_connect(third.bus, "w0");
+    settle(&w);
+    played_step(&third);
+    struct wire_out o = played_say(&third, PROTO_HELLO);
+    wire_put_text(&o, "third");
+    wire_put_u64(&o, OTHER_EPOCH + 1);
+    proto_put_shape(&o, &w.x.x.shape);
+    wire_put_u32(&o, PAGES + 1);
+    wire_put_u32(&o, proto_entry_bytes(PARTS, sizeof(uint64_t)));
+    played_send(&third, &o);
+    played_tell(&third, PROTO_TAKEN, FLIGHT);
+    settle(&w);
+    assert_int_equal(held(&w), 3);
+    assert_int_equal(w.stats.stale, 1);
+    go_on(&w, lease_ns / 2);
+    say_renew(&w, &third, FLIGHT);
+    go_on(&w, lease_ns / 2 + ms);
+    hears_failed(&w.router, FLIGHT, ST_TIMEOUT, "lent for too long");
+    played_end(&third);
+    end(&w, &j);
+}
+
 static void cancelling_gives_all_back_without_a_word(void **state) {
     (void)state;
     struct world w;
@@ -213,6 +243,7 @@ int main(void) {
         cmocka_unit_test(the_death_of_who_takes_over_ends_the_loan),
         cmocka_unit_test(a_new_life_of_who_takes_over_ends_the_loan),
         cmocka_unit_test(a_loan_ends_with_its_lease_unless_it_is_renewed),
+        cmocka_unit_test(what_a_third_worker_says_of_a_loan_changes_nothing),
         cmocka_unit_test(cancelling_gives_all_back_without_a_word),
         cmocka_unit_test(who_takes_over_is_told_when_it_is_there),
         cmocka_unit_test(what_is_not_wanted_any_more_is_not_lent),

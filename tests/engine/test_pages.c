@@ -66,6 +66,26 @@ static void a_held_page_is_found_and_not_taken(void **state) {
     pages_release(&p);
 }
 
+/* Whoever copied it meanwhile looks at the generation, and knows. */
+static void a_page_that_is_used_anew_has_another_generation(void **state) {
+    (void)state;
+    struct pages p;
+    struct err err;
+    _Atomic uint64_t generations[2] = {7, 7};
+    assert_int_equal(pages_init(&p, 2, generations, &err), ST_OK);
+    uint32_t a = publish(&p, 1);
+    uint64_t before = generations[a];
+    pages_hold(&p, a); /* lent on: still the same rows */
+    pages_drop(&p, a);
+    pages_drop(&p, a);
+    pages_hold(&p, find(&p, 1)); /* found again */
+    pages_drop(&p, a);
+    assert_true(generations[a] == before);
+    while (pages_take(&p) != a) continue;
+    assert_true(generations[a] > before);
+    pages_release(&p);
+}
+
 static void the_first_of_two_equal_blocks_is_the_one_that_is_found(void **state) {
     (void)state;
     struct pages p;
@@ -152,6 +172,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_without_a_key_go_first_then_the_least_recently_used),
         cmocka_unit_test(a_held_page_is_found_and_not_taken),
+        cmocka_unit_test(a_page_that_is_used_anew_has_another_generation),
         cmocka_unit_test(the_first_of_two_equal_blocks_is_the_one_that_is_found),
         cmocka_unit_test(a_key_tells_every_token_role_and_owner_before_it),
         cmocka_unit_test(roles_are_walked_from_any_position),
