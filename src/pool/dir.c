@@ -106,19 +106,49 @@ static uint32_t idle_namespace(const struct dir *d) {
     return DIR_NONE;
 }
 
+static uint32_t begin_namespace(struct dir *d, uint32_t ns, const char *tenant) {
+    struct dir_namespace *n = &d->ns[ns];
+    *n = (struct dir_namespace){.used = true};
+    memcpy(n->tenant, tenant, strlen(tenant) + 1);
+    n->tag = index_tenant(tenant);
+    set_quota(d, n);
+    return ns;
+}
+
 uint32_t dir_namespace(struct dir *d, const char *tenant) {
     size_t len = strnlen(tenant, POOL_TENANT_BYTES);
     if (len == 0 || len == POOL_TENANT_BYTES) return DIR_NONE;
     uint32_t ns = dir_namespace_of(d, tenant);
     if (ns != DIR_NONE) return ns;
     ns = d->n_ns < POOL_NAMESPACES_MAX ? d->n_ns++ : idle_namespace(d);
-    if (ns == DIR_NONE) return DIR_NONE;
-    struct dir_namespace *n = &d->ns[ns];
-    *n = (struct dir_namespace){0};
-    memcpy(n->tenant, tenant, len + 1);
-    n->tag = index_tenant(tenant);
-    set_quota(d, n);
-    return ns;
+    return ns == DIR_NONE ? DIR_NONE : begin_namespace(d, ns, tenant);
+}
+
+/* False: the SSD works on one of its records. */
+static bool forget_records(struct dir *d, uint32_t ns) {
+    for (int pass = 0; pass < 2; pass++)
+        for (uint32_t rec = 0; rec < d->recs_begun; rec++) {
+            const struct dir_rec *r = &d->recs[rec];
+            if (r->block == DIR_NONE || d->blocks[r->block].ns != ns) continue;
+            if (pass == 0 && r->busy) return false;
+            if (pass == 1) dir_rec_lost(d, rec);
+        }
+    return true;
+}
+
+uint32_t dir_namespace_take(struct dir *d, const char *tenant) {
+    uint32_t ns = dir_namespace(d, tenant);
+    size_t len = strnlen(tenant, POOL_TENANT_BYTES);
+    if (ns != DIR_NONE || len == 0 || len == POOL_TENANT_BYTES) return ns;
+    for (uint32_t i = 0; i < d->n_ns; i++) {
+        struct dir_namespace *n = &d->ns[ns = d->ns_hand];
+        d->ns_hand = (d->ns_hand + 1) % d->n_ns;
+        bool used = n->used;
+        n->used = false;
+        if (!used && n->n_extents == 0 && forget_records(d, ns))
+            return begin_namespace(d, ns, tenant);
+    }
+    return DIR_NONE;
 }
 
 /* --- blocks and their entries --------------------------------------------------------------- */
@@ -202,6 +232,7 @@ static void settle(struct dir *d, uint32_t block) {
 
 void dir_hit_block(struct dir *d, uint32_t block) {
     const struct dir_block *b = &d->blocks[block];
+    d->ns[b->ns].used = true;
     if (b->slot != DIR_NONE) d->slots[b->slot].hit = true;
     if (b->rec != DIR_NONE) d->recs[b->rec].hit = true;
 }
@@ -246,6 +277,7 @@ static void fill(struct dir *d, uint32_t slot, uint32_t block) {
     s->hit = false;
     d->extents[slot / d->per_extent].n_filling--;
     d->blocks[block].slot = slot;
+    d->ns[d->blocks[block].ns].used = true;
     write_entry(d, block);
 }
 
@@ -316,12 +348,18 @@ void dir_rec_lost(struct dir *d, uint32_t rec) {
     if (d->blocks[block].slot == DIR_NONE) settle(d, block);
 }
 
+void dir_recs_had(struct dir *d, uint32_t n) {
+    assert(d->recs_begun == 0 && n <= d->n_recs);
+    for (uint32_t i = 0; i < n; i++) d->recs[i].busy = true;
+    d->recs_begun = n;
+}
+
 bool dir_restore(struct dir *d, uint32_t rec, uint32_t ns, const struct pool_key *key) {
-    if (rec >= d->n_recs || d->recs[rec].block != DIR_NONE) return false;
+    assert(rec < d->recs_begun && d->recs[rec].block == DIR_NONE);
     if (d->ns[ns].n_recs >= d->ns[ns].n_recs_max) return false;
-    uint32_t block = add_block(d, ns, key);
-    if (block == DIR_NONE) return false;
+    uint32_t block = dir_find(d, ns, key); /* it may have come anew since the start */
+    if (block == DIR_NONE) block = add_block(d, ns, key);
+    if (block == DIR_NONE || d->blocks[block].rec != DIR_NONE) return false;
     dir_rec_set(d, rec, block);
-    if (d->recs_begun <= rec) d->recs_begun = rec + 1;
     return true;
 }

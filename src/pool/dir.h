@@ -40,7 +40,7 @@ struct dir_extent {
 
 struct dir_rec {
     uint32_t block;
-    bool hit, busy; /* busy: an operation of the SSD is under way */
+    bool hit, busy; /* busy: an operation of the SSD is under way, or it was not looked at yet */
     bool failed;    /* to be written; left alone for a while */
 };
 
@@ -49,6 +49,7 @@ struct dir_namespace {
     uint32_t tag; /* index_tenant */
     uint32_t n_extents, n_slots, n_slots_max, n_recs, n_recs_max;
     uint32_t hand; /* its own clock, over all slots */
+    bool used;     /* since it was last looked at for one that could go */
 };
 
 struct dir {
@@ -63,7 +64,7 @@ struct dir {
     struct dir_rec *recs;
     struct dir_extent extents[EXTENTS_MAX];
     struct dir_namespace ns[POOL_NAMESPACES_MAX];
-    uint32_t n_ns, serial;
+    uint32_t n_ns, ns_hand, serial;
     uint32_t hand, rec_hand, recs_begun, vacating; /* recs_begun: records that were ever used */
     uint32_t n_failed, no_grow; /* records; calls of dir_rec_need before more are tried */
     uint32_t no_make;           /* calls of dir_need before memory is asked for again */
@@ -90,6 +91,9 @@ uint32_t dir_namespace_of(const struct dir *d, const char *tenant);
 /* The same, made if need be, in the place of one that holds nothing if all are taken; DIR_NONE: all
  * hold something, or no name. */
 uint32_t dir_namespace(struct dir *d, const char *tenant);
+/* The same, if need be in the place of one that has nothing in DRAM and was not used lately: what it
+ * has on SSD is forgotten. */
+uint32_t dir_namespace_take(struct dir *d, const char *tenant);
 /* The block, or DIR_NONE. */
 uint32_t dir_find(const struct dir *d, uint32_t ns, const struct pool_key *key);
 void dir_hit_block(struct dir *d, uint32_t block);
@@ -137,7 +141,9 @@ void dir_rec_lost(struct dir *d, uint32_t rec);
 /* It could not be written, as where the disk is smaller than we were told: lost, and for a while
  * nothing is written but what was written before. */
 void dir_rec_failed(struct dir *d, uint32_t rec);
-/* What a record was found to hold at start. False: no room, or known. */
+/* The first n records may hold something from before: they are busy until somebody looked. */
+void dir_recs_had(struct dir *d, uint32_t n);
+/* What such a record was found to hold. False: no room, or there is another of that block. */
 bool dir_restore(struct dir *d, uint32_t rec, uint32_t ns, const struct pool_key *key);
 
 #endif

@@ -206,17 +206,6 @@ const struct pool_server_stats *pool_server_stats(struct pool_server *s) {
 
 /* --- life ------------------------------------------------------------------------------------ */
 
-static void restore(struct pool_server *s) {
-    uint32_t rec;
-    char tenant[POOL_TENANT_BYTES];
-    struct pool_key key;
-    while (s->ssd && ssd_found(s->ssd, &rec, tenant, &key)) {
-        uint32_t ns = dir_namespace(&s->dir, tenant);
-        /* one too many for its namespace, or an older record of the same block: room */
-        if (ns != DIR_NONE && dir_restore(&s->dir, rec, ns, &key)) continue;
-    }
-}
-
 static enum st begin(struct pool_server *s, const struct pool_server_options *o, struct err *err) {
     void *index;
     if (o->n_quotas > 0) {
@@ -231,7 +220,7 @@ static enum st begin(struct pool_server *s, const struct pool_server_options *o,
                              &index, err);
     if (st) return st;
     dir_set_index(&s->dir, index, s->epoch);
-    restore(s);
+    if (s->ssd) dir_recs_had(&s->dir, ssd_n_had(s->ssd));
     return bus_queue_new(s->bus, &s->queue, err);
 }
 

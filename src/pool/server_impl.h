@@ -70,6 +70,7 @@ struct pool_server {
     uint32_t next_client; /* whose offer is next: they take turns */
     struct server_pull pulls[SERVER_PULLS_MAX];
     struct server_promotion promotions[SSD_OPS_MAX];
+    uint32_t n_looked; /* records that were there at start, and were looked at or will be now */
     bool rings_read, rings_flying; /* read: since the last eviction */
     bool want_waits;               /* for room: stores that would have to make some are next */
     struct pool_quota *quotas;

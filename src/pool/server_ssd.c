@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Between DRAM and SSD: blocks that leave DRAM are written, blocks that are asked for come back
  * into a slot and are then read from there like any other. A want stays in its client's list until
- * its block is in DRAM or gone. */
+ * its block is in DRAM or gone. What was on the SSD at start is found while the server works: a large
+ * one has hundreds of thousands of headers to read. */
 #include <assert.h>
 #include <string.h>
 
 #include "pool/server_impl.h"
+
+enum { LOOKS_LEAVE = 4 }; /* operations that looking at old records leaves to what is asked for */
 
 void server_ssd_save(struct pool_server *s, uint32_t block) {
     const struct dir_block *b = &s->dir.blocks[block];
@@ -38,15 +41,29 @@ static void promoted(struct pool_server *s, const struct ssd_done *done) {
     s->stats.promoted++;
 }
 
+static void looked(struct pool_server *s, const struct ssd_done *done) {
+    uint32_t ns = done->ok ? dir_namespace(&s->dir, done->head->tenant) : DIR_NONE;
+    /* one too many for its namespace, or another of the same block: room */
+    if (ns != DIR_NONE && dir_restore(&s->dir, done->rec, ns, &done->head->key)) return;
+}
+
 static bool poll_ssd(struct pool_server *s) {
     struct ssd_done done;
     if (!s->ssd || !ssd_poll(s->ssd, &done)) return false;
     s->dir.recs[done.rec].busy = false;
-    if (!done.write)
-        promoted(s, &done);
-    else if (!done.ok)
-        dir_rec_failed(&s->dir, done.rec);
+    switch (done.what) {
+    case SSD_READ: promoted(s, &done); break;
+    case SSD_LOOK: looked(s, &done); break;
+    case SSD_WRITE:
+        if (!done.ok) dir_rec_failed(&s->dir, done.rec);
+        break;
+    }
     return true;
+}
+
+static void look_at_old(struct pool_server *s) {
+    while (s->ssd && s->n_looked < ssd_n_had(s->ssd) && ssd_room(s->ssd) > LOOKS_LEAVE)
+        ssd_look(s->ssd, s->n_looked++);
 }
 
 /* False: later. */
@@ -95,6 +112,7 @@ static bool serve_all(struct pool_server *s, struct server_client *c) {
 
 bool server_ssd_step(struct pool_server *s) {
     bool did = poll_ssd(s);
+    look_at_old(s);
     s->want_waits = false;
     for (uint32_t i = 0; i < SERVER_CLIENTS_MAX; i++) {
         struct server_client *c = s->clients[i];

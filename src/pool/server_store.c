@@ -179,7 +179,7 @@ static bool being_pulled(const struct pool_server *s, uint32_t ns, const struct 
 /* False: it must wait. */
 static bool pull_begin(struct pool_server *s, struct server_pull *p, struct server_client *c,
                        const struct wire_offer *o) {
-    uint32_t slot, ns = dir_namespace(&s->dir, o->tenant);
+    uint32_t slot, ns = dir_namespace_take(&s->dir, o->tenant);
     if (ns == DIR_NONE || !c->pages || o->page >= c->n_pages) {
         s->stats.bad_offers++;
         answer(s, c, o->id, WIRE_REFUSED);

@@ -18,7 +18,7 @@
 
 #include "pool/ssd_impl.h"
 
-enum { SSD_VERSION = 1, LOCK_TRIES = 200 };
+enum { SSD_VERSION = 2, LOCK_TRIES = 200 };
 static const uint64_t FILE_MAGIC = 0x31647373706e7573;   /* "sunpssd1" */
 static const uint64_t RECORD_MAGIC = 0x31636572706e7573; /* "sunprec1" */
 
@@ -29,24 +29,15 @@ struct file_head {
     uint64_t check; /* of what stands above */
 };
 
-struct found {
-    uint64_t sequence;
-    uint32_t rec;
-    char tenant[POOL_TENANT_BYTES];
-    struct pool_key key;
-};
-
 struct ssd {
     int fd;
     struct block_shape shape;
-    uint32_t head_bytes, n_recs;
-    uint64_t rec_bytes, sequence;
+    uint32_t head_bytes, n_recs, n_had;
+    uint64_t rec_bytes;
     const struct ssd_io_ops *ops;
     struct ssd_io *io;
     struct ssd_op op[SSD_OPS_MAX];
     uint32_t n_used;
-    struct found *found;
-    uint32_t n_found, next_found;
     struct ssd_stats stats;
 };
 
@@ -64,8 +55,7 @@ static struct sum head_sum(const struct ssd_head *h, const struct block_shape *s
 
 bool ssd_head_ok(const struct ssd_head *h, const struct block_shape *s, uint32_t rec) {
     if (h->magic != RECORD_MAGIC || h->version != SSD_VERSION) return false;
-    if (h->rec != rec || h->sequence == UINT64_MAX || !block_shape_equal(&h->shape, s))
-        return false;
+    if (h->rec != rec || !block_shape_equal(&h->shape, s)) return false;
     if (h->tenant[0] == '\0' || strnlen(h->tenant, sizeof h->tenant) == sizeof h->tenant)
         return false;
     struct sum check = head_sum(h, s);
@@ -106,8 +96,8 @@ static enum st open_file(struct ssd *s, const char *dir, struct err *err) {
     return ST_OK;
 }
 
-static ssize_t page_io(struct ssd *s, uint8_t *page, bool write) {
-    struct ssd_op o = {.write = write, .buffer = page, .len = SSD_ALIGN};
+static ssize_t page_io(struct ssd *s, uint8_t *page, enum ssd_what what) {
+    struct ssd_op o = {.what = what, .buffer = page, .len = SSD_ALIGN};
     ssize_t n = ssd_do(s->fd, &o);
     if (n != -EINVAL) return n;
     /* a filesystem that opens files for direct access and then refuses it */
@@ -128,7 +118,7 @@ static bool may_begin(const uint8_t *page, ssize_t n) {
 /* Reads the first page, or writes it into a file that is new or of another shape. */
 static enum st begin_file(struct ssd *s, uint8_t *page, const char *dir, struct err *err) {
     memset(page, 0, SSD_ALIGN);
-    ssize_t n = page_io(s, page, false);
+    ssize_t n = page_io(s, page, SSD_READ);
     if (n < 0) return err_set(err, ST_IO, "%s: cannot read: %s", dir, strerror((int)-n));
     struct file_head *h = (struct file_head *)(void *)page;
     if (!may_begin(page, n))
@@ -142,36 +132,19 @@ static enum st begin_file(struct ssd *s, uint8_t *page, const char *dir, struct 
     memset(page, 0, SSD_ALIGN);
     *h = (struct file_head){.magic = FILE_MAGIC, .version = SSD_VERSION, .shape = s->shape};
     h->check = sum64_of(h, checked);
-    n = page_io(s, page, true);
+    n = page_io(s, page, SSD_WRITE);
     if (n == SSD_ALIGN) return ST_OK;
     return err_set(err, ST_IO, "%s: cannot write: %s", dir, n < 0 ? strerror((int)-n) : "no space");
 }
 
-static int newest_first(const void *a, const void *b) {
-    const struct found *x = a, *y = b;
-    if (x->sequence != y->sequence) return x->sequence < y->sequence ? 1 : -1;
-    return x->rec < y->rec ? -1 : x->rec > y->rec;
-}
-
-static enum st scan(struct ssd *s, const char *dir, struct err *err) {
+/* How much of it there is to look at. */
+static enum st measure(struct ssd *s, const char *dir, struct err *err) {
     struct stat sb;
     uint64_t end = rec_at(s, s->n_recs);
     if (fstat(s->fd, &sb) != 0 || ((uint64_t)sb.st_size > end && ftruncate(s->fd, (off_t)end) != 0))
         return err_set(err, ST_IO, "%s: cannot cut it to its size: %s", dir, strerror(errno));
     uint64_t had = (uint64_t)sb.st_size < end ? (uint64_t)sb.st_size : end;
-    uint32_t n = had > SSD_ALIGN ? (uint32_t)((had - SSD_ALIGN) / s->rec_bytes) : 0;
-    s->found = calloc(n ? n : 1, sizeof *s->found);
-    if (!s->found) return err_set(err, ST_NO_MEMORY, "ssd: out of memory");
-    struct ssd_head *h = (struct ssd_head *)(void *)s->op[0].buffer;
-    for (uint32_t rec = 0; rec < n; rec++) {
-        struct ssd_op o = {.buffer = s->op[0].buffer, .len = s->head_bytes, .at = rec_at(s, rec)};
-        if (ssd_do(s->fd, &o) != (ssize_t)o.len || !ssd_head_ok(h, &s->shape, rec)) continue;
-        struct found *f = &s->found[s->n_found++];
-        *f = (struct found){.sequence = h->sequence, .rec = rec, .key = h->key};
-        memcpy(f->tenant, h->tenant, sizeof f->tenant);
-        if (h->sequence >= s->sequence) s->sequence = h->sequence + 1;
-    }
-    qsort(s->found, s->n_found, sizeof *s->found, newest_first);
+    s->n_had = had > SSD_ALIGN ? (uint32_t)((had - SSD_ALIGN) / s->rec_bytes) : 0;
     return ST_OK;
 }
 
@@ -200,7 +173,7 @@ static enum st ssd_begin(struct ssd *s, const struct ssd_options *o, struct err 
         }
     enum st st = open_file(s, o->dir, err);
     if (!st) st = begin_file(s, s->op[0].buffer, o->dir, err);
-    if (!st) st = scan(s, o->dir, err);
+    if (!st) st = measure(s, o->dir, err);
     if (!st) st = open_io(s, o->backend, err);
     return st;
 }
@@ -211,7 +184,6 @@ enum st ssd_open(struct ssd **out, const struct ssd_options *o, struct err *err)
     if (!s) return err_set(err, ST_NO_MEMORY, "ssd: out of memory");
     s->fd = -1;
     s->shape = o->shape;
-    s->sequence = 1;
     s->head_bytes = ssd_head_bytes(&s->shape);
     s->rec_bytes = s->head_bytes + whole_pages(block_bytes(&s->shape));
     enum st st = ssd_begin(s, o, err);
@@ -227,7 +199,6 @@ void ssd_close(struct ssd *s) {
     if (s->io) s->ops->close(s->io);
     if (s->fd >= 0) close(s->fd);
     for (uint32_t i = 0; i < SSD_OPS_MAX; i++) free(s->op[i].buffer);
-    free(s->found);
     free(s);
 }
 
@@ -235,6 +206,9 @@ void ssd_close(struct ssd *s) {
 
 uint32_t ssd_n_recs(const struct ssd *s) {
     return s->n_recs;
+}
+uint32_t ssd_n_had(const struct ssd *s) {
+    return s->n_had;
 }
 uint64_t ssd_rec_bytes(const struct ssd *s) {
     return s->rec_bytes;
@@ -249,20 +223,6 @@ const struct ssd_stats *ssd_stats(const struct ssd *s) {
     return &s->stats;
 }
 
-bool ssd_found(struct ssd *s, uint32_t *rec, char tenant[POOL_TENANT_BYTES], struct pool_key *key) {
-    if (s->next_found == s->n_found) {
-        free(s->found);
-        s->found = NULL;
-        s->n_found = s->next_found = 0;
-        return false;
-    }
-    const struct found *f = &s->found[s->next_found++];
-    *rec = f->rec;
-    *key = f->key;
-    memcpy(tenant, f->tenant, POOL_TENANT_BYTES);
-    return true;
-}
-
 static uint32_t free_op(const struct ssd *s) {
     uint32_t i = 0;
     while (i < SSD_OPS_MAX && s->op[i].used) i++;
@@ -270,10 +230,15 @@ static uint32_t free_op(const struct ssd *s) {
     return i;
 }
 
-static void submit(struct ssd *s, uint32_t i) {
-    s->op[i].used = true;
+static void submit(struct ssd *s, uint32_t i, enum ssd_what what, uint32_t rec, uint64_t len) {
+    struct ssd_op *o = &s->op[i];
+    o->used = true;
+    o->what = what;
+    o->rec = rec;
+    o->len = (uint32_t)len;
+    o->at = rec_at(s, rec);
     s->n_used++;
-    s->ops->submit(s->io, i, &s->op[i]);
+    s->ops->submit(s->io, i, o);
 }
 
 void ssd_write(struct ssd *s, uint32_t rec, const char *tenant, const struct pool_key *key,
@@ -287,7 +252,6 @@ void ssd_write(struct ssd *s, uint32_t rec, const char *tenant, const struct poo
     h->version = SSD_VERSION;
     h->shape = s->shape;
     h->rec = rec;
-    h->sequence = s->sequence++;
     h->key = *key;
     memcpy(h->tenant, tenant, strlen(tenant));
     memcpy(h->sums, sums, block_parts(&s->shape) * sizeof *sums);
@@ -295,25 +259,21 @@ void ssd_write(struct ssd *s, uint32_t rec, const char *tenant, const struct poo
     uint64_t bytes = block_bytes(&s->shape);
     memcpy(o->buffer + s->head_bytes, data, bytes);
     memset(o->buffer + s->head_bytes + bytes, 0, s->rec_bytes - s->head_bytes - bytes);
-    o->write = true;
-    o->rec = rec;
-    o->len = (uint32_t)s->rec_bytes;
-    o->at = rec_at(s, rec);
     s->stats.writes++;
-    submit(s, i);
+    submit(s, i, SSD_WRITE, rec, s->rec_bytes);
 }
 
 void ssd_read(struct ssd *s, uint32_t rec, const struct pool_key *key) {
     assert(rec < s->n_recs);
     uint32_t i = free_op(s);
-    struct ssd_op *o = &s->op[i];
-    o->write = false;
-    o->rec = rec;
-    o->key = *key;
-    o->len = (uint32_t)s->rec_bytes;
-    o->at = rec_at(s, rec);
+    s->op[i].key = *key;
     s->stats.reads++;
-    submit(s, i);
+    submit(s, i, SSD_READ, rec, s->rec_bytes);
+}
+
+void ssd_look(struct ssd *s, uint32_t rec) {
+    assert(rec < s->n_recs);
+    submit(s, free_op(s), SSD_LOOK, rec, s->head_bytes);
 }
 
 static bool record_whole(const struct ssd *s, const struct ssd_op *o) {
@@ -337,15 +297,21 @@ bool ssd_poll(struct ssd *s, struct ssd_done *done) {
     s->n_used--;
     const struct ssd_head *h = (const struct ssd_head *)(void *)o->buffer;
     bool whole = o->result == (ssize_t)o->len;
-    *done = (struct ssd_done){.rec = o->rec, .write = o->write, .ok = whole};
-    if (o->write) {
-        s->stats.write_errors += !whole;
-        return true;
+    *done = (struct ssd_done){.rec = o->rec, .what = o->what, .ok = whole};
+    switch (o->what) {
+    case SSD_WRITE: s->stats.write_errors += !whole; break;
+    case SSD_LOOK:
+        done->ok = whole && ssd_head_ok(h, &s->shape, o->rec);
+        done->head = h;
+        s->stats.read_errors += !whole;
+        break;
+    case SSD_READ:
+        done->ok = whole && record_whole(s, o);
+        s->stats.read_errors += !whole;
+        s->stats.damaged += whole && !done->ok;
+        done->data = o->buffer + s->head_bytes;
+        done->sums = h->sums;
+        break;
     }
-    if (whole && !record_whole(s, o)) done->ok = false;
-    s->stats.read_errors += !whole;
-    s->stats.damaged += whole && !done->ok;
-    done->data = o->buffer + s->head_bytes;
-    done->sums = h->sums;
     return true;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The colder tier: blocks as records of equal size in one file of a directory, read and written
  * without waiting. A record carries its own proof (a checksum of its header, and in it one of every
- * part), so that a torn or damaged one is nothing, and a restart finds what is whole. Which block
- * is in which record is decided elsewhere (dir.h). One thread. */
+ * part), so that a torn or damaged one is nothing, and a restart finds what is whole: it looks at one
+ * header after the other, as operations like all others. Which block is in which record is decided
+ * elsewhere (dir.h). One thread. */
 #ifndef SUPERNODE_POOL_SSD_H
 #define SUPERNODE_POOL_SSD_H
 
@@ -25,17 +26,21 @@ struct ssd_head {
     struct sum check; /* of everything that follows, to the end of the header's pages */
     uint32_t version;
     struct block_shape shape;
-    uint64_t rec, sequence; /* the newest of two records of one block wins */
+    uint64_t rec;
     struct pool_key key;
     char tenant[POOL_TENANT_BYTES];
     struct sum sums[]; /* [block_parts] */
 };
 
+enum ssd_what { SSD_WRITE, SSD_READ, SSD_LOOK };
+
 struct ssd_done { /* pointers are valid until the next call */
     uint32_t rec;
-    bool write, ok; /* a read is ok if the record is whole and of the key asked for */
-    const uint8_t *data;
-    const struct sum *sums;
+    enum ssd_what what;
+    bool ok; /* a read: the record is whole and of the key asked for; a look: it may hold a block */
+    const uint8_t *data;         /* a read's */
+    const struct sum *sums;      /* a read's */
+    const struct ssd_head *head; /* a look's */
 };
 
 struct ssd_stats {
@@ -50,14 +55,15 @@ void ssd_close(struct ssd *s); /* waits for what is under way; NULL is allowed *
 uint32_t ssd_n_recs(const struct ssd *s);
 uint64_t ssd_rec_bytes(const struct ssd *s);
 const char *ssd_backend_name(const struct ssd *s);
-/* The next record found at open, newest first; false: that was all. */
-bool ssd_found(struct ssd *s, uint32_t *rec, char tenant[POOL_TENANT_BYTES], struct pool_key *key);
+/* Records that may have been there at open: the first of the file. */
+uint32_t ssd_n_had(const struct ssd *s);
 
 uint32_t ssd_room(const struct ssd *s); /* operations more that can begin now */
 /* Begins; there is room. sums[block_parts] and data are copied. A record has one operation at a time. */
 void ssd_write(struct ssd *s, uint32_t rec, const char *tenant, const struct pool_key *key,
                const struct sum *sums, const uint8_t *data);
 void ssd_read(struct ssd *s, uint32_t rec, const struct pool_key *key);
+void ssd_look(struct ssd *s, uint32_t rec); /* what block it holds, by its header alone */
 bool ssd_poll(struct ssd *s, struct ssd_done *done);
 const struct ssd_stats *ssd_stats(const struct ssd *s);
 

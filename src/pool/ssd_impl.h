@@ -8,7 +8,8 @@
 #include "pool/ssd.h"
 
 struct ssd_op {
-    bool used, write;
+    bool used;
+    enum ssd_what what;
     uint32_t rec;
     struct pool_key key;
     uint8_t *buffer; /* SSD_ALIGN; a record */

@@ -40,8 +40,9 @@ static uint32_t get(struct line *l) {
 ssize_t ssd_do(int fd, const struct ssd_op *o) {
     uint32_t n = 0;
     while (n < o->len) {
-        ssize_t rc = o->write ? pwrite(fd, o->buffer + n, o->len - n, (off_t)(o->at + n))
-                              : pread(fd, o->buffer + n, o->len - n, (off_t)(o->at + n));
+        ssize_t rc = o->what == SSD_WRITE
+                         ? pwrite(fd, o->buffer + n, o->len - n, (off_t)(o->at + n))
+                         : pread(fd, o->buffer + n, o->len - n, (off_t)(o->at + n));
         if (rc < 0 && errno == EINTR) continue;
         if (rc < 0) return -errno;
         if (rc == 0) break;

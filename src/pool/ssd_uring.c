@@ -33,7 +33,7 @@ static void uring_submit(struct ssd_io *io, uint32_t op, struct ssd_op *o) {
     struct io_uring_sqe *e = io_uring_get_sqe(&io->ring);
     io->refused[op] = !e;
     if (!e) return;
-    if (o->write)
+    if (o->what == SSD_WRITE)
         io_uring_prep_write(e, io->fd, o->buffer, o->len, o->at);
     else
         io_uring_prep_read(e, io->fd, o->buffer, o->len, o->at);

@@ -259,6 +259,55 @@ static void a_block_lives_until_both_tiers_have_dropped_it(void **state) {
     end(&r);
 }
 
+static void records_that_nobody_looked_at_are_left_alone(void **state) {
+    (void)state;
+    struct house r;
+    begin(&r, 1, 3, NULL, 0);
+    uint32_t ns = dir_namespace(&r.d, "t");
+    struct pool_key key = w_key(1);
+    dir_recs_had(&r.d, 3);
+    assert_int_equal(dir_rec_need(&r.d, ns), DIR_NONE);
+    assert_true(put(&r, ns, 1)); /* in DRAM again before it is found on SSD */
+    r.d.recs[2].busy = false;
+    assert_true(dir_restore(&r.d, 2, ns, &key));
+    assert_int_equal(r.d.blocks[find(&r, ns, 1)].rec, 2);
+    r.d.recs[0].busy = false; /* the same block: its record is room */
+    assert_false(dir_restore(&r.d, 0, ns, &key));
+    assert_int_equal(dir_rec_need(&r.d, ns), 0);
+    check(&r);
+    end(&r);
+}
+
+static void a_new_tenant_takes_the_namespace_of_one_that_is_gone(void **state) {
+    (void)state;
+    struct house r;
+    char name[16];
+    begin(&r, 1, POOL_NAMESPACES_MAX + 3, NULL, 0);
+    for (uint64_t n = 0; n < POOL_NAMESPACES_MAX; n++) { /* all but the last are on SSD alone */
+        snprintf(name, sizeof name, "t%u", (unsigned)n);
+        assert_true(put(&r, dir_namespace(&r.d, name), n));
+    }
+    assert_int_equal(dir_namespace(&r.d, "new"), DIR_NONE); /* what is only found on SSD */
+    uint32_t used = dir_namespace_of(&r.d, "t0"), busy = dir_namespace_of(&r.d, "t1");
+    dir_hit_block(&r.d, find(&r, used, 0));
+    r.d.recs[r.d.blocks[find(&r, busy, 1)].rec].busy = true;
+    for (uint64_t n = 0; n < POOL_NAMESPACES_MAX; n++) r.d.ns[n].used = n == used;
+    uint32_t ns = dir_namespace_take(&r.d, "new");
+    assert_int_equal(ns, dir_namespace_of(&r.d, "new"));
+    assert_int_equal(dir_namespace_of(&r.d, "t2"), DIR_NONE);
+    assert_int_equal(find(&r, ns, 2), DIR_NONE);
+    assert_int_not_equal(find(&r, used, 0), DIR_NONE);
+    assert_int_not_equal(find(&r, busy, 1), DIR_NONE);
+    check(&r);
+    assert_true(put(&r, ns, 1000));
+    check(&r);
+    /* one whose blocks were not asked for since then goes next, in turn */
+    assert_int_not_equal(dir_namespace_take(&r.d, "newer"), DIR_NONE);
+    assert_int_equal(dir_namespace_of(&r.d, "t3"), DIR_NONE);
+    check(&r);
+    end(&r);
+}
+
 static void bad_shapes_sizes_and_names_are_refused(void **state) {
     (void)state;
     struct dir d;
@@ -361,6 +410,8 @@ int main(void) {
         cmocka_unit_test(without_memory_for_more_room_is_made_within_what_there_is),
         cmocka_unit_test(quotas_bound_a_namespace_in_both_tiers),
         cmocka_unit_test(a_block_lives_until_both_tiers_have_dropped_it),
+        cmocka_unit_test(records_that_nobody_looked_at_are_left_alone),
+        cmocka_unit_test(a_new_tenant_takes_the_namespace_of_one_that_is_gone),
         cmocka_unit_test(bad_shapes_sizes_and_names_are_refused),
         cmocka_unit_test(one_that_holds_nothing_makes_room_for_a_new_tenants),
         cmocka_unit_test(every_count_is_right_after_any_history),

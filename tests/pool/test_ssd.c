@@ -67,7 +67,7 @@ static bool write_block(struct ssd *s, uint32_t rec, uint64_t n) {
     struct ssd_done d;
     submit(s, rec, n);
     wait_for(s, &d);
-    assert_true(d.write && d.rec == rec);
+    assert_true(d.what == SSD_WRITE && d.rec == rec);
     return d.ok;
 }
 
@@ -79,7 +79,7 @@ static bool read_block(struct ssd *s, uint32_t rec, uint64_t n) {
     struct sum sums[8];
     ssd_read(s, rec, &k);
     wait_for(s, &d);
-    assert_true(!d.write && d.rec == rec);
+    assert_true(d.what == SSD_READ && d.rec == rec);
     data_of(n, data, sums);
     if (!d.ok) return false;
     assert_memory_equal(d.data, data, block_bytes(&w_shape));
@@ -87,13 +87,16 @@ static bool read_block(struct ssd *s, uint32_t rec, uint64_t n) {
     return true;
 }
 
+/* Looks at all that may have been there. */
 static uint32_t n_found(struct ssd *s) {
-    uint32_t rec, n = 0;
-    char name[POOL_TENANT_BYTES];
-    struct pool_key k;
-    while (ssd_found(s, &rec, name, &k)) {
-        assert_string_equal(name, tenant);
-        n++;
+    uint32_t n = 0;
+    for (uint32_t rec = 0; rec < ssd_n_had(s); rec++) {
+        struct ssd_done d;
+        ssd_look(s, rec);
+        wait_for(s, &d);
+        assert_true(d.what == SSD_LOOK && d.rec == rec);
+        if (d.ok) assert_string_equal(d.head->tenant, tenant);
+        n += d.ok;
     }
     return n;
 }
@@ -114,7 +117,7 @@ static void blocks_come_back_also_after_a_restart(void **state) {
         struct ssd_done d;
         for (uint32_t i = 0; i < RECS; i++) {
             wait_for(s, &d);
-            assert_true(d.ok && d.write);
+            assert_true(d.ok && d.what == SSD_WRITE);
         }
         for (uint32_t i = 0; i < RECS; i++) assert_true(read_block(s, i, i));
         assert_false(read_block(s, 1, 2));
@@ -125,28 +128,6 @@ static void blocks_come_back_also_after_a_restart(void **state) {
         assert_true(read_block(s, 3, 33) && read_block(s, 5, 5));
         ssd_close(s);
     }
-}
-
-static void the_newest_record_of_a_block_comes_first(void **state) {
-    (void)state;
-    unlink(path);
-    struct ssd *s = open_it(SSD_INLINE);
-    assert_true(write_block(s, 4, 1) && write_block(s, 0, 2) && write_block(s, 2, 1));
-    ssd_close(s);
-    s = open_it(SSD_INLINE);
-    assert_true(write_block(s, 1, 3)); /* goes on counting */
-    ssd_close(s);
-    s = open_it(SSD_INLINE);
-    const uint32_t order[] = {1, 2, 0, 4};
-    uint32_t rec;
-    char name[POOL_TENANT_BYTES];
-    struct pool_key k;
-    for (int i = 0; i < 4; i++) {
-        assert_true(ssd_found(s, &rec, name, &k));
-        assert_int_equal(rec, order[i]);
-    }
-    assert_false(ssd_found(s, &rec, name, &k));
-    ssd_close(s);
 }
 
 static uint64_t rec_at(uint32_t rec) {
@@ -323,7 +304,6 @@ static void a_full_disk_is_counted_and_nothing_else(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_come_back_also_after_a_restart),
-        cmocka_unit_test(the_newest_record_of_a_block_comes_first),
         cmocka_unit_test(every_damaged_bit_of_a_record_is_noticed),
         cmocka_unit_test(a_torn_write_is_nothing),
         cmocka_unit_test(a_lock_that_a_killed_server_still_holds_is_waited_for),

@@ -93,6 +93,28 @@ static void a_restarted_server_has_what_was_on_ssd(void **state) {
     w_free(&w);
 }
 
+static void a_server_works_while_it_looks_at_what_was_on_ssd(void **state) {
+    (void)state;
+    struct world w;
+    struct w_server_options o = {.dram_blocks = 2, .ssd_blocks = 40};
+    begin(&w, &o);
+    for (uint64_t n = 1; n <= 40; n++) w_store(&w, 0, "t", n);
+    assert_int_equal(stats(&w)->blocks_ssd, 38);
+    w_server_end(&w, 0);
+    o.epoch = 2;
+    w_server(&w, 0, &o);
+    assert_int_equal(stats(&w)->blocks_ssd, 0);
+    for (uint32_t i = 0; i < 38; i++) { /* a piece in each step */
+        (void)pool_server_step(w.servers[0].pool, 0);
+        assert_in_range(stats(&w)->blocks_ssd, i ? i - 1 : 0, i + 1);
+    }
+    for (int i = 0; i < 2; i++) pool_client_server(w.clients[i].pool, "pool-0", "pool-0", 2);
+    w_run(&w, 100000000);
+    assert_int_equal(stats(&w)->blocks_ssd, 38);
+    for (uint64_t n = 1; n <= 38; n++) assert_int_equal(w_fetch_one(&w, 1, "t", n), 1);
+    w_free(&w);
+}
+
 static void a_damaged_record_is_a_miss_and_is_forgotten(void **state) {
     (void)state;
     struct world w;
@@ -160,6 +182,7 @@ int main(void) {
         cmocka_unit_test(a_chain_longer_than_dram_is_at_least_not_wrong),
         cmocka_unit_test(ssd_is_bounded_and_the_oldest_goes),
         cmocka_unit_test(a_restarted_server_has_what_was_on_ssd),
+        cmocka_unit_test(a_server_works_while_it_looks_at_what_was_on_ssd),
         cmocka_unit_test(a_damaged_record_is_a_miss_and_is_forgotten),
         cmocka_unit_test(a_full_disk_leaves_dram_alone),
         cmocka_unit_test(an_ssd_hit_on_a_stopped_server_is_a_miss_in_time),
