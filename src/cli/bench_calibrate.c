@@ -24,7 +24,7 @@
 #include "cli/up_child.h"
 #include "sim/calibration.h"
 
-enum { START_S = 600, STOP_S = 60, ALONE_MAX = 4096, WIDTHS_MAX = 20 };
+enum { START_S = 600, STOP_S = 60, SEEN_MAX = 4096, WIDTHS_MAX = 20, BURST_MAX = 32 };
 
 /* Prompts between mere tails of a step and the longest that is likely; some share a prefix, so that rows
  * come behind keys that are there already. */
@@ -41,11 +41,6 @@ struct args {
     float seconds;
 };
 
-struct alone { /* a request with nobody beside it */
-    uint32_t n_in;
-    double ttft_s;
-};
-
 struct calibrate {
     struct args *a;
     const char *model; /* as given, or NULL */
@@ -56,8 +51,9 @@ struct calibrate {
     struct progress progress;
     uint64_t begun_ns, rounds;
     double tokens_per_s; /* best so far, prompts counted in */
-    struct alone alone[ALONE_MAX];
-    uint32_t n_alone;
+    struct calibration_seen seen;
+    struct calibration_alone alone[SEEN_MAX];
+    struct calibration_made made[SEEN_MAX];
 };
 
 static double since_s(uint64_t ns) {
@@ -170,9 +166,13 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
             return err_set(err, ST_GONE, "bench calibrate: a request failed: %.200s",
                            run->sample.text);
         tokens += r->input_tokens + r->output_tokens;
-        if (width == 1 && b->n_alone < ALONE_MAX)
-            b->alone[b->n_alone++] =
-                (struct alone){r->input_tokens, (double)(r->first_ns - r->from_ns) / 1e9};
+        if (width == 1 && b->seen.n_alone < SEEN_MAX)
+            b->alone[b->seen.n_alone++] = (struct calibration_alone){
+                r->input_tokens, run->begun_ns + r->sent_ns, run->begun_ns + r->first_ns};
+        /* the first of a loop are sent at once */
+        if (i > 0 && i < width && i < BURST_MAX && b->seen.n_made < SEEN_MAX)
+            b->made[b->seen.n_made++] = (struct calibration_made){
+                r->input_tokens, (double)(r->sent_ns - run->v[i - 1].sent_ns) / 1e9};
     }
     double rate = tokens / ((double)run->duration_ns / 1e9);
     if (rate > b->tokens_per_s) b->tokens_per_s = rate;
@@ -208,7 +208,7 @@ static enum st loads(struct calibrate *b, struct err *err) {
             struct bench_random r = requests(b, &lengths[k % LENGTHS], widths[i]);
             snprintf(note, sizeof note, "%u at once", widths[i]);
             progress_show(&b->progress, (uint64_t)since_s(b->begun_ns), (uint64_t)all_s, note);
-            /* who is alone must begin with a chunk: fit_front */
+            /* who is alone must begin with a chunk */
             if (widths[i] == 1 && lengths[k % LENGTHS].in_min < EXECUTOR_RIDE_ROWS) continue;
             if (!fits(b, &r, k == 0 ? INFINITY : end_s - since_s(b->begun_ns))) continue;
             enum st st = load(b, &r, widths[i], err);
@@ -217,39 +217,6 @@ static enum st loads(struct calibrate *b, struct err *err) {
     }
     progress_end(&b->progress);
     return ST_OK;
-}
-
-/* --- what requests cost beside their computation ----------------------------------------------- */
-
-/* Those that were alone are the recording's first: pieces of a chunk, then steps, again and again. */
-static void fit_front(struct calibration *c, const struct calibrate *b,
-                      const struct record_file *f) {
-    double *features = calloc(b->n_alone + 1, 2 * sizeof *features),
-           *y = calloc(b->n_alone + 1, sizeof *y), *w = calloc(b->n_alone + 1, sizeof *w), x[2];
-    size_t n = 0;
-    uint64_t i = 0;
-    for (uint32_t k = 0; k < b->n_alone && features && y && w; k++) {
-        while (i < f->n && f->v[i].kind != RECORD_PIECE) i++;
-        if (i == f->n) break;
-        uint64_t from = f->v[i].begin_ns, to = from;
-        for (; i < f->n && f->v[i].kind == RECORD_PIECE; i++) to = f->v[i].end_ns;
-        /* a last tail that rides in a step brings the first token */
-        if (i < f->n && f->v[i].tails > 0) to = f->v[i].end_ns;
-        double beside = b->alone[k].ttft_s - (double)(to - from) / 1e9;
-        if (!(beside > 0)) continue;
-        features[2 * n] = 1;
-        features[2 * n + 1] = b->alone[k].n_in;
-        w[n] = 1;
-        y[n++] = beside;
-    }
-    if (n > 0) {
-        least_squares(x, 2, features, y, w, n);
-        c->front_s = x[0];
-        c->front_token_s = x[1];
-    }
-    free(features);
-    free(y);
-    free(w);
 }
 
 /* --- the whole -------------------------------------------------------------------------------- */
@@ -273,8 +240,11 @@ static void print(const struct calibration *c, const char *path) {
            "late\n",
            1e6 * c->gap_s, 1e6 * c->gap_run_s,
            1024e6 * (c->chunk.over_row_s + 512 * c->chunk.over_key_pair_s));
-    printf("front      %.2f ms a request and %.2f us a token of its prompt\n", 1e3 * c->front_s,
-           1e6 * c->front_token_s);
+    printf(
+        "front      %.2f ms pass for a request; %.1f us and %.1f ns a token to make it, %.1f ns a "
+        "token to read and %.1f ns to make tokens of text\n",
+        1e3 * c->front.request_s, 1e6 * c->front.made_s, 1e9 * c->front.made_token_s,
+        1e9 * c->front.read_token_s, 1e9 * c->front.text_token_s);
     printf("left out   %llu steps and chunks that took over three times as long as their like\n",
            (unsigned long long)c->fit.dropped);
     printf("result     %s\n", path);
@@ -299,8 +269,7 @@ static enum st finish(struct calibrate *b, struct calibration *c, struct err *er
     if (!st) st = probe(c, b->a->engine.model.threads, err);
     if (!st) st = record_read(&f, b->record, err);
     if (st) return st;
-    st = calibration_fit(c, &f, "bench calibrate", err);
-    if (!st) fit_front(c, b, &f);
+    st = calibration_fit(c, &f, &b->seen, "bench calibrate", err);
     record_file_release(&f);
     if (!st) st = calibration_write(c, b->a->output, err);
     return st;
@@ -322,6 +291,8 @@ static enum st run(struct args *a, const char *model, struct err *err) {
     struct calibration c = {0};
     if (!b) return err_set(err, ST_NO_MEMORY, "bench calibrate: out of memory");
     *b = (struct calibrate){.a = a, .model = model, .dir = "/tmp/supernode-calibrate-XXXXXX"};
+    b->seen.alone = b->alone;
+    b->seen.made = b->made;
     b->target = (struct bench_target){.endpoint = "/v1/completions",
                                       .model = model ? model : "models/tiny",
                                       .ignore_eos = true,

@@ -280,7 +280,7 @@ enum st bench_run(struct bench_run *run, const struct bench_target *t, const str
     if (!d.st) {
         progress_begin(&d.progress, "bench");
         event_add(d.look, &look);
-        d.begun_ns = clock_now_ns();
+        run->begun_ns = d.begun_ns = clock_now_ns();
         event_active(d.timer, EV_TIMEOUT, 0);
         if (event_base_loop(t->base, EVLOOP_NO_EXIT_ON_EMPTY) < 0)
             d.st = err_set(err, ST_IO, "bench serve: the event loop failed");

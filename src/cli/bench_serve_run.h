@@ -47,6 +47,7 @@ struct bench_target {
 struct bench_run {
     uint32_t len;
     struct bench_result *v;
+    uint64_t begun_ns;    /* clock_now_ns */
     uint64_t duration_ns; /* to the end of the last answer */
     uint32_t concurrency_peak;
     struct err sample; /* what the first failure said; zero if nothing did */

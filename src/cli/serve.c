@@ -56,7 +56,7 @@ static enum st open_all(struct serving *s, struct serve_args *a, const char *mod
                                                                      : PROMPT_TRUST_NONE};
     st = front_open(&s->front, &f, err);
     if (st) return st;
-    compute_engine_init(&s->compute, s->local.engine);
+    compute_engine_init(&s->compute, s->local.engine, s->record);
     s->computes = true;
     struct compute compute = compute_engine(&s->compute);
     return server_start(s->server, &s->front, &compute, NULL, err);

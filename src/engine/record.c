@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINE_BYTES = 512, WORKS_MAX = 50000000 };
+enum { LINE_BYTES = 512, LINES_MAX = 50000000 };
 static const char head_fmt[] =
-    "supernode-record 1 %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %u %f %" SCNu32
+    "supernode-record 2 %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %u %f %" SCNu32
     " %" SCNu32 " %" SCNu32 " %" SCNu32 " %u %" SCNu32 " %64s";
 
 struct record {
@@ -32,6 +32,12 @@ static void put(struct record *r, const struct record_work *w) {
                 w->kind == RECORD_STEP ? 'S' : 'C', w->begin_ns, w->end_ns, w->runs, w->rows,
                 w->keys, w->earlier, w->tails, w->drafts, w->guesses, w->drawn, w->begins, w->over,
                 w->until_ns) < 0)
+        r->failed = true;
+}
+
+void record_request(struct record *r, uint32_t n_prompt, uint64_t arrived_ns) {
+    if (fprintf(r->f, "R %u %" PRIu64 " %" PRIu64 "\n", n_prompt, arrived_ns,
+                r->real->now(r->real->ctx)) < 0)
         r->failed = true;
 }
 
@@ -127,7 +133,7 @@ enum st record_open(struct record **out, const char *path, const struct executor
     r->x.copy_page = copy_page;
     r->x.copy_slot = copy_slot;
     r->x.slot = slot;
-    fprintf(r->f, "supernode-record 1 %u %u %u %u %u %d %.9g %u %u %u %u %u %u %s\n", x->n_pages,
+    fprintf(r->f, "supernode-record 2 %u %u %u %u %u %d %.9g %u %u %u %u %u %u %s\n", x->n_pages,
             x->n_slots, x->max_model_len, x->vocab, x->rows_max, x->drafts, (double)x->expand_cost,
             o->max_num_seqs, o->max_num_batched_tokens, o->tpot_ms, o->ttft_ms,
             (unsigned)o->speculate, o->draft_tokens, x->model_id);
@@ -181,24 +187,44 @@ static bool read_work(struct record_work *w, const char *line) {
     return true;
 }
 
+static bool read_request(struct record_request *q, const char *line) {
+    return sscanf(line, "R %" SCNu32 " %" SCNu64 " %" SCNu64, &q->n_prompt, &q->arrived_ns,
+                  &q->taken_ns) == 3 &&
+           q->arrived_ns <= q->taken_ns;
+}
+
+/* Room for one more of that size. */
+static bool reserve(void **v, uint64_t n, uint64_t *cap, size_t size) {
+    if (n < *cap) return true;
+    uint64_t more = *cap ? 2 * *cap : 4096;
+    void *to = more > LINES_MAX ? NULL : realloc(*v, more * size);
+    if (!to) return false;
+    *v = to;
+    *cap = more;
+    return true;
+}
+
 static enum st read_lines(struct record_file *f, FILE *in, const char *path, struct err *err) {
     char line[LINE_BYTES];
-    uint64_t number = 1, cap = 0;
+    uint64_t number = 1, cap = 0, cap_requests = 0;
     if (!fgets(line, sizeof line, in) || !read_head(f, line))
         return err_set(err, ST_INVALID, "%s: line 1: expected what serve --record-steps writes",
                        path);
     while (fgets(line, sizeof line, in) && strchr(line, '\n')) {
         number++;
-        if (f->n == cap) {
-            cap = cap ? 2 * cap : 65536;
-            struct record_work *v = cap > WORKS_MAX ? NULL : realloc(f->v, cap * sizeof *v);
-            if (!v) return err_set(err, ST_NO_MEMORY, "%s: more steps than fit in memory", path);
-            f->v = v;
-        }
-        if (!read_work(&f->v[f->n], line))
-            return err_set(err, ST_INVALID, "%s: line %" PRIu64 ": found %.40s, expected a step",
-                           path, number, line);
-        f->n++;
+        bool request = line[0] == 'R';
+        void *v = f->v, *q = f->requests;
+        bool room = request ? reserve(&q, f->n_requests, &cap_requests, sizeof *f->requests)
+                            : reserve(&v, f->n, &cap, sizeof *f->v);
+        f->v = v;
+        f->requests = q;
+        if (!room) return err_set(err, ST_NO_MEMORY, "%s: more lines than fit in memory", path);
+        if (request ? !read_request(&f->requests[f->n_requests], line)
+                    : !read_work(&f->v[f->n], line))
+            return err_set(err, ST_INVALID,
+                           "%s: line %" PRIu64 ": found %.40s, expected a step or a request", path,
+                           number, line);
+        *(request ? &f->n_requests : &f->n) += 1;
     }
     return ST_OK;
 }
@@ -215,5 +241,6 @@ enum st record_read(struct record_file *f, const char *path, struct err *err) {
 
 void record_file_release(struct record_file *f) {
     free(f->v);
+    free(f->requests);
     *f = (struct record_file){0};
 }

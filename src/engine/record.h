@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Notes down what an executor is asked to do and how long it takes: one line a step or piece of a
- * chunk, in a text file. `bench calibrate` fits its table to one, and the simulator can replay the
+/* Notes down what an executor is asked to do and how long it takes, and when requests came: one line
+ * a step, piece of a chunk or request, in a text file. `bench calibrate` fits its table to one, and the simulator can replay the
  * times. An engine over record_executor computes the same as over the executor itself. */
 #ifndef SUPERNODE_ENGINE_RECORD_H
 #define SUPERNODE_ENGINE_RECORD_H
@@ -22,11 +22,18 @@ struct record_work {
     uint64_t until_ns; /* a piece: when it should end */
 };
 
+struct record_request {
+    uint64_t arrived_ns, taken_ns; /* the front had it whole; the engine took it */
+    uint32_t n_prompt;
+};
+
 struct record;
 /* x is borrowed. ST_IO: the file cannot be written. */
 enum st ST_CHECKED record_open(struct record **out, const char *path, const struct executor *x,
                                const struct engine_options *o, struct err *err);
 const struct executor *record_executor(const struct record *r);
+/* The engine takes a request now; by the thread that computes. */
+void record_request(struct record *r, uint32_t n_prompt, uint64_t arrived_ns);
 /* Whole lines are in the file when it returns; NULL is allowed. ST_IO: some were not written. */
 enum st ST_CHECKED record_close(struct record *r, struct err *err);
 
@@ -35,8 +42,9 @@ struct record_file {
     struct executor x; /* its numbers only */
     char model_id[REQUEST_MODEL_ID_BYTES];
     struct engine_options engine;
-    struct record_work *v; /* [n] */
-    uint64_t n;
+    struct record_work *v;           /* [n] */
+    struct record_request *requests; /* [n_requests] */
+    uint64_t n, n_requests;
 };
 /* ST_INVALID: "FILE: line N: ...". A last line without its end is left out. */
 enum st ST_CHECKED record_read(struct record_file *f, const char *path, struct err *err);

@@ -6,7 +6,7 @@
 
 #include <pthread.h>
 
-#include "engine/engine.h"
+#include "engine/record.h"
 
 struct compute {
     void *ctx;
@@ -26,11 +26,13 @@ struct compute {
 /* An engine; it has work as long as it has sequences, and nothing to wait for otherwise. */
 struct compute_engine {
     struct engine *engine;
+    struct record *record; /* notes requests down; NULL: nobody does */
     pthread_mutex_t lock;
     pthread_cond_t more;
     bool woken;
 };
-void compute_engine_init(struct compute_engine *c, struct engine *engine); /* borrowed */
+void compute_engine_init(struct compute_engine *c, struct engine *engine,
+                         struct record *record); /* both borrowed */
 void compute_engine_release(struct compute_engine *c);
 struct compute compute_engine(struct compute_engine *c);
 

@@ -5,6 +5,7 @@
 static enum st add(void *ctx, struct request *r, const struct engine_sink *sink, void *sink_ctx,
                    uint64_t arrived_ns, struct err *err) {
     struct compute_engine *c = ctx;
+    if (c->record) record_request(c->record, r->n_prompt, arrived_ns);
     return engine_add(c->engine, r, sink, sink_ctx, arrived_ns, err);
 }
 
@@ -43,8 +44,8 @@ static const struct engine_stats *stats(void *ctx) {
     return engine_stats(c->engine);
 }
 
-void compute_engine_init(struct compute_engine *c, struct engine *engine) {
-    *c = (struct compute_engine){.engine = engine};
+void compute_engine_init(struct compute_engine *c, struct engine *engine, struct record *record) {
+    *c = (struct compute_engine){.engine = engine, .record = record};
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->more, NULL);
 }

@@ -57,8 +57,11 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {CHUNK, "piece_over_key_pair_s", &c->chunk.over_key_pair_s, NULL, 0, s_max},
         {BETWEEN, "fixed_s", &c->gap_s, NULL, 0, s_max},
         {BETWEEN, "run_s", &c->gap_run_s, NULL, 0, s_max},
-        {FRONT, "request_s", &c->front_s, NULL, 0, s_max},
-        {FRONT, "prompt_token_s", &c->front_token_s, NULL, 0, s_max},
+        {FRONT, "request_s", &c->front.request_s, NULL, 0, s_max},
+        {FRONT, "made_s", &c->front.made_s, NULL, 0, s_max},
+        {FRONT, "made_token_s", &c->front.made_token_s, NULL, 0, s_max},
+        {FRONT, "read_token_s", &c->front.read_token_s, NULL, 0, s_max},
+        {FRONT, "text_token_s", &c->front.text_token_s, NULL, 0, s_max},
     };
     _Static_assert(sizeof all / sizeof *all <= FIELDS_MAX, "room for all");
     memcpy(out, all, sizeof all);

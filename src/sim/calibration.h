@@ -33,7 +33,11 @@ struct calibration {
     } chunk;
     double gap_s, gap_run_s; /* between two calls of the executor: once, and a run of the last */
     double acceptance;       /* of drafts */
-    double front_s, front_token_s; /* HTTP, text and client: a request, a token of its prompt */
+    /* HTTP, text and client. Time that passes for each request; and what a client's thread takes to
+     * make a request, the server's to read one and to make tokens of its text, one after the other. */
+    struct {
+        double request_s, made_s, made_token_s, read_token_s, text_token_s;
+    } front;
     struct calibration_fit {
         uint64_t steps, chunks, dropped; /* dropped: took far longer than others like them */
         double step_error, chunk_error;  /* medians of |measured - fitted| / measured */
@@ -41,10 +45,25 @@ struct calibration {
     } fit;
 };
 
-/* Fills what a recording tells: engine, executor, step, chunk, gap, acceptance, fit. ST_INVALID: too
- * little was recorded. */
+/* What a client saw of a recorded server; clock_now_ns of both. */
+struct calibration_seen {
+    /* Requests with nobody beside them, the first that were recorded. */
+    const struct calibration_alone {
+        uint32_t n_prompt;
+        uint64_t sent_ns, first_ns; /* its first token came */
+    } * alone;
+    /* Requests that it made right after another. */
+    const struct calibration_made {
+        uint32_t n_prompt;
+        double s;
+    } * made;
+    uint32_t n_alone, n_made;
+};
+
+/* Fills all but model, cpu, threads and read_gbs. ST_INVALID: too little was recorded. */
 enum st ST_CHECKED calibration_fit(struct calibration *c, const struct record_file *f,
-                                   const char *name, struct err *err);
+                                   const struct calibration_seen *seen, const char *name,
+                                   struct err *err);
 double calibration_step_s(const struct calibration *c, const struct sim_step *s);
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k);
 

@@ -299,8 +299,74 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
     return there ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
 }
 
-enum st calibration_fit(struct calibration *c, const struct record_file *f, const char *name,
-                        struct err *err) {
+/* --- the front -------------------------------------------------------------------------------- */
+
+enum { MADE, READ, TEXT, FRONT_PARTS };
+
+static void sample(struct samples *s, uint32_t n_prompt, double seconds) {
+    if (!(seconds > 0)) return;
+    s->features[2 * s->n] = 1;
+    s->features[2 * s->n + 1] = n_prompt;
+    s->y[s->n++] = seconds;
+}
+
+static double between(uint64_t from_ns, uint64_t to_ns) {
+    return (double)(int64_t)(to_ns - from_ns) / 1e9;
+}
+
+/* From when a lone request was taken to its first token, less what was computed for it: pieces of a
+ * chunk, and a last tail that rides in a step. i: where to look, then the works behind. */
+static double beside(const struct record_file *f, uint64_t *i, uint64_t taken_ns,
+                     uint64_t first_ns) {
+    while (*i < f->n && (f->v[*i].begin_ns < taken_ns || f->v[*i].kind != RECORD_PIECE)) ++*i;
+    if (*i == f->n) return 0;
+    uint64_t from = f->v[*i].begin_ns, to = from;
+    for (; *i < f->n && f->v[*i].kind == RECORD_PIECE; ++*i) to = f->v[*i].end_ns;
+    if (*i < f->n && f->v[*i].tails > 0) to = f->v[*i].end_ns;
+    return between(taken_ns, first_ns) - between(from, to);
+}
+
+static void fit_front_parts(struct calibration *c, const struct record_file *f,
+                            const struct calibration_seen *seen, struct samples *parts,
+                            double *others) {
+    uint64_t i = 0, dropped = 0;
+    uint32_t n = 0;
+    double x[FRONT_PARTS][2] = {{0}}, error, bias;
+    for (uint32_t k = 0; k < seen->n_made; k++)
+        sample(&parts[MADE], seen->made[k].n_prompt, seen->made[k].s);
+    for (uint32_t k = 0; k < seen->n_alone && k < f->n_requests; k++) {
+        const struct calibration_alone *a = &seen->alone[k];
+        const struct record_request *q = &f->requests[k];
+        double other = beside(f, &i, q->taken_ns, a->first_ns);
+        sample(&parts[READ], q->n_prompt, between(a->sent_ns, q->arrived_ns));
+        sample(&parts[TEXT], q->n_prompt, between(q->arrived_ns, q->taken_ns));
+        if (other > 0) others[n++] = other;
+    }
+    for (int p = 0; p < FRONT_PARTS; p++)
+        if (parts[p].n > 0) solve(&parts[p], x[p], &dropped, &error, &bias);
+    qsort(others, n, sizeof *others, compare);
+    c->front.made_s = x[MADE][0];
+    c->front.made_token_s = x[MADE][1];
+    c->front.read_token_s = x[READ][1];
+    c->front.text_token_s = x[TEXT][1];
+    c->front.request_s = x[READ][0] + x[TEXT][0] + (n ? others[n / 2] : 0);
+}
+
+static enum st fit_front(struct calibration *c, const struct record_file *f,
+                         const struct calibration_seen *seen, const char *name, struct err *err) {
+    struct samples parts[FRONT_PARTS];
+    double *others = calloc(seen->n_alone + 1, sizeof *others);
+    bool there = others != NULL;
+    for (int p = 0; p < FRONT_PARTS; p++)
+        there = samples_new(&parts[p], 2, p == MADE ? seen->n_made : seen->n_alone) && there;
+    if (there) fit_front_parts(c, f, seen, parts, others);
+    for (int p = 0; p < FRONT_PARTS; p++) samples_free(&parts[p]);
+    free(others);
+    return there ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
+}
+
+enum st calibration_fit(struct calibration *c, const struct record_file *f,
+                        const struct calibration_seen *seen, const char *name, struct err *err) {
     c->engine = f->engine;
     c->n_pages = f->x.n_pages;
     c->n_slots = f->x.n_slots;
@@ -313,5 +379,6 @@ enum st calibration_fit(struct calibration *c, const struct record_file *f, cons
     enum st st = fit_steps(c, f, name, err);
     if (!st) st = fit_chunks(c, f, name, err);
     if (!st) st = fit_pieces(c, f, name, err);
+    if (!st) st = fit_front(c, f, seen, name, err);
     return st ? st : fit_gaps(c, f, name, err);
 }

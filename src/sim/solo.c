@@ -22,12 +22,14 @@ struct solo {
     void *memory;
     struct engine *engine;
     uint32_t runs_last; /* of the last step */
-    /* The front reads bodies in turn, a buffer of each, so that short prompts pass long ones; then they
-     * are ready (at first_s) and wait for the end of the step under way. */
+    /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
+     * client's thread makes all that are due before it sends them; bodies are read in turn, a buffer
+     * of each, so that short prompts pass long ones; texts become tokens one after the other; then it
+     * waits for the end of the work under way. */
     struct run_queue {
         struct run_request *first, *last;
-    } reading, ready;
-    double read_until_s; /* the buffer under way */
+    } made, sent, reading, ready;
+    double made_until_s, read_until_s, text_until_s;
     uint32_t buffer_tokens;
     uint64_t pieces;
     double wall_s;
@@ -39,14 +41,23 @@ static double seconds(const struct record_work *w) {
     return (double)(w->end_ns - w->begin_ns) / 1e9;
 }
 
-/* The next recorded step's time; < 0: there is none. */
+/* How much longer the next recorded step took than the table has for it; 1: there is none. What is
+ * computed now may not be just what was computed then. */
 static double replayed_step(struct solo *s) {
     const struct record_file *f = s->replay;
     while (f && s->next_step < f->n) {
         const struct record_work *w = &f->v[s->next_step++];
-        if (w->kind == RECORD_STEP) return seconds(w);
+        if (w->kind != RECORD_STEP) continue;
+        const struct sim_step was = {.requests = w->runs,
+                                     .rows = w->rows,
+                                     .kv_tokens = (double)w->keys / w->runs,
+                                     .tails = w->tails,
+                                     .tail_keys = (double)w->earlier,
+                                     .drafts = w->drafts,
+                                     .guesses = w->guesses};
+        return seconds(w) / calibration_step_s(s->k, &was);
     }
-    return -1;
+    return 1;
 }
 
 static double replayed_chunk(struct solo *s) {
@@ -57,22 +68,25 @@ static double replayed_chunk(struct solo *s) {
         if (w->kind != RECORD_PIECE) continue;
         if (w->begins) sum = 0;
         sum += seconds(w);
-        if (w->over) return sum;
+        if (!w->over) continue;
+        const struct sim_chunk was = {.requests = w->runs,
+                                      .tokens = w->rows,
+                                      .key_pairs = (double)w->keys,
+                                      .cached = (double)w->earlier};
+        return sum / calibration_chunk_s(s->k, &was);
     }
-    return -1;
+    return 1;
 }
 
 static double step_s(void *ctx, const struct sim_step *what) {
     struct solo *s = ctx;
     s->runs_last = (uint32_t)what->requests;
-    double t = replayed_step(s);
-    return t >= 0 ? t : calibration_step_s(s->k, what);
+    return replayed_step(s) * calibration_step_s(s->k, what);
 }
 
 static double chunk_s(void *ctx, const struct sim_chunk *what) {
     struct solo *s = ctx;
-    double t = replayed_chunk(s);
-    return t >= 0 ? t : calibration_chunk_s(s->k, what);
+    return replayed_chunk(s) * calibration_chunk_s(s->k, what);
 }
 
 static double piece_over_s(void *ctx, const struct sim_chunk *what) {
@@ -99,41 +113,64 @@ static struct run_request *pop(struct run_queue *l) {
     return q;
 }
 
+static enum st take(void *ctx, struct run_request *q, struct err *err) {
+    struct solo *s = ctx;
+    (void)err;
+    q->n_left = q->r.n_prompt;
+    s->made_until_s = fmax(s->made_until_s, q->arrived_s) + s->k->front.made_s +
+                      q->n_left * s->k->front.made_token_s;
+    push(&s->made, q);
+    return ST_OK;
+}
+
+static void send_made(struct solo *s) {
+    while (s->made.first) {
+        struct run_request *q = pop(&s->made);
+        q->first_s = s->made_until_s + s->k->front.request_s;
+        push(&s->sent, q);
+    }
+}
+
 static uint32_t buffer_of(const struct solo *s, const struct run_request *q) {
     return q->n_left < s->buffer_tokens ? q->n_left : s->buffer_tokens;
 }
 
-/* What the first one's next buffer takes, and all else of a request with its last. */
-static double buffer_s(const struct solo *s) {
-    const struct run_request *q = s->reading.first;
-    double last = q->n_left <= s->buffer_tokens ? s->k->front_s : 0;
-    return buffer_of(s, q) * s->k->front_token_s + last;
+static void begin_buffer(struct solo *s, double at_s) {
+    s->read_until_s = at_s + buffer_of(s, s->reading.first) * s->k->front.read_token_s;
+}
+
+static void end_buffer(struct solo *s) {
+    struct run_request *q = pop(&s->reading);
+    q->n_left -= buffer_of(s, q);
+    if (q->n_left > 0) {
+        push(&s->reading, q);
+    } else {
+        q->first_s = s->text_until_s =
+            fmax(s->text_until_s, s->read_until_s) + q->r.n_prompt * s->k->front.text_token_s;
+        push(&s->ready, q);
+    }
+    if (s->reading.first) begin_buffer(s, s->read_until_s);
 }
 
 static void read_on(struct solo *s, uint64_t now_ns) {
-    while (s->reading.first && run_ns(s->read_until_s) <= now_ns) {
-        struct run_request *q = pop(&s->reading);
-        q->n_left -= buffer_of(s, q);
-        q->first_s = s->read_until_s;
-        push(q->n_left ? &s->reading : &s->ready, q);
-        if (s->reading.first) s->read_until_s += buffer_s(s);
+    for (;;) {
+        bool idle = !s->reading.first;
+        double at_s = idle ? INFINITY : s->read_until_s;
+        if (s->sent.first && s->sent.first->first_s <= at_s) {
+            if (run_ns(s->sent.first->first_s) > now_ns) return;
+            push(&s->reading, pop(&s->sent));
+            if (idle) begin_buffer(s, s->reading.first->first_s);
+        } else {
+            if (idle || run_ns(at_s) > now_ns) return;
+            end_buffer(s);
+        }
     }
 }
 
-static enum st take(void *ctx, struct run_request *q, struct err *err) {
-    struct solo *s = ctx;
-    (void)err;
-    read_on(s, run_ns(q->arrived_s));
-    bool idle = !s->reading.first;
-    q->n_left = q->r.n_prompt;
-    push(&s->reading, q);
-    if (idle) s->read_until_s = q->arrived_s + buffer_s(s);
-    return ST_OK;
-}
-
 static void hand_over(struct solo *s) {
+    send_made(s);
     read_on(s, s->exec.now_ns);
-    while (s->ready.first) {
+    while (s->ready.first && run_ns(s->ready.first->first_s) <= s->exec.now_ns) {
         struct run_request *q = pop(&s->ready);
         struct err err;
         if (engine_add(s->engine, &q->r, &run_load_sink, q, run_ns(q->arrived_s), &err))
@@ -148,10 +185,11 @@ static bool over(const struct solo *s) {
 }
 
 static void rest(struct solo *s, uint64_t until_ns) {
-    uint64_t at = until_ns;
-    if (s->load.next_arrival_s < INFINITY && run_ns(s->load.next_arrival_s) < at)
-        at = run_ns(s->load.next_arrival_s);
-    if (s->reading.first && run_ns(s->read_until_s) < at) at = run_ns(s->read_until_s);
+    double at_s = s->load.next_arrival_s;
+    if (s->sent.first) at_s = fmin(at_s, s->sent.first->first_s);
+    if (s->reading.first) at_s = fmin(at_s, s->read_until_s);
+    if (s->ready.first) at_s = fmin(at_s, s->ready.first->first_s);
+    uint64_t at = at_s < run_s(until_ns) ? run_ns(at_s) : until_ns;
     if (at > s->exec.now_ns) s->exec.now_ns = at;
 }
 
@@ -261,6 +299,8 @@ static void give_back(struct solo *s, struct run_queue *l) {
 void solo_free(struct solo *s) {
     if (!s) return;
     engine_free(s->engine);
+    give_back(s, &s->made);
+    give_back(s, &s->sent);
     give_back(s, &s->reading);
     give_back(s, &s->ready);
     run_load_free(&s->load);
