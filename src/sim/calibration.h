@@ -34,9 +34,10 @@ struct calibration {
     double gap_s, gap_run_s; /* between two calls of the executor: once, and a run of the last */
     double acceptance;       /* of drafts */
     /* HTTP, text and client. Time that passes for each request; and what a client's thread takes to
-     * make a request, the server's to read one and to make tokens of its text, one after the other. */
+     * make a request, the server's to read one and to make tokens of its text, one after the other.
+     * connect: more, where the client has no connection of a request before. */
     struct {
-        double request_s, made_s, made_token_s, read_token_s, text_token_s;
+        double request_s, connect_s, made_s, made_token_s, read_token_s, text_token_s;
     } front;
     struct calibration_fit {
         uint64_t steps, chunks, dropped; /* dropped: took far longer than others like them */
@@ -50,6 +51,7 @@ struct calibration_seen {
     /* Requests with nobody beside them, the first that were recorded. */
     const struct calibration_alone {
         uint32_t n_prompt;
+        bool connects;
         uint64_t sent_ns, first_ns; /* its first token came */
     } * alone;
     /* Requests that it made right after another. */

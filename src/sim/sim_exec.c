@@ -229,16 +229,18 @@ static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t un
             c.cached += from;
         }
         s->in_chunk = true;
-        s->chunk_end_ns = s->now_ns + ns_of(s, s->o.times.chunk_s(s->o.times.ctx, &c));
+        s->chunk_left_ns = ns_of(s, s->o.times.chunk_s(s->o.times.ctx, &c));
         s->piece_over_ns = 0;
         if (s->o.times.piece_over_s)
             s->piece_over_ns = 1 + (uint64_t)(s->o.times.piece_over_s(s->o.times.ctx, &c) * 1e9);
     }
-    if (s->now_ns < s->chunk_end_ns) { /* a piece, however short it should be */
-        uint64_t over = s->piece_over_ns, piece_end = s->now_ns + (over ? over : piece_ns_min);
-        if (piece_end < until_ns + over) piece_end = until_ns + over;
-        s->now_ns = s->chunk_end_ns < piece_end ? s->chunk_end_ns : piece_end;
-        if (s->now_ns < s->chunk_end_ns) return false;
+    if (s->chunk_left_ns > 0) { /* a piece, however short it should be */
+        uint64_t piece = s->piece_over_ns + (until_ns > s->now_ns ? until_ns - s->now_ns : 0);
+        if (s->piece_over_ns == 0 && piece < piece_ns_min) piece = piece_ns_min;
+        if (piece > s->chunk_left_ns) piece = s->chunk_left_ns;
+        s->now_ns += piece;
+        s->chunk_left_ns -= piece;
+        if (s->chunk_left_ns > 0) return false;
     }
     for (uint32_t i = 0; i < n_runs; i++)
         if (!fetched(&runs[i])) {

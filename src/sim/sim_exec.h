@@ -54,7 +54,8 @@ struct sim_exec {
     /* die_bound: pages that lie on each die, by how many sequences; of the sequence in each slot */
     uint32_t *die_pages, *die_seqs, *pages_of;
     bool in_chunk;
-    uint64_t chunk_end_ns, piece_over_ns; /* over 0: pieces take 1 ms or more */
+    /* Of the chunk still to compute (steps may come between); over 0: pieces take 1 ms or more. */
+    uint64_t chunk_left_ns, piece_over_ns;
 };
 
 /* What a page takes: operations on the bus of just this length carry KV, no other has it. */

@@ -11,6 +11,7 @@
 #include "sim/run_load.h"
 
 enum { READ_BYTES = 4096 /* libevent reads so much of a connection, then of the next */ };
+static const double keep_s = 2; /* bench serve uses a connection again that was idle for less */
 
 struct solo {
     const struct calibration *k;
@@ -23,14 +24,17 @@ struct solo {
     struct engine *engine;
     uint32_t runs_last; /* of the last step */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
-     * client's thread makes all that are due before it sends them; bodies are read in turn, a buffer
-     * of each, so that short prompts pass long ones; texts become tokens one after the other; then it
+     * client's thread makes all that are due before it sends them; bodies are read in rounds, a
+     * buffer of each that was there when the round began, so that short prompts pass long ones; texts become tokens one after the other; then it
      * waits for the end of the work under way. */
     struct run_queue {
         struct run_request *first, *last;
     } made, sent, reading, ready;
     double made_until_s, read_until_s, text_until_s;
-    uint32_t buffer_tokens;
+    uint32_t buffer_tokens, n_round; /* buffers left of the round */
+    double *idle_s;                  /* [n_idle] since when connections are, the newest last */
+    uint32_t n_idle, cap_idle;
+    uint64_t n_ended; /* requests that left theirs */
     uint64_t pieces;
     double wall_s;
 };
@@ -123,47 +127,77 @@ static enum st take(void *ctx, struct run_request *q, struct err *err) {
     return ST_OK;
 }
 
+/* Connections whose requests ended since. */
+static enum st keep_idle(struct solo *s, struct err *err) {
+    for (; s->n_ended < s->load.finished + s->load.failed; s->n_ended++) {
+        if (s->n_idle == s->cap_idle) {
+            uint32_t cap = s->cap_idle ? 2 * s->cap_idle : 64;
+            double *v = realloc(s->idle_s, cap * sizeof *v);
+            if (!v) return err_set(err, ST_NO_MEMORY, "simulated server: out of memory");
+            s->idle_s = v;
+            s->cap_idle = cap;
+        }
+        s->idle_s[s->n_idle++] = solo_now_s(s);
+    }
+    return ST_OK;
+}
+
+static bool connects(struct solo *s, double now_s) {
+    if (s->n_idle > 0 && now_s - s->idle_s[s->n_idle - 1] < keep_s) {
+        s->n_idle--;
+        return false;
+    }
+    s->n_idle = 0;
+    return true;
+}
+
 static void send_made(struct solo *s) {
+    struct run_queue late = {0};
     while (s->made.first) {
         struct run_request *q = pop(&s->made);
-        q->first_s = s->made_until_s + s->k->front.request_s;
-        push(&s->sent, q);
+        bool more = connects(s, q->arrived_s);
+        q->first_s = s->made_until_s + s->k->front.request_s + more * s->k->front.connect_s;
+        push(more ? &late : &s->sent, q);
     }
+    while (late.first) push(&s->sent, pop(&late));
 }
 
 static uint32_t buffer_of(const struct solo *s, const struct run_request *q) {
     return q->n_left < s->buffer_tokens ? q->n_left : s->buffer_tokens;
 }
 
+/* The next buffer, if there is one: of this round, or of the next, in which those are that came. */
 static void begin_buffer(struct solo *s, double at_s) {
-    s->read_until_s = at_s + buffer_of(s, s->reading.first) * s->k->front.read_token_s;
+    if (s->n_round == 0) {
+        while (s->sent.first && s->sent.first->first_s <= at_s) push(&s->reading, pop(&s->sent));
+        for (const struct run_request *q = s->reading.first; q; q = q->next) s->n_round++;
+    }
+    if (s->n_round > 0)
+        s->read_until_s = at_s + buffer_of(s, s->reading.first) * s->k->front.read_token_s;
 }
 
 static void end_buffer(struct solo *s) {
     struct run_request *q = pop(&s->reading);
     q->n_left -= buffer_of(s, q);
+    s->n_round--;
     if (q->n_left > 0) {
         push(&s->reading, q);
-    } else {
-        q->first_s = s->text_until_s =
-            fmax(s->text_until_s, s->read_until_s) + q->r.n_prompt * s->k->front.text_token_s;
-        push(&s->ready, q);
+        return;
     }
-    if (s->reading.first) begin_buffer(s, s->read_until_s);
+    s->text_until_s =
+        fmax(s->text_until_s, s->read_until_s) + q->r.n_prompt * s->k->front.text_token_s;
+    q->first_s = s->text_until_s;
+    push(&s->ready, q);
 }
 
 static void read_on(struct solo *s, uint64_t now_ns) {
     for (;;) {
-        bool idle = !s->reading.first;
-        double at_s = idle ? INFINITY : s->read_until_s;
-        if (s->sent.first && s->sent.first->first_s <= at_s) {
-            if (run_ns(s->sent.first->first_s) > now_ns) return;
-            push(&s->reading, pop(&s->sent));
-            if (idle) begin_buffer(s, s->reading.first->first_s);
-        } else {
-            if (idle || run_ns(at_s) > now_ns) return;
-            end_buffer(s);
-        }
+        bool idle = s->n_round == 0;
+        if (idle && !s->sent.first) return;
+        double at_s = idle ? s->sent.first->first_s : s->read_until_s;
+        if (run_ns(at_s) > now_ns) return;
+        if (!idle) end_buffer(s);
+        begin_buffer(s, at_s);
     }
 }
 
@@ -186,8 +220,10 @@ static bool over(const struct solo *s) {
 
 static void rest(struct solo *s, uint64_t until_ns) {
     double at_s = s->load.next_arrival_s;
-    if (s->sent.first) at_s = fmin(at_s, s->sent.first->first_s);
-    if (s->reading.first) at_s = fmin(at_s, s->read_until_s);
+    if (s->n_round > 0)
+        at_s = fmin(at_s, s->read_until_s);
+    else if (s->sent.first)
+        at_s = fmin(at_s, s->sent.first->first_s);
     if (s->ready.first) at_s = fmin(at_s, s->ready.first->first_s);
     uint64_t at = at_s < run_s(until_ns) ? run_ns(at_s) : until_ns;
     if (at > s->exec.now_ns) s->exec.now_ns = at;
@@ -197,6 +233,7 @@ bool solo_until(struct solo *s, double virtual_s) {
     uint64_t begun = clock_now_ns(), until = run_ns(virtual_s);
     while (s->exec.now_ns < until && !over(s)) {
         run_load_arrive(&s->load);
+        if (!s->load.broken && keep_idle(s, &s->load.err)) s->load.broken = true;
         hand_over(s);
         s->runs_last = 0;
         if (!engine_step(s->engine)) {
@@ -306,5 +343,6 @@ void solo_free(struct solo *s) {
     run_load_free(&s->load);
     sim_exec_release(&s->exec);
     free(s->memory);
+    free(s->idle_s);
     free(s);
 }
