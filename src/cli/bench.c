@@ -16,6 +16,7 @@
 #include "cli/bench_calibrate.h"
 #include "cli/bench_engine.h"
 #include "cli/bench_handover.h"
+#include "cli/bench_limits.h"
 #include "cli/bench_model.h"
 #include "cli/bench_serve.h"
 #include "cli/cli.h"
@@ -329,15 +330,17 @@ int cli_bench(int argc, char **argv) {
     if (argc >= 2 && strcmp(argv[1], "bus") == 0) return cli_bench_bus(argc - 1, argv + 1);
     if (argc >= 2 && strcmp(argv[1], "calibrate") == 0)
         return cli_bench_calibrate(argc - 1, argv + 1);
+    if (argc >= 2 && strcmp(argv[1], "limits") == 0) return cli_bench_limits(argc - 1, argv + 1);
     bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
     fprintf(help ? stdout : stderr,
-            "usage: supernode bench model|engine|serve|calibrate|handover|bus [flags]\n\n"
+            "usage: supernode bench model|engine|serve|calibrate|handover|bus|limits [flags]\n\n"
             "  model   prefill and decode of a model's geometry, with random weights\n"
             "  engine  batching and scheduling in this process, without a server\n"
             "  serve   load on an OpenAI-compatible server\n"
             "  calibrate  what a server costs on this machine, for sim run to predict it\n"
             "  handover  KV between two processes, and what it does to decoding\n"
-            "  bus     the bus between two processes, beside memcpy and a pipe\n\n"
+            "  bus     the bus between two processes, beside memcpy and a pipe\n"
+            "  limits  what this machine can do at most\n\n"
             "supernode bench serve --help says more.\n");
     return help ? 0 : CLI_USAGE;
 }

@@ -44,7 +44,7 @@ struct args {
 struct calibrate {
     struct args *a;
     const char *model; /* as given, or NULL */
-    char dir[64], record[4096], exe[4096], url[256];
+    char dir[64], record[4096], exe[4096];
     struct child server;
     struct bench_target target;
     struct record_file head; /* what the recording's first line says */
@@ -83,10 +83,10 @@ static void command_line(struct calibrate *b) {
 }
 
 /* Its log says where it serves; until then it may end. */
-static enum st wait_up(struct calibrate *b, struct err *err) {
+static enum st wait_up(struct calibrate *b, char *url, size_t size, struct err *err) {
     char line[CHILD_LINE_BYTES];
     uint64_t begun = clock_now_ns();
-    while (!child_said(&b->server, "serving", b->url, sizeof b->url)) {
+    while (!child_said(&b->server, "serving", url, size)) {
         int status;
         bool ended = waitpid(b->server.pid, &status, WNOHANG) == b->server.pid;
         if (ended) b->server.pid = 0;
@@ -100,6 +100,7 @@ static enum st wait_up(struct calibrate *b, struct err *err) {
 }
 
 static enum st begin(struct calibrate *b, struct err *err) {
+    char url[256];
     ssize_t len = readlink("/proc/self/exe", b->exe, sizeof b->exe - 1);
     if (len < 0 || !mkdtemp(b->dir))
         return err_set(err, ST_IO, "bench calibrate: cannot begin: %s", strerror(errno));
@@ -110,11 +111,12 @@ static enum st begin(struct calibrate *b, struct err *err) {
     child_init(&b->server, "serve", b->dir);
     command_line(b);
     enum st st = child_start(&b->server, b->exe, clock_now_ns(), err);
-    if (!st) st = wait_up(b, err);
+    if (!st) st = wait_up(b, url, sizeof url, err);
     if (!st) st = record_read(&b->head, b->record, err);
     if (st) return st;
     b->target.base = event_base_new();
-    return b->target.base ? ST_OK : err_set(err, ST_NO_MEMORY, "bench calibrate: out of memory");
+    if (!b->target.base) return err_set(err, ST_NO_MEMORY, "bench calibrate: out of memory");
+    return http_client_new(&b->target.client, b->target.base, url, err);
 }
 
 /* What it wrote is whole once it ended. */
@@ -165,11 +167,8 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
                            run->sample.text);
         tokens += r->input_tokens + r->output_tokens;
         if (width == 1 && b->seen.n_alone < SEEN_MAX)
-            b->alone[b->seen.n_alone++] =
-                (struct calibration_alone){.n_prompt = r->input_tokens,
-                                           .connects = i == 0,
-                                           .sent_ns = run->begun_ns + r->sent_ns,
-                                           .first_ns = run->begun_ns + r->first_ns};
+            b->alone[b->seen.n_alone++] = (struct calibration_alone){
+                r->input_tokens, run->begun_ns + r->sent_ns, run->begun_ns + r->first_ns};
         /* the first of a loop are sent at once */
         if (i > 0 && i < width && i < BURST_MAX && b->seen.n_made < SEEN_MAX)
             b->made[b->seen.n_made++] = (struct calibration_made){
@@ -180,16 +179,13 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
     return ST_OK;
 }
 
-/* A closed loop of so many clients, which connect. */
+/* A closed loop of so many clients. */
 static enum st load(struct calibrate *b, const struct bench_random *r, uint32_t width,
                     struct err *err) {
     struct bench_load l = {.seed = ++b->rounds, .vocabulary = {.n_ids = b->head.x.vocab - 3}};
     struct bench_run run = {0};
     b->target.concurrency_max = width;
-    http_client_free(b->target.client);
-    b->target.client = NULL;
-    enum st st = http_client_new(&b->target.client, b->target.base, b->url, err);
-    if (!st) st = bench_load_random(&l, r, err);
+    enum st st = bench_load_random(&l, r, err);
     if (!st) st = bench_run(&run, &b->target, &l, err);
     if (!st) st = took(b, &run, width, err);
     bench_run_release(&run);
@@ -226,7 +222,9 @@ static enum st loads(struct calibrate *b, struct err *err) {
 /* --- the whole -------------------------------------------------------------------------------- */
 
 static void print(const struct calibration *c, const char *path) {
-    printf("machine    %s, %u threads, %.1f GB/s read\n", c->cpu, c->threads, c->read_gbs);
+    printf("machine    %s, %u threads, %.1f GB/s read, %.0f ns from core to core before and %.0f "
+           "after\n",
+           c->cpu, c->threads, c->read_gbs, c->hop_ns, c->hop_end_ns);
     printf("steps      %llu:", (unsigned long long)c->fit.steps);
     for (uint32_t i = 0; i < c->step.n_knots; i++)
         printf(" %g:%.2f", c->step.sequences[i], 1e3 * c->step.s[i]);
@@ -245,10 +243,10 @@ static void print(const struct calibration *c, const char *path) {
            1e6 * c->gap_s, 1e6 * c->gap_run_s,
            1024e6 * (c->chunk.over_row_s + 512 * c->chunk.over_key_pair_s));
     printf(
-        "front      %.2f ms pass for a request, %.2f ms more if it connects; %.1f us and %.1f ns a "
-        "token to make it, %.1f ns a token to read and %.1f ns to make tokens of text\n",
-        1e3 * c->front.request_s, 1e3 * c->front.connect_s, 1e6 * c->front.made_s,
-        1e9 * c->front.made_token_s, 1e9 * c->front.read_token_s, 1e9 * c->front.text_token_s);
+        "front      %.2f ms pass for a request; %.1f us and %.1f ns a token to make it, %.1f ns a "
+        "token to read and %.1f ns to make tokens of text\n",
+        1e3 * c->front.request_s, 1e6 * c->front.made_s, 1e9 * c->front.made_token_s,
+        1e9 * c->front.read_token_s, 1e9 * c->front.text_token_s);
     printf("left out   %llu steps and chunks that took over three times as long as their like\n",
            (unsigned long long)c->fit.dropped);
     printf("result     %s\n", path);
@@ -264,6 +262,7 @@ static enum st probe(struct calibration *c, uint32_t threads, struct err *err) {
     team_free(team);
     snprintf(c->cpu, sizeof c->cpu, "%s", l.cpu);
     c->read_gbs = l.read_gbs;
+    *(c->hop_ns > 0 ? &c->hop_end_ns : &c->hop_ns) = l.hop_ns;
     return st;
 }
 

@@ -4,6 +4,7 @@
 #include "cli/limits.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "base/clock.h"
 
 enum { RUNS = 5, FMA_ROUNDS = 4000000, ACCUMULATORS = 24 };
+static const uint64_t hops_ns = 5000000;
 static const size_t read_bytes = (size_t)1 << 30;
 
 struct burn {
@@ -101,6 +103,42 @@ static void fma_part(void *ctx, uint32_t tile, uint32_t thread) {
     b->sink[tile] = b->fma(FMA_ROUNDS);
 }
 
+/* A counter goes round: each tile, which has a thread to itself, adds one when it is its turn. */
+struct hops {
+    uint32_t n;
+    atomic_uint_least64_t at; /* HOPS_OVER: stop */
+    double least_ns;
+};
+#define HOPS_OVER UINT64_MAX
+
+static void hop_part(void *ctx, uint32_t tile, uint32_t thread) {
+    struct hops *h = ctx;
+    uint64_t begun = 0, at;
+    (void)thread;
+    for (uint64_t mine = tile;; mine += h->n) {
+        while ((at = atomic_load_explicit(&h->at, memory_order_acquire)) != mine)
+            if (at == HOPS_OVER) return;
+        uint64_t now = tile == 0 ? clock_now_ns() : 0;
+        if (mine == 0) begun = now;
+        if (tile == 0 && now - begun > hops_ns) {
+            double ns = (double)(now - begun) / (double)mine;
+            if (!(h->least_ns > 0) || ns < h->least_ns) h->least_ns = ns;
+            atomic_store_explicit(&h->at, HOPS_OVER, memory_order_release);
+            return;
+        }
+        atomic_store_explicit(&h->at, mine + 1, memory_order_release);
+    }
+}
+
+static double hop_ns(struct team *team) {
+    struct hops h = {.n = team_size(team)};
+    for (int i = 0; i < RUNS && h.n > 1; i++) {
+        h.at = 0;
+        team_run(team, hop_part, &h, h.n);
+    }
+    return h.least_ns;
+}
+
 /* Seconds of the fastest of RUNS, one tile a thread. */
 static double best(struct team *team, team_fn *fn, struct burn *b) {
     double least = 1e9;
@@ -141,6 +179,8 @@ enum st limits_measure(struct limits *out, struct team *team, struct err *err) {
     b.fma = widest_fma(&out->fma_isa, &lanes);
     double gflops = 2.0 * lanes * ACCUMULATORS * FMA_ROUNDS * n / best(team, fma_part, &b) / 1e9;
     if (gflops > out->fma_gflops) out->fma_gflops = gflops;
+    double hop = hop_ns(team);
+    if (!(out->hop_ns > 0) || hop < out->hop_ns) out->hop_ns = hop;
     munmap(map, read_bytes);
     return ST_OK;
 }

@@ -11,11 +11,14 @@
 struct limits {
     char cpu[128];   /* model name */
     double read_gbs; /* best of five streaming reads of 1 GiB by all threads, 10^9 bytes a second */
-    double fma_gflops;   /* best of five runs of independent F32 FMAs, 2 operations each */
+    double fma_gflops; /* best of five runs of independent F32 FMAs, 2 operations each */
+    /* A cache line from one thread to the next, best of five; 0: there is one thread. How far apart
+     * the cores are, which on shared machines changes from minute to minute. */
+    double hop_ns;
     const char *fma_isa; /* the widest vectors found: "avx512", "avx2", "neon" */
 };
 
-/* Keeps the larger of what *out holds and what it measures: shared machines have slow seconds, so a
+/* Keeps the better of what *out holds and what it measures: shared machines have slow seconds, so a
  * benchmark measures before and after. Zero-initialise. */
 enum st ST_CHECKED limits_measure(struct limits *out, struct team *team, struct err *err);
 

@@ -30,6 +30,8 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
     const struct field all[] = {
         {TOP, "threads", NULL, &c->threads, 1, 65536},
         {TOP, "read_gbs", &c->read_gbs, NULL, 0, 1e6},
+        {TOP, "hop_ns", &c->hop_ns, NULL, 0, 1e12},
+        {TOP, "hop_end_ns", &c->hop_end_ns, NULL, 0, 1e12},
         {ENGINE, "max_num_seqs", NULL, &c->engine.max_num_seqs, 1, 65536},
         {ENGINE, "max_num_batched_tokens", NULL, &c->engine.max_num_batched_tokens,
          EXECUTOR_CHUNK_MIN, 65536},
@@ -58,7 +60,6 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {BETWEEN, "fixed_s", &c->gap_s, NULL, 0, s_max},
         {BETWEEN, "run_s", &c->gap_run_s, NULL, 0, s_max},
         {FRONT, "request_s", &c->front.request_s, NULL, 0, s_max},
-        {FRONT, "connect_s", &c->front.connect_s, NULL, 0, s_max},
         {FRONT, "made_s", &c->front.made_s, NULL, 0, s_max},
         {FRONT, "made_token_s", &c->front.made_token_s, NULL, 0, s_max},
         {FRONT, "read_token_s", &c->front.read_token_s, NULL, 0, s_max},

@@ -14,7 +14,9 @@ enum { CALIBRATION_KNOTS_MAX = 16 };
 struct calibration {
     char model[256], cpu[128];
     uint32_t threads;
-    double read_gbs; /* bandwidth probe: the machine's state when it was measured */
+    /* Probes: the machine's state when it was measured (cli/limits.h); the end's is there too, as
+     * cores may have moved apart. */
+    double read_gbs, hop_ns, hop_end_ns;
     struct engine_options engine;
     uint32_t n_pages, n_slots, max_model_len, vocab, rows_max;
     bool drafts;
@@ -34,10 +36,9 @@ struct calibration {
     double gap_s, gap_run_s; /* between two calls of the executor: once, and a run of the last */
     double acceptance;       /* of drafts */
     /* HTTP, text and client. Time that passes for each request; and what a client's thread takes to
-     * make a request, the server's to read one and to make tokens of its text, one after the other.
-     * connect: more, where the client has no connection of a request before. */
+     * make a request, the server's to read one and to make tokens of its text, one after the other. */
     struct {
-        double request_s, connect_s, made_s, made_token_s, read_token_s, text_token_s;
+        double request_s, made_s, made_token_s, read_token_s, text_token_s;
     } front;
     struct calibration_fit {
         uint64_t steps, chunks, dropped; /* dropped: took far longer than others like them */
@@ -51,7 +52,6 @@ struct calibration_seen {
     /* Requests with nobody beside them, the first that were recorded. */
     const struct calibration_alone {
         uint32_t n_prompt;
-        bool connects;
         uint64_t sent_ns, first_ns; /* its first token came */
     } * alone;
     /* Requests that it made right after another. */

@@ -303,12 +303,10 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
 
 enum { MADE, READ, TEXT, FRONT_PARTS };
 
-static void sample(struct samples *s, uint32_t n_prompt, bool connects, double seconds) {
-    double *out = s->features + s->n * s->n_features;
+static void sample(struct samples *s, uint32_t n_prompt, double seconds) {
     if (!(seconds > 0)) return;
-    out[0] = 1;
-    out[1] = n_prompt;
-    out[2] = connects;
+    s->features[2 * s->n] = 1;
+    s->features[2 * s->n + 1] = n_prompt;
     s->y[s->n++] = seconds;
 }
 
@@ -333,15 +331,15 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
                             double *others) {
     uint64_t i = 0, dropped = 0;
     uint32_t n = 0;
-    double x[FRONT_PARTS][3] = {{0}}, error, bias;
+    double x[FRONT_PARTS][2] = {{0}}, error, bias;
     for (uint32_t k = 0; k < seen->n_made; k++)
-        sample(&parts[MADE], seen->made[k].n_prompt, false, seen->made[k].s);
+        sample(&parts[MADE], seen->made[k].n_prompt, seen->made[k].s);
     for (uint32_t k = 0; k < seen->n_alone && k < f->n_requests; k++) {
         const struct calibration_alone *a = &seen->alone[k];
         const struct record_request *q = &f->requests[k];
         double other = beside(f, &i, q->taken_ns, a->first_ns);
-        sample(&parts[READ], q->n_prompt, a->connects, between(a->sent_ns, q->arrived_ns));
-        sample(&parts[TEXT], q->n_prompt, false, between(q->arrived_ns, q->taken_ns));
+        sample(&parts[READ], q->n_prompt, between(a->sent_ns, q->arrived_ns));
+        sample(&parts[TEXT], q->n_prompt, between(q->arrived_ns, q->taken_ns));
         if (other > 0) others[n++] = other;
     }
     for (int p = 0; p < FRONT_PARTS; p++)
@@ -349,7 +347,6 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
     qsort(others, n, sizeof *others, compare);
     c->front.made_s = x[MADE][0];
     c->front.made_token_s = x[MADE][1];
-    c->front.connect_s = x[READ][2];
     c->front.read_token_s = x[READ][1];
     c->front.text_token_s = x[TEXT][1];
     c->front.request_s = x[READ][0] + x[TEXT][0] + (n ? others[n / 2] : 0);
@@ -361,7 +358,7 @@ static enum st fit_front(struct calibration *c, const struct record_file *f,
     double *others = calloc(seen->n_alone + 1, sizeof *others);
     bool there = others != NULL;
     for (int p = 0; p < FRONT_PARTS; p++)
-        there = samples_new(&parts[p], 3, p == MADE ? seen->n_made : seen->n_alone) && there;
+        there = samples_new(&parts[p], 2, p == MADE ? seen->n_made : seen->n_alone) && there;
     if (there) fit_front_parts(c, f, seen, parts, others);
     for (int p = 0; p < FRONT_PARTS; p++) samples_free(&parts[p]);
     free(others);

@@ -155,9 +155,9 @@ static void send_made(struct solo *s) {
     struct run_queue late = {0};
     while (s->made.first) {
         struct run_request *q = pop(&s->made);
-        bool more = connects(s, q->arrived_s);
-        q->first_s = s->made_until_s + s->k->front.request_s + more * s->k->front.connect_s;
-        push(more ? &late : &s->sent, q);
+        bool accepted = connects(s, q->arrived_s); /* which takes a round */
+        q->first_s = s->made_until_s + s->k->front.request_s + (accepted ? 1e-9 : 0);
+        push(accepted ? &late : &s->sent, q);
     }
     while (late.first) push(&s->sent, pop(&late));
 }
