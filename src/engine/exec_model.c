@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "engine/ahead.h"
 
 enum { GATE_WAIT_NS = 50000 };
 
@@ -23,6 +24,7 @@ struct lane {
 struct exec_model {
     struct executor x;
     struct instance *in;
+    struct ahead *ahead;
     struct lane steps, chunk;
     bool in_chunk, stepped;  /* stepped: its rows are computed, logprobs may be missing */
     uint32_t n_told;         /* parts of the chunk's pages that were told of */
@@ -67,6 +69,7 @@ static void add_rows(struct lane *l, struct exec_run *run, uint32_t seq) {
 static void begin(struct exec_model *m, struct lane *l, struct exec_run *runs, uint32_t n_runs) {
     l->in = (struct step_input){.rows = l->rows, .seqs = l->seqs, .n_seqs = n_runs};
     for (uint32_t i = 0; i < n_runs; i++) {
+        ahead_used(m->ahead, runs[i].pages[(runs[i].from + runs[i].n - 1) / KV_PAGE_TOKENS]);
         l->seqs[i] = (struct step_seq){.pages = runs[i].pages,
                                        .n_pages = runs[i].n_pages,
                                        .hidden_before = hidden_before(m, &runs[i])};
@@ -394,6 +397,7 @@ static enum st init(struct exec_model *m, struct instance *in, const struct exec
     uint32_t threads = team_size(in->team), vocab = in->config.vocab;
     enum st st = lane_init(&m->steps, in, step_limits_of(o), o->max_num_seqs, err);
     if (!st) st = lane_init(&m->chunk, in, chunk_limits_of(o), o->max_num_seqs, err);
+    if (!st) st = ahead_new(&m->ahead, &in->kv, err);
     if (st) return st;
     m->work = malloc((size_t)threads * vocab * sizeof *m->work);
     m->lists =
@@ -452,6 +456,7 @@ static void lane_release(struct lane *l) {
 
 void exec_model_free(struct exec_model *m) {
     if (!m) return;
+    ahead_free(m->ahead);
     lane_release(&m->steps);
     lane_release(&m->chunk);
     free(m->hiddens);
