@@ -247,8 +247,10 @@ static void print(const struct calibration *c, const char *path) {
         "token to read and %.1f ns to make tokens of text\n",
         1e3 * c->front.request_s, 1e6 * c->front.made_s, 1e9 * c->front.made_token_s,
         1e9 * c->front.read_token_s, 1e9 * c->front.text_token_s);
-    printf("left out   %llu steps and chunks that took over three times as long as their like\n",
-           (unsigned long long)c->fit.dropped);
+    printf("left out   %llu steps and chunks that took over three times as long as their like; "
+           "%.1f us "
+           "lost to them a step\n",
+           (unsigned long long)c->fit.dropped, 1e6 * c->step.stall_s);
     printf("result     %s\n", path);
 }
 

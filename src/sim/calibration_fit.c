@@ -2,7 +2,8 @@
 /* Least squares with coefficients of 0 or more: a cost is never negative, and what the samples do not
  * tell apart then stays small instead of growing with opposite signs. Errors count in proportion to
  * the time, so that short steps are fitted as well as long ones. What took several times as long as
- * others like it (another process had the core) is left out, and counted. */
+ * others like it (another process had the core, the kernel cleared memory) is left out of the table,
+ * and counted: what steps lose by it on average stands beside the table. */
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -71,9 +72,15 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+struct solved {
+    uint64_t dropped;
+    double error, bias; /* calibration.h, fit */
+    double stall_s;     /* what was dropped took longer than fitted, over all samples */
+};
+
 /* Fits, leaves out what does not belong there, and fits again. */
-static void solve(struct samples *s, double *x, uint64_t *dropped, double *error, double *bias) {
-    double measured = 0, fitted = 0;
+static struct solved solve(struct samples *s, double *x) {
+    double measured = 0, fitted = 0, stalled = 0;
     size_t kept = 0;
     for (size_t k = 0; k < s->n; k++) s->weights[k] = 1 / (s->y[k] * s->y[k]);
     for (int fit = 0; fit < FITS; fit++) {
@@ -87,15 +94,19 @@ static void solve(struct samples *s, double *x, uint64_t *dropped, double *error
         }
     }
     for (size_t k = 0; k < s->n; k++) {
-        if (!(s->weights[k] > 0)) continue;
+        if (!(s->weights[k] > 0)) {
+            stalled += s->y[k] - s->fitted[k];
+            continue;
+        }
         measured += s->y[k];
         fitted += s->fitted[k];
         s->errors[kept++] = fabs(s->fitted[k] / s->y[k] - 1);
     }
-    *dropped += s->n - kept;
     qsort(s->errors, kept, sizeof *s->errors, compare);
-    *error = kept ? s->errors[kept / 2] : 0;
-    *bias = measured > 0 ? fitted / measured - 1 : 0;
+    return (struct solved){.dropped = s->n - kept,
+                           .error = kept ? s->errors[kept / 2] : 0,
+                           .bias = measured > 0 ? fitted / measured - 1 : 0,
+                           .stall_s = s->n ? stalled / (double)s->n : 0};
 }
 
 /* --- steps ------------------------------------------------------------------------------------ */
@@ -163,7 +174,7 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
         right += w->drafts ? w->drawn - w->runs : 0;
     }
     c->fit.steps = s.n;
-    solve(&s, x, &c->fit.dropped, &c->fit.step_error, &c->fit.step_bias);
+    struct solved of = solve(&s, x);
     samples_free(&s);
     memcpy(c->step.s, x, n * sizeof *x);
     c->step.key_s = x[n];
@@ -171,6 +182,10 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     c->step.tail_key_s = x[n + 2];
     c->step.draft_s = x[n + 3];
     c->step.guess_s = x[n + 4];
+    c->step.stall_s = of.stall_s;
+    c->fit.dropped += of.dropped;
+    c->fit.step_error = of.error;
+    c->fit.step_bias = of.bias;
     c->acceptance = drafts > 0 ? fmin(1, right / drafts) : 0;
     return ST_OK;
 }
@@ -179,9 +194,9 @@ double calibration_step_s(const struct calibration *c, const struct sim_step *s)
     double hat[CALIBRATION_KNOTS_MAX], t = 0;
     hats(hat, c->step.sequences, c->step.n_knots, s->requests);
     for (uint32_t i = 0; i < c->step.n_knots; i++) t += hat[i] * c->step.s[i];
-    return fmax(t, 0) + s->requests * s->kv_tokens * c->step.key_s + s->tails * c->step.tail_s +
-           s->tail_keys * c->step.tail_key_s + s->drafts * c->step.draft_s +
-           s->guesses * c->step.guess_s;
+    return fmax(t, 0) + c->step.stall_s + s->requests * s->kv_tokens * c->step.key_s +
+           s->tails * c->step.tail_s + s->tail_keys * c->step.tail_key_s +
+           s->drafts * c->step.draft_s + s->guesses * c->step.guess_s;
 }
 
 /* --- chunks ----------------------------------------------------------------------------------- */
@@ -226,8 +241,11 @@ static enum st fit_chunks(struct calibration *c, const struct record_file *f, co
                        SAMPLES_MIN);
     }
     c->fit.chunks = s.n;
-    solve(&s, x, &c->fit.dropped, &c->fit.chunk_error, &c->fit.chunk_bias);
+    struct solved of = solve(&s, x);
     samples_free(&s);
+    c->fit.dropped += of.dropped;
+    c->fit.chunk_error = of.error;
+    c->fit.chunk_bias = of.bias;
     c->chunk.fixed_s = x[0];
     c->chunk.run_s = x[1];
     c->chunk.row_s = x[2];
@@ -249,8 +267,7 @@ static const double gap_s_max = 1e-3;
 static enum st fit_gaps(struct calibration *c, const struct record_file *f, const char *name,
                         struct err *err) {
     struct samples s;
-    double x[2], error, bias;
-    uint64_t dropped = 0;
+    double x[2];
     if (!samples_new(&s, 2, f->n)) {
         samples_free(&s);
         return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
@@ -262,7 +279,7 @@ static enum st fit_gaps(struct calibration *c, const struct record_file *f, cons
         s.features[2 * s.n + 1] = f->v[i].kind == RECORD_STEP ? f->v[i].runs : 0;
         s.y[s.n++] = gap;
     }
-    solve(&s, x, &dropped, &error, &bias);
+    (void)solve(&s, x);
     samples_free(&s);
     c->gap_s = x[0];
     c->gap_run_s = x[1];
@@ -329,9 +346,9 @@ static double beside(const struct record_file *f, uint64_t *i, uint64_t taken_ns
 static void fit_front_parts(struct calibration *c, const struct record_file *f,
                             const struct calibration_seen *seen, struct samples *parts,
                             double *others) {
-    uint64_t i = 0, dropped = 0;
+    uint64_t i = 0;
     uint32_t n = 0;
-    double x[FRONT_PARTS][2] = {{0}}, error, bias;
+    double x[FRONT_PARTS][2] = {{0}};
     for (uint32_t k = 0; k < seen->n_made; k++)
         sample(&parts[MADE], seen->made[k].n_prompt, seen->made[k].s);
     for (uint32_t k = 0; k < seen->n_alone && k < f->n_requests; k++) {
@@ -343,7 +360,7 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
         if (other > 0) others[n++] = other;
     }
     for (int p = 0; p < FRONT_PARTS; p++)
-        if (parts[p].n > 0) solve(&parts[p], x[p], &dropped, &error, &bias);
+        if (parts[p].n > 0) (void)solve(&parts[p], x[p]);
     qsort(others, n, sizeof *others, compare);
     c->front.made_s = x[MADE][0];
     c->front.made_token_s = x[MADE][1];
