@@ -114,8 +114,8 @@ def measure(load, i):
     """One run on a server of its own that has served already, and the replay of its steps."""
     steps = os.path.join(work, "steps")
     for _ in range(TRIES):
+        state = state_of(probe()["hop_ns"])
         before = probe()
-        state = state_of(before["hop_ns"])
         server = Server("--record-steps", steps)
         ask(server.port, 1e6, 1, "--max-concurrency", a.clients)
         begun, speed = time.monotonic_ns(), load * state.capacity / native
@@ -140,25 +140,27 @@ class State:
     """How the machine can be, and what was measured and predicted then."""
 
     def __init__(self):
+        global divisor
         self.calibration = os.path.join(work, f"calibration-{len(states)}.json")
         for _ in range(TRIES):
             log("calibrating")
             sys.stderr.write(run("bench", "calibrate", a.model, "--output", self.calibration, "--seconds", a.seconds, *a.flags))
             found = json.load(open(self.calibration))
-            if alike(found["hop_ns"], found["hop_end_ns"]):
+            self.hop_ns = found["hop_end_ns"]
+            divisor = max(1, longest / (found["executor"]["max_model_len"] - 8))
+            self.capacity = self.measure_capacity()
+            if alike(found["hop_ns"], self.hop_ns) and alike(self.hop_ns, probe()["hop_ns"]):
                 break
-        self.hop_ns = found["hop_end_ns"]
-        self.divisor = max(1, longest / (found["executor"]["max_model_len"] - 8))
+        foreseen = self.simulate(f"arrivals: closed, clients: {a.clients}")["requests_per_s"]
+        print(f"cores {self.hop_ns:.0f} ns apart: capacity, {a.clients} at once: measured {self.capacity:.2f} requests/s, "
+              f"predicted {foreseen:.2f} ({100 * (foreseen / self.capacity - 1):+.1f}%)", flush=True)
 
     def measure_capacity(self):
         server = Server()
         ask(server.port, 1e6, 1, "--max-concurrency", a.clients)  # the weights are mapped and read once
         runs = [ask(server.port, 1e6, 2 + i, "--max-concurrency", a.clients)["requests_per_s"] for i in range(3)]
         server.stop()
-        self.capacity = statistics.median(runs)
-        foreseen = self.simulate(f"arrivals: closed, clients: {a.clients}")["requests_per_s"]
-        print(f"cores {self.hop_ns:.0f} ns apart: capacity, {a.clients} at once: measured {self.capacity:.2f} requests/s, "
-              f"predicted {foreseen:.2f} ({100 * (foreseen / self.capacity - 1):+.1f}%)", flush=True)
+        return statistics.median(runs)
 
     def simulate(self, load, *flags):
         config = os.path.join(work, "run.yaml")
@@ -173,13 +175,10 @@ class State:
 
 
 def state_of(hop_ns):
-    global divisor
     for state in states:
         if alike(state.hop_ns, hop_ns):
             return state
     states.append(State())
-    divisor = states[0].divisor
-    states[-1].measure_capacity()
     return states[-1]
 
 

@@ -57,6 +57,25 @@ static struct run_report serve(const struct calibration *k, const char *load, ui
     return o;
 }
 
+struct row {
+    int ms, in, out;
+};
+
+static struct run_report serve_rows(const struct calibration *k, const struct row *v, int n) {
+    char path[] = "/tmp/trace-XXXXXX", load[256];
+    int fd = mkstemp(path);
+    FILE *f = fdopen(fd, "w");
+    assert_non_null(f);
+    for (int i = 0; i < n; i++)
+        fprintf(f, "{\"timestamp\": %d, \"input_length\": %d, \"output_length\": %d}\n", v[i].ms,
+                v[i].in, v[i].out);
+    fclose(f);
+    snprintf(load, sizeof load, "trace: %s, requests: %d", path, n);
+    struct run_report o = serve(k, load, 1);
+    unlink(path);
+    return o;
+}
+
 static void near(double found, double expected) {
     if (fabs(found - expected) > 1e-4) fail_msg("found %g, expected %g", found, expected);
 }
@@ -70,11 +89,37 @@ static void requests_one_after_the_other_take_what_the_table_says(void **state) 
     near(o.ttft_s.max, 0.1);
     near(o.tpot_s.max, 0.01);
     near(o.last_end_s - o.first_arrival_s, 4 * 0.15);
-    k.front_s = 0.02;
-    k.front_token_s = 0.0001;
+    k.front.request_s = 0.02;
+    k.front.made_s = 0.003;
+    k.front.made_token_s = k.front.read_token_s = k.front.text_token_s = 0.0001;
     o = serve(&k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4",
               1);
-    near(o.ttft_s.p50, 0.1 + 0.02 + 100 * 0.0001);
+    near(o.ttft_s.p50, 0.1 + 0.02 + 0.003 + 3 * 100 * 0.0001);
+}
+
+/* A chunk gets on only in its pieces: 100 rows are 0.1 s of computing, and a stream that runs beside
+ * them has a step of 10 ms behind each piece of 4 ms. */
+static void a_prompt_waits_for_the_steps_between_its_pieces(void **state) {
+    (void)state;
+    struct calibration k = plain();
+    k.chunk.over_row_s = 1e-12; /* pieces end when they should */
+    struct run_report o = serve_rows(&k, (struct row[]){{0, 100, 60}, {10, 100, 60}}, 2);
+    /* the first 100 ms are the first one's alone; then 25 pieces with a step between two */
+    if (fabs(o.ttft_s.max - (0.1 - 0.01 + 0.1 + 24 * 0.01)) > 0.015)
+        fail_msg("found %g", o.ttft_s.max);
+}
+
+static void long_prompts_are_read_in_rounds_and_short_ones_pass_them(void **state) {
+    (void)state;
+    struct calibration k = plain();
+    /* READ_BYTES / 4 bytes an id: a buffer is 1,024 tokens */
+    k.front.read_token_s = 0.001;
+    struct run_report o =
+        serve_rows(&k, (struct row[]){{0, 2000, 1}, {0, 64, 1}, {0, 64, 1}, {0, 64, 1}}, 4);
+    /* The long one's first buffer, the three short ones, its second; the first short one is computed
+     * as soon as it is there. */
+    near(o.ttft_s.max, 1.024 + 3 * 0.064 + 0.976 + 2);
+    assert_true(o.ttft_s.p50 < 1.5);
 }
 
 static void one_seed_is_one_run_and_nothing_is_lost_under_overload(void **state) {
@@ -119,11 +164,14 @@ static void a_table_is_found_again_in_samples_made_from_it(void **state) {
         if (f.n % 97 == 0) s *= 20; /* another process had the core */
         w->end_ns = now += (uint64_t)(s * 1e9);
     }
-    must(calibration_fit(&c, &f, "samples", &err), &err);
+    must(calibration_fit(&c, &f, &(struct calibration_seen){0}, "samples", &err), &err);
+    /* every 97th took 20 times as long */
+    assert_true(c.step.stall_s > 0.5 * 19 * 2e-3 / 97 && c.step.stall_s < 2 * 19 * 2e-3 / 97);
     assert_true(c.fit.step_error < 0.01 && c.fit.chunk_error < 0.02 && c.fit.dropped >= 40);
     assert_true(fabs(c.step.key_s / 5e-8 - 1) < 0.02);
     struct sim_step step = {.requests = 8, .kv_tokens = 500};
-    assert_true(fabs(calibration_step_s(&c, &step) / (1.8e-3 + 4000 * 5e-8) - 1) < 0.02);
+    assert_true(
+        fabs((calibration_step_s(&c, &step) - c.step.stall_s) / (1.8e-3 + 4000 * 5e-8) - 1) < 0.02);
     struct sim_chunk chunk = {.tokens = 500, .key_pairs = 500 * 443, .requests = 4, .cached = 400};
     assert_true(fabs(calibration_chunk_s(&c, &chunk) / (17e-3 + 500 * 443 * 2e-8) - 1) < 0.03);
     assert_true(c.gap_s + 8 * c.gap_run_s < 6e-6);
@@ -156,6 +204,8 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_one_after_the_other_take_what_the_table_says),
+        cmocka_unit_test(a_prompt_waits_for_the_steps_between_its_pieces),
+        cmocka_unit_test(long_prompts_are_read_in_rounds_and_short_ones_pass_them),
         cmocka_unit_test(one_seed_is_one_run_and_nothing_is_lost_under_overload),
         cmocka_unit_test(a_table_is_found_again_in_samples_made_from_it),
         cmocka_unit_test(what_is_written_is_read_and_what_lacks_a_key_is_named),
