@@ -220,7 +220,7 @@ static enum st take_record(struct shm_bus *b, struct shm_peer *p, struct bus_eve
     case RECORD_NOTIFY:
         *ev = (struct bus_event){
             .kind = BUS_NOTIFY, .peer = p->id, .segment = r->segment, .value = r->value};
-        *event = shm_segment_is_writable(b, r->segment); /* else it was freed meanwhile */
+        *event = shm_may_notify(b, r->segment, p->id); /* else it was freed meanwhile, or a lie */
         return ST_OK;
     }
     return ST_OK;

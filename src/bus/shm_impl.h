@@ -223,7 +223,8 @@ void *shm_map(int fd, uint64_t bytes, bool exact, bool writable, struct err *err
 enum st ST_CHECKED shm_import(struct shm_bus *b, struct shm_peer *p, const struct record *r,
                               const struct record_share *s, int fd, bus_id *id, struct err *err);
 void shm_imports_end(struct shm_bus *b, struct shm_peer *p, bus_id at_owner /* 0: all */);
-bool shm_segment_is_writable(const struct shm_bus *b, bus_id segment);
+/* The segment is there, and the peer was given it to write. */
+bool shm_may_notify(const struct shm_bus *b, bus_id segment, bus_id peer);
 void shm_segments_end(struct shm_bus *b);
 enum st shm_segment_new(struct bus *b, size_t bytes, enum bus_rights rights, bus_id *id,
                         void **memory, struct err *err);

@@ -20,6 +20,8 @@ struct segment {
     uint8_t *memory;
     uint64_t bytes, mapped;
     bool writable;
+    bus_id *writers; /* [n_writers] peers it was shared with, where they may write */
+    uint32_t n_writers;
 };
 
 /* --- memfds ----------------------------------------------------------------------------------- */
@@ -98,6 +100,7 @@ enum st shm_segment_new(struct bus *base, size_t bytes, enum bus_rights rights, 
 static void segment_end(struct segment *s) {
     munmap(s->memory, s->mapped);
     close(s->fd);
+    free(s->writers);
     free(s);
 }
 
@@ -120,17 +123,34 @@ void shm_segments_end(struct shm_bus *b) {
     ids_release(&b->segments);
 }
 
-bool shm_segment_is_writable(const struct shm_bus *b, bus_id segment) {
+bool shm_may_notify(const struct shm_bus *b, bus_id segment, bus_id peer) {
     const struct segment *s = ids_get(&b->segments, segment);
-    return s && s->writable;
+    for (uint32_t i = 0; s && i < s->n_writers; i++)
+        if (s->writers[i] == peer) return true;
+    return false;
+}
+
+/* Those that are gone make room. False: out of memory. */
+static bool add_writer(const struct shm_bus *b, struct segment *s, bus_id peer) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_writers; i++)
+        if (s->writers[i] != peer && ids_get(&b->peers, s->writers[i]))
+            s->writers[n++] = s->writers[i];
+    s->n_writers = n;
+    bus_id *v = realloc(s->writers, (n + 1) * sizeof *v);
+    if (!v) return false;
+    s->writers = v;
+    s->writers[s->n_writers++] = peer;
+    return true;
 }
 
 enum st shm_share(struct bus *base, bus_id peer, bus_id segment, uint64_t tag) {
     struct shm_bus *b = shm_self(base);
     const struct shm_peer *p = ids_get(&b->peers, peer);
-    const struct segment *s = ids_get(&b->segments, segment);
+    struct segment *s = ids_get(&b->segments, segment);
     if (!s) return ST_NOT_FOUND;
     if (!p || p->state != PEER_UP) return ST_GONE;
+    if (s->writable && !add_writer(b, s, peer)) return ST_NO_MEMORY;
     int fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
     if (fd < 0) return ST_IO;
     struct record_share share = {s->bytes, s->writable};

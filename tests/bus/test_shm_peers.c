@@ -375,6 +375,21 @@ static void records_that_make_no_sense_end_the_connection(void **state) {
     take(r, l.p.b, BUS_MESSAGE);
 }
 
+static void who_was_not_given_a_segment_cannot_notify_of_it(void **state) {
+    struct rig *r = *state;
+    struct liar l;
+    struct err err;
+    bus_id id;
+    void *memory;
+    liar_new(r, &l);
+    assert_int_equal(bus_segment_new(l.p.b->bus, 4096, BUS_PEERS_WRITE, &id, &memory, &err), ST_OK);
+    tell(&l, (struct record){.kind = RECORD_NOTIFY, .segment = id, .value = 1});
+    expect_nothing(r, l.p.b);
+    assert_int_equal(bus_share(l.p.b->bus, l.p.ba, id, 5), ST_OK);
+    tell(&l, (struct record){.kind = RECORD_NOTIFY, .segment = id, .value = 2});
+    assert_int_equal(take(r, l.p.b, BUS_NOTIFY)->ev.value, 2);
+}
+
 static void a_stream_of_records_that_say_nothing_keeps_nobody_busy_for_ever(void **state) {
     struct rig *r = *state;
     struct liar l;
@@ -458,6 +473,7 @@ int main(void) {
         CONF(a_crowd_that_says_nothing_keeps_nobody_out, &shm_kind),
         CONF(indexes_that_make_no_sense_end_the_connection, &shm_kind),
         CONF(records_that_make_no_sense_end_the_connection, &shm_kind),
+        CONF(who_was_not_given_a_segment_cannot_notify_of_it, &shm_kind),
         CONF(a_stream_of_records_that_say_nothing_keeps_nobody_busy_for_ever, &shm_kind),
         CONF(a_share_behind_many_kicks_arrives, &shm_kind),
         CONF(memory_that_could_change_its_size_is_not_imported, &shm_kind),
