@@ -6,14 +6,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { LINE_BYTES = 512, LINES_MAX = 50000000 };
-static const char head_fmt[] =
-    "supernode-record 2 %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %u %f %" SCNu32
-    " %" SCNu32 " %" SCNu32 " %" SCNu32 " %u %" SCNu32 " %64s";
+static const char head[] = "supernode-record 2";
 
 struct record {
     struct executor x;
@@ -133,8 +132,8 @@ enum st record_open(struct record **out, const char *path, const struct executor
     r->x.copy_page = copy_page;
     r->x.copy_slot = copy_slot;
     r->x.slot = slot;
-    fprintf(r->f, "supernode-record 2 %u %u %u %u %u %d %.9g %u %u %u %u %u %u %s\n", x->n_pages,
-            x->n_slots, x->max_model_len, x->vocab, x->rows_max, x->drafts, (double)x->expand_cost,
+    fprintf(r->f, "%s %u %u %u %u %u %d %.9g %u %u %u %u %u %u %s\n", head, x->n_pages, x->n_slots,
+            x->max_model_len, x->vocab, x->rows_max, x->drafts, (double)x->expand_cost,
             o->max_num_seqs, o->max_num_batched_tokens, o->tpot_ms, o->ttft_ms,
             (unsigned)o->speculate, o->draft_tokens, x->model_id);
     r->failed = fflush(r->f) != 0;
@@ -157,40 +156,82 @@ enum st record_close(struct record *r, struct err *err) {
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
+/* n numbers, a blank before each and none above its maximum. NULL: something else stands there. */
+static const char *numbers(const char *at, uint64_t *v, const uint64_t *most, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        if (*at++ != ' ' || *at < '0' || *at > '9') return NULL;
+        for (v[i] = 0; *at >= '0' && *at <= '9'; at++) {
+            uint64_t digit = (uint64_t)(*at - '0');
+            if (v[i] > most[i] / 10 || digit > most[i] - 10 * v[i]) return NULL;
+            v[i] = 10 * v[i] + digit;
+        }
+    }
+    return at;
+}
+
+static const uint64_t u32 = UINT32_MAX, u64 = UINT64_MAX;
+
 static bool read_head(struct record_file *f, const char *line) {
-    unsigned drafts, speculate;
-    struct executor *x = &f->x;
-    struct engine_options *o = &f->engine;
-    int n =
-        sscanf(line, head_fmt, &x->n_pages, &x->n_slots, &x->max_model_len, &x->vocab, &x->rows_max,
-               &drafts, &x->expand_cost, &o->max_num_seqs, &o->max_num_batched_tokens, &o->tpot_ms,
-               &o->ttft_ms, &speculate, &o->draft_tokens, f->model_id);
-    if (n != 14 || drafts > 1 || speculate > SPECULATE_ON) return false;
-    x->drafts = drafts;
-    o->speculate = (enum speculate)speculate;
+    const uint64_t most[] = {u32, u32, u32, u32, u32, 1},
+                   most_engine[] = {u32, u32, u32, u32, SPECULATE_ON, u32};
+    uint64_t v[6];
+    char *end;
+    const char *at = strncmp(line, head, sizeof head - 1) == 0
+                         ? numbers(line + sizeof head - 1, v, most, 6)
+                         : NULL;
+    if (!at || *at != ' ') return false;
+    for (int i = 0; i < 5; i++)
+        if (v[i] == 0) return false;
+    f->x.n_pages = (uint32_t)v[0];
+    f->x.n_slots = (uint32_t)v[1];
+    f->x.max_model_len = (uint32_t)v[2];
+    f->x.vocab = (uint32_t)v[3];
+    f->x.rows_max = (uint32_t)v[4];
+    f->x.drafts = v[5];
+    f->x.expand_cost = strtof(at + 1, &end);
+    at = numbers(end, v, most_engine, 6);
+    if (!isfinite(f->x.expand_cost) || f->x.expand_cost < 0 || !at || *at++ != ' ') return false;
+    f->engine.max_num_seqs = (uint32_t)v[0];
+    f->engine.max_num_batched_tokens = (uint32_t)v[1];
+    f->engine.tpot_ms = (uint32_t)v[2];
+    f->engine.ttft_ms = (uint32_t)v[3];
+    f->engine.speculate = (enum speculate)v[4];
+    f->engine.draft_tokens = (uint32_t)v[5];
+    size_t len = strcspn(at, " \n");
+    if (len == 0 || len >= sizeof f->model_id || at[len] != '\n') return false;
+    memcpy(f->model_id, at, len);
     return true;
 }
 
 static bool read_work(struct record_work *w, const char *line) {
-    char kind;
-    unsigned begins, over;
-    int n = sscanf(line,
-                   "%c %" SCNu64 " %" SCNu64 " %" SCNu32 " %" SCNu32 " %" SCNu64 " %" SCNu64
-                   " %" SCNu32 " %" SCNu32 " %" SCNu32 " %" SCNu32 " %u %u %" SCNu64,
-                   &kind, &w->begin_ns, &w->end_ns, &w->runs, &w->rows, &w->keys, &w->earlier,
-                   &w->tails, &w->drafts, &w->guesses, &w->drawn, &begins, &over, &w->until_ns);
-    if (n != 14 || (kind != 'S' && kind != 'C') || w->end_ns < w->begin_ns || w->runs == 0)
-        return false;
-    w->kind = kind == 'S' ? RECORD_STEP : RECORD_PIECE;
-    w->begins = begins;
-    w->over = over;
+    const uint64_t most[] = {u64, u64, u32, u32, u64, u64, u32, u32, u32, u32, 1, 1, u64};
+    uint64_t v[13];
+    const char *at = line[0] == 'S' || line[0] == 'C' ? numbers(line + 1, v, most, 13) : NULL;
+    if (!at || *at != '\n' || v[1] < v[0] || v[2] == 0) return false;
+    *w = (struct record_work){.kind = line[0] == 'S' ? RECORD_STEP : RECORD_PIECE,
+                              .begin_ns = v[0],
+                              .end_ns = v[1],
+                              .runs = (uint32_t)v[2],
+                              .rows = (uint32_t)v[3],
+                              .keys = v[4],
+                              .earlier = v[5],
+                              .tails = (uint32_t)v[6],
+                              .drafts = (uint32_t)v[7],
+                              .guesses = (uint32_t)v[8],
+                              .drawn = (uint32_t)v[9],
+                              .begins = v[10],
+                              .over = v[11],
+                              .until_ns = v[12]};
     return true;
 }
 
 static bool read_request(struct record_request *q, const char *line) {
-    return sscanf(line, "R %" SCNu32 " %" SCNu64 " %" SCNu64, &q->n_prompt, &q->arrived_ns,
-                  &q->taken_ns) == 3 &&
-           q->arrived_ns <= q->taken_ns;
+    const uint64_t most[] = {u32, u64, u64};
+    uint64_t v[3];
+    const char *at = numbers(line + 1, v, most, 3);
+    if (!at || *at != '\n' || v[1] > v[2]) return false;
+    *q = (struct record_request){.n_prompt = (uint32_t)v[0], .arrived_ns = v[1], .taken_ns = v[2]};
+    return true;
 }
 
 /* Room for one more of that size. */
@@ -210,7 +251,10 @@ static enum st read_lines(struct record_file *f, FILE *in, const char *path, str
     if (!fgets(line, sizeof line, in) || !read_head(f, line))
         return err_set(err, ST_INVALID, "%s: line 1: expected what serve --record-steps writes",
                        path);
-    while (fgets(line, sizeof line, in) && strchr(line, '\n')) {
+    while (fgets(line, sizeof line, in)) {
+        size_t len = strlen(line);
+        bool whole = len > 0 && line[len - 1] == '\n';
+        if (!whole && feof(in)) break;
         number++;
         bool request = line[0] == 'R';
         void *v = f->v, *q = f->requests;
@@ -219,14 +263,16 @@ static enum st read_lines(struct record_file *f, FILE *in, const char *path, str
         f->v = v;
         f->requests = q;
         if (!room) return err_set(err, ST_NO_MEMORY, "%s: more lines than fit in memory", path);
-        if (request ? !read_request(&f->requests[f->n_requests], line)
-                    : !read_work(&f->v[f->n], line))
+        if (!whole || (request ? !read_request(&f->requests[f->n_requests], line)
+                               : !read_work(&f->v[f->n], line))) {
+            line[strcspn(line, "\n")] = 0;
             return err_set(err, ST_INVALID,
-                           "%s: line %" PRIu64 ": found %.40s, expected a step or a request", path,
-                           number, line);
+                           "%s: line %" PRIu64 ": found '%.40s', expected a step or a request",
+                           path, number, line);
+        }
         *(request ? &f->n_requests : &f->n) += 1;
     }
-    return ST_OK;
+    return ferror(in) ? err_set(err, ST_IO, "%s: cannot read: %s", path, strerror(errno)) : ST_OK;
 }
 
 enum st record_read(struct record_file *f, const char *path, struct err *err) {
