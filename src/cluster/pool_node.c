@@ -6,7 +6,6 @@
 #include <stdlib.h>
 
 #include "cluster/member.h"
-#include "pool/ssd.h"
 
 enum { EVENTS_A_STEP = 256 };
 /* What the SSD finished is no event of the bus. */
@@ -44,8 +43,9 @@ static void joined(struct pool_node *n) {
     close_server(n);
     n->shape = o.shape = n->m.shape;
     o.epoch = n->m.epoch;
-    struct ssd_options s = {.dir = n->o.ssd_dir, .bytes = n->o.ssd_bytes, .shape = n->shape};
-    enum st st = s.dir ? ssd_open(&n->ssd, &s, &err) : ST_OK;
+    struct ssd_options s = n->o.ssd;
+    s.shape = n->shape;
+    enum st st = s.dir || s.ops ? ssd_open(&n->ssd, &s, &err) : ST_OK;
     o.ssd = n->ssd;
     if (!st) st = pool_server_new(&n->server, &o, &err);
     if (st) fail(n, err.text);
@@ -88,7 +88,7 @@ static void fill_load(const struct pool_node *n, struct member_load *l) {
                               .bytes_dram = s->bytes_dram,
                               .bytes_dram_max = n->o.pool.dram_bytes,
                               .bytes_ssd = s->bytes_ssd,
-                              .bytes_ssd_max = n->ssd ? n->o.ssd_bytes : 0,
+                              .bytes_ssd_max = n->ssd ? n->o.ssd.bytes : 0,
                               .pool_bad = s->bad_offers + s->ssd_bad};
 }
 

@@ -171,6 +171,12 @@ static enum st ssd_begin(struct ssd *s, const struct ssd_options *o, struct err 
             s->op[i].buffer = NULL;
             return err_set(err, ST_NO_MEMORY, "ssd: out of memory");
         }
+    if (o->ops) {
+        s->ops = o->ops;
+        s->io = o->io;
+        s->n_had = o->n_had < s->n_recs ? o->n_had : s->n_recs;
+        return ST_OK;
+    }
     enum st st = open_file(s, o->dir, err);
     if (!st) st = begin_file(s, s->op[0].buffer, o->dir, err);
     if (!st) st = measure(s, o->dir, err);

@@ -14,11 +14,18 @@
 enum ssd_backend { SSD_AUTO, SSD_URING, SSD_THREADS, SSD_INLINE /* at once: for simulation */ };
 enum { SSD_OPS_MAX = 8, SSD_ALIGN = 4096 };
 
+struct ssd_io;
+struct ssd_io_ops; /* ssd_impl.h */
+
 struct ssd_options {
     const char *dir; /* made if it is not there */
     uint64_t bytes;  /* the file never grows beyond it */
     struct block_shape shape;
     enum ssd_backend backend; /* AUTO: io_uring where the kernel lets us, else threads */
+    /* Instead of a file, where records lie otherwise (simulation), n_had of them from before. */
+    const struct ssd_io_ops *ops;
+    struct ssd_io *io; /* closed with it */
+    uint32_t n_had;
 };
 
 struct ssd_head {

@@ -86,7 +86,10 @@ static inline void w_server(struct world *w, int i, const struct w_server_option
             assert_non_null(mkdtemp(w->dir));
         }
         snprintf(dir, sizeof dir, "%s/%d", w->dir, i);
-        struct ssd_options o = {dir, w_ssd_bytes(so->ssd_blocks), w_shape, SSD_INLINE};
+        struct ssd_options o = {.dir = dir,
+                                .bytes = w_ssd_bytes(so->ssd_blocks),
+                                .shape = w_shape,
+                                .backend = SSD_INLINE};
         if (ssd_open(&s->ssd, &o, &err)) fail_msg("%s", err.text);
     }
     struct pool_server_options o = {.bus = s->bus,

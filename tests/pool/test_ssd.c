@@ -28,7 +28,8 @@ static int teardown(void **state) {
 }
 
 static enum st try_open(struct ssd **s, enum ssd_backend backend, struct err *err) {
-    struct ssd_options o = {dir, w_ssd_bytes(RECS), w_shape, backend};
+    struct ssd_options o = {
+        .dir = dir, .bytes = w_ssd_bytes(RECS), .shape = w_shape, .backend = backend};
     return ssd_open(s, &o, err);
 }
 
@@ -244,9 +245,9 @@ static void a_second_server_and_a_strangers_file_are_refused(void **state) {
     assert_int_equal(pwrite(fd, "a letter", 8, 4000), 8); /* begins with zeros */
     close(fd);
     assert_int_equal(try_open(&second, SSD_AUTO, &err), ST_INVALID);
-    struct ssd_options o = {dir, 5000, w_shape, SSD_AUTO};
+    struct ssd_options o = {.dir = dir, .bytes = 5000, .shape = w_shape, .backend = SSD_AUTO};
     assert_int_equal(ssd_open(&second, &o, &err), ST_INVALID);
-    o = (struct ssd_options){"/proc/nowhere", 1 << 20, w_shape, SSD_AUTO};
+    o = (struct ssd_options){.dir = "/proc/nowhere", .bytes = 1 << 20, .shape = w_shape};
     assert_int_equal(ssd_open(&second, &o, &err), ST_IO);
     assert_null(second);
 }
@@ -258,7 +259,8 @@ static void blocks_of_another_shape_are_dropped_and_a_smaller_size_is_kept(void 
     struct err err;
     for (uint32_t i = 0; i < RECS; i++) assert_true(write_block(s, i, i));
     ssd_close(s);
-    struct ssd_options o = {dir, w_ssd_bytes(2) + 100, w_shape, SSD_INLINE};
+    struct ssd_options o = {
+        .dir = dir, .bytes = w_ssd_bytes(2) + 100, .shape = w_shape, .backend = SSD_INLINE};
     assert_int_equal(ssd_open(&s, &o, &err), ST_OK);
     assert_int_equal(ssd_n_recs(s), 2);
     assert_int_equal(n_found(s), 2);

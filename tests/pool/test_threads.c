@@ -159,7 +159,7 @@ static void begin_server(struct server *s, struct inproc_hub *hub) {
     struct bus_identity id = {.name = "pool"};
     strcpy(s->dir, "/tmp/supernode-threads-XXXXXX");
     assert_non_null(mkdtemp(s->dir));
-    struct ssd_options so = {s->dir, 1 << 20, shape, SSD_AUTO};
+    struct ssd_options so = {.dir = s->dir, .bytes = 1 << 20, .shape = shape, .backend = SSD_AUTO};
     if (ssd_open(&s->ssd, &so, &err)) fail_msg("%s", err.text);
     assert_int_equal(inproc_bus_new(&s->bus, hub, "pool", &id, &err), ST_OK);
     struct pool_server_options o = {.bus = s->bus,
