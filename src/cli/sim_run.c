@@ -129,6 +129,10 @@ static void print_text(const struct run_config *c, const struct run_report *o) {
            human_bytes(b, sizeof b, o->pool_read_bytes),
            human_bytes(d, sizeof d, o->pool_write_bytes), c->pool.plane, 100 * o->pool_use,
            (unsigned long long)o->blocks_stored);
+    if (c->pool.ssd_bytes > 0)
+        printf("pool's SSD   %s read, %s written, busiest %.1f%% used\n",
+               human_bytes(b, sizeof b, o->ssd_read_bytes),
+               human_bytes(d, sizeof d, o->ssd_write_bytes), 100 * o->ssd_use);
     if (o->energy_j > 0)
         printf("energy       %.1f kWh, %.2f J a token out (power of the hardware file, an "
                "estimate)\n",
@@ -194,6 +198,9 @@ static void print_json(const struct run_config *c, const char *model, const char
     put(j, "pool_read_bytes", o->pool_read_bytes);
     put(j, "pool_write_bytes", o->pool_write_bytes);
     put(j, "pool_link_share", o->pool_use);
+    put(j, "ssd_read_bytes", o->ssd_read_bytes);
+    put(j, "ssd_write_bytes", o->ssd_write_bytes);
+    put(j, "ssd_share", o->ssd_use);
     put_count(j, "blocks_stored", o->blocks_stored);
     put(j, "energy_j", o->energy_j);
     put_count(j, "deaths", o->deaths);

@@ -153,12 +153,15 @@ static enum st read_chip(const struct in *in, const struct doc_node *at) {
 }
 
 static enum st read_node(const struct in *in, const struct doc_node *at) {
-    static const char *const keys[] = {"chips", "cpus", "dram_gb", "power_w", NULL};
+    static const char *const keys[] = {"chips",  "cpus",    "dram_gb", "ssd_gbs",
+                                       "ssd_us", "power_w", NULL};
     struct machine *m = in->m;
     enum st st = doc_only(at, keys, in->err);
     if (!st) st = need_count(in, at, "chips", 1, 1024, &m->chips_per_node);
     if (!st) st = figure_count(in, at, "cpus", 0, 64, &m->cpus_per_node);
     if (!st) st = figure(in, at, "dram_gb", gb, &m->node_dram_bytes);
+    if (!st) st = figure(in, at, "ssd_gbs", (struct range){0.01, 1000, 1e9}, &m->node_ssd_bps);
+    if (!st) st = figure(in, at, "ssd_us", (struct range){1, 1e6, 1e-6}, &m->node_ssd_s);
     if (!st) st = figure(in, at, "power_w", watts, &m->node_w);
     if (!st && m->node_w > 0 && m->node_w < m->chip_w * m->chips_per_node)
         st = doc_fail(doc_find(at, "power_w"), in->err,

@@ -63,6 +63,7 @@ struct machine {
     /* what it is built of */
     uint32_t dies_per_chip, chips_per_node, cpus_per_node, n_nodes, nodes_per_rack;
     double node_dram_bytes;
+    double node_ssd_bps, node_ssd_s;  /* what a node's block storage reaches; 0: not known */
     double chip_w, node_w, machine_w; /* power; 0: not known */
     uint32_t n_planes;
     struct machine_plane planes[MACHINE_PLANES_MAX]; /* [0]: scale-up */

@@ -171,6 +171,12 @@ static void report_members(struct run *r, struct run_report *o) {
         o->blocks_stored += c.stored;
         o->pool_tokens += c.pool_tokens;
         o->leaked_pages += c.leaked_pages;
+        if (m->ssd) {
+            const struct sim_ssd_stats *ssd = sim_ssd_stats(m->ssd);
+            o->ssd_read_bytes += ssd->read_bytes;
+            o->ssd_write_bytes += ssd->write_bytes;
+            if (o->last_end_s > 0) o->ssd_use = fmax(o->ssd_use, ssd->busy_s / o->last_end_s);
+        }
         for (int p = 0; p < RUN_PLANES; p++) {
             double *use = p ? &o->pool_use : &o->handover_use;
             use_of(&m->in[p], o->last_end_s, use);

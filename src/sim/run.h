@@ -50,8 +50,8 @@ struct run_config {
     uint32_t max_model_len;
     struct run_instances prefill, decode;
     struct {
-        uint32_t n;        /* servers, one a node */
-        double dram_bytes; /* of each */
+        uint32_t n;                   /* servers, one a node */
+        double dram_bytes, ssd_bytes; /* of each; SSD 0: none */
         char plane[MACHINE_NAME_MAX];
     } pool;
     char handover_plane[MACHINE_NAME_MAX];
@@ -109,8 +109,9 @@ struct run_report {
     uint64_t good;                    /* requests inside both SLOs */
     double prefill_busy, decode_busy; /* shares of the time they were up */
     double handover_bytes, pool_read_bytes, pool_write_bytes;
-    double handover_use, pool_use; /* busiest link's share of its time */
-    double energy_j;               /* 0: power is not known */
+    double ssd_read_bytes, ssd_write_bytes;
+    double handover_use, pool_use, ssd_use; /* busiest one's share of its time */
+    double energy_j;                        /* 0: power is not known */
     uint64_t handovers, deaths, joins, preemptions, blocks_stored;
     /* invariants: all 0, or the run is wrong */
     uint64_t wrong_tokens, wrong_pages, lost_requests, leaked_pages;

@@ -305,7 +305,7 @@ static const struct doc_node *instances_at(const struct doc_node *root) {
 
 /* The scale-up plane reaches CPUs, or the scale-out one is all there is; KV goes over the latter. */
 static enum st planes(struct in *in, const struct doc_node *root) {
-    static const char *const keys[] = {"servers", "dram_gb", "plane", NULL};
+    static const char *const keys[] = {"servers", "dram_gb", "ssd_gb", "plane", NULL};
     struct run_config *c = in->c;
     const struct machine *m = &c->machine;
     const struct doc_node *at;
@@ -321,6 +321,11 @@ static enum st planes(struct in *in, const struct doc_node *root) {
     if (!st) st = doc_only(at, keys, in->err);
     if (!st) st = count(in, at, "servers", 0, servers_max, &c->pool.n);
     if (!st) st = number(in, at, "dram_gb", 0.001, 1e6, 1e9, &c->pool.dram_bytes);
+    if (!st) st = number(in, at, "ssd_gb", 0, 1e6, 1e9, &c->pool.ssd_bytes);
+    if (!st && c->pool.ssd_bytes > 0 && m->node_ssd_bps <= 0)
+        st = doc_fail(doc_find(at, "ssd_gb"), in->err,
+                      "%s says nothing of a node's SSD, expected node: ssd_gbs and ssd_us there",
+                      m->name);
     if (!st) st = text(in, at, "plane", c->pool.plane, sizeof c->pool.plane);
     if (!st) st = text(in, root, "handover", c->handover_plane, sizeof c->handover_plane);
     if (st) return st;

@@ -7,6 +7,7 @@
 #include "sim/run_load.h"
 #include "sim/sim_cluster.h"
 #include "sim/sim_exec.h"
+#include "sim/sim_ssd.h"
 
 enum { RUN_PLANES = 2, RUN_STEPS = 4096 /* kept */ };
 
@@ -22,6 +23,7 @@ struct run_member {
     struct sim_member m;          /* the first: a member of the cluster is one of the run */
     uint32_t first_chip, n_chips; /* of the machine; a pool server: its node's */
     struct sim_exec exec;
+    struct ssd_io *ssd;             /* a pool server's; stays when it dies */
     const struct step_setup *setup; /* NULL: a pool server */
     double slow;                    /* factor of the slowest of its chips */
     uint64_t up_since_ns;

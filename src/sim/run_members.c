@@ -12,7 +12,7 @@
 
 enum { HANDOVER, POOL };
 static const uint64_t look_ns = 1000000000; /* rows come when the batch is over: HANDED tells */
-enum { OFFERS_MAX = 8192, KV_STEP = 8 };
+enum { OFFERS_MAX = 8192, KV_STEP = 8, RECS_MAX = 1 << 24 };
 
 /* --- time of what goes over the network ------------------------------------------------------- */
 
@@ -179,15 +179,30 @@ void run_worker_end(void *ctx, struct sim_member *m) {
     sim_exec_release(&((struct run_member *)m)->exec);
 }
 
-enum st run_pool(void *ctx, struct sim_member *m, struct pool_node_options *o, struct err *err) {
+enum st run_pool(void *ctx, struct sim_member *sim, struct pool_node_options *o, struct err *err) {
     const struct run *r = ctx;
+    const struct machine *hw = &r->c->machine;
+    struct run_member *m = (struct run_member *)sim;
     struct block_shape shape = sim_exec_shape();
-    double block = step_kv_token_bytes(&r->c->prefill.setup) * KV_PAGE_TOKENS;
-    (void)m;
-    (void)err;
+    double block = step_kv_token_bytes(&r->c->prefill.setup) * KV_PAGE_TOKENS,
+           recs = floor(r->c->pool.ssd_bytes / block);
+    enum st st = ST_OK;
     /* a block stands for its real size, and takes a slot of the small one's */
     double slots = floor(r->c->pool.dram_bytes / block);
     o->pool.dram_bytes = (uint64_t)(slots * (double)slot_bytes(&shape));
+    if (recs < 1) return ST_OK;
+    struct sim_ssd_options ssd = {.net = r->cluster.net,
+                                  .shape = shape,
+                                  .n_recs = recs > RECS_MAX ? RECS_MAX : (uint32_t)recs,
+                                  .block_bytes = block,
+                                  .rate_bps = hw->node_ssd_bps,
+                                  .latency_s = hw->node_ssd_s};
+    if (!m->ssd) st = sim_ssd_new(&m->ssd, &ssd, err);
+    if (st) return st;
+    o->ssd = (struct ssd_options){.bytes = sim_ssd_bytes(m->ssd),
+                                  .ops = &sim_ssd_ops,
+                                  .io = m->ssd,
+                                  .n_had = sim_ssd_had(m->ssd)};
     return ST_OK;
 }
 
@@ -290,5 +305,6 @@ enum st run_members_new(struct run *r, struct err *err) {
 }
 
 void run_members_free(struct run *r) {
+    for (uint32_t i = 0; i < r->n_members; i++) sim_ssd_free(r->members[i].ssd);
     free(r->members);
 }

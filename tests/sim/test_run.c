@@ -179,6 +179,45 @@ static void a_repeated_prompt_is_found_after_all_workers_were_restarted(void **s
     assert_true(o.pool_tokens >= 3584);
 }
 
+/* DRAM has room for a few blocks, and at 25 s all prefill workers and pool servers are restarted. */
+static void what_went_to_ssd_is_found_after_its_server_came_back(void **state) {
+    (void)state;
+    char path[] = "/tmp/trace-XXXXXX", text[1024];
+    FILE *f = fdopen(mkstemp(path), "w");
+    assert_non_null(f);
+    for (int i = 0; i < 40; i++)
+        fprintf(f,
+                "{\"timestamp\": %d, \"input_length\": 2048, \"output_length\": 8, \"hash_ids\": "
+                "[%d, %d, %d, %d]}\n",
+                i * 1000 + (i >= 20) * 10000, i % 20, 100 + i % 20, 200 + i % 20, 300 + i % 20);
+    fclose(f);
+    static const char *const ssd[] = {"", ", ssd_gb: 20"};
+    struct run_report o[2];
+    for (int i = 0; i < 2; i++) {
+        char machine[512];
+        snprintf(machine, sizeof machine,
+                 "max_model_len: 16384\nprefill: {instances: 1, chips: 16, restart_s: 1}\n"
+                 "decode: {instances: 1, chips: 32, ep: 64}\npool: {servers: 4, dram_gb: 0.2%s}\n",
+                 ssd[i]);
+        snprintf(
+            text, sizeof text,
+            "load: {trace: %s, requests: 40}\n"
+            "faults: [{what: chip, index: 0, at_s: 25, for_s: 0.1}, {what: pool, index: 0, "
+            "at_s: 25, for_s: 0.1}, {what: pool, index: 1, at_s: 25, for_s: 0.1}, {what: pool, "
+            "index: 2, at_s: 25, for_s: 0.1}, {what: pool, index: 3, at_s: 25, for_s: 0.1}]\n",
+            path);
+        o[i] = run_on(machine, text, 1);
+        keeps_promises(&o[i]);
+        assert_int_equal(o[i].finished, 40);
+    }
+    remove(path);
+    assert_true(o[0].pool_tokens == 0 && o[0].ssd_write_bytes == 0);
+    /* 16 blocks a prompt, of which the last is computed; DRAM's own were lost */
+    assert_true(o[1].pool_tokens > 10 * 15 * 128);
+    assert_true(o[1].ssd_read_bytes > 0 && o[1].ssd_write_bytes > 0);
+    assert_true(o[1].ttft_s.mean < o[0].ttft_s.mean);
+}
+
 static void a_closed_loop_keeps_its_clients(void **state) {
     (void)state;
     struct run_report o = run_text("load: {arrivals: closed, clients: 8, input_tokens: 1000, "
@@ -271,6 +310,9 @@ static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
          "run.yaml: line 2: for_s: "},
         {"load: {requests: 1}\nrandom_faults: {mtbf_h: {chip: 1}}\n", "run.yaml: line 2: random"},
         {"load: {duration_s: 1, arrivals: closed, rate: 1}\n", "run.yaml: line 1: rate: "},
+        {"load: {duration_s: 1}\nhardware: gb200-nvl72\nprefill: {chips: 8}\ndecode: {chips: "
+         "32}\npool: {ssd_gb: 1}\n",
+         "run.yaml: line 5: ssd_gb: "},
         {"load: {duration_s: 1, leave_share: 2}\n", "run.yaml: line 1: leave_share: "},
     };
     struct run_config *c = malloc(sizeof *c);
@@ -293,6 +335,7 @@ int main(void) {
         cmocka_unit_test(an_answer_whose_client_left_is_not_computed_on),
         cmocka_unit_test(where_kv_is_much_too_small_all_is_served_in_turn),
         cmocka_unit_test(a_repeated_prompt_is_found_after_all_workers_were_restarted),
+        cmocka_unit_test(what_went_to_ssd_is_found_after_its_server_came_back),
         cmocka_unit_test(a_closed_loop_keeps_its_clients),
         cmocka_unit_test(a_closed_loop_ends_after_its_time),
         cmocka_unit_test(tenants_with_one_prompt_share_nothing),
