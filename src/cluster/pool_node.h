@@ -14,7 +14,7 @@ struct pool_node;
 struct pool_node_options {
     /* Shape and epoch come from the router, and the SSD is opened then; the rest is borrowed. */
     struct pool_server_options pool;
-    struct ssd_options ssd; /* neither dir nor ops: none */
+    struct ssd_options ssd;     /* neither dir nor ops: none */
     const char *name, *address; /* ours, as workers reach us */
     const char *router;         /* address */
     uint32_t pid;
