@@ -112,31 +112,54 @@ static enum st check(const struct args *a, const struct asked *op, const struct 
     return ST_OK;
 }
 
+static const struct machine_path *path_of(const struct args *a, const struct machine_plane *p) {
+    return a->other_node ? &p->other_node[a->what] : &p->same_node[a->what];
+}
+
+/* The plane of a transfer that named none: the first that has the way. */
+static enum st transfer_plane(const struct machine_plane **p, const struct args *a,
+                              const struct sim_asked *s, struct err *err) {
+    static const char *const whats[] = {"reads", "writes", "reads CPU memory", "writes CPU memory"};
+    char has[256] = "";
+    for (uint32_t i = s->machine.n_planes; i-- > 0;) {
+        size_t n = strlen(has);
+        if (path_of(a, &s->machine.planes[i])->rate_bps <= 0) continue;
+        snprintf(has + n, sizeof has - n, "%s%s", n ? ", " : "", s->machine.planes[i].name);
+        if (!a->plane || !a->plane[0]) *p = &s->machine.planes[i];
+    }
+    if (*p && path_of(a, *p)->rate_bps > 0) return ST_OK;
+    return err_set(err, ST_INVALID,
+                   "op: transfer: no die of %s %s in %s over %s; planes that can: %s",
+                   s->machine.name, whats[a->what], a->other_node ? "another node" : "its node",
+                   *p ? (*p)->name : "any plane", has[0] ? has : "none");
+}
+
 /* Bytes between dies, as flow.h has them in closed form. */
-static enum st between(struct op_cost *c, const struct args *a, const struct asked *op,
-                       const struct sim_asked *s, struct err *err) {
+static enum st between(struct op_cost *c, double *bare_s, const struct args *a,
+                       const struct asked *op, const struct sim_asked *s, struct err *err) {
     const struct machine_plane *p;
     double bytes = (double)a->bytes;
     enum st st = sim_args_plane(&p, &s->machine, a->plane, err);
+    if (!st && op->kind == ASKED_TRANSFER) st = transfer_plane(&p, a, s, err);
     if (st) return st;
     if (!p) p = &s->machine.planes[0];
     *c = (struct op_cost){.network_bytes = bytes};
     if (op->kind == ASKED_TRANSFER) {
         enum machine_transfer what = (enum machine_transfer)a->what;
-        const struct machine_path *path =
-            a->other_node ? &p->other_node[what] : &p->same_node[what];
+        const struct machine_path *path = path_of(a, p);
         c->s = transfer_s(p, what, a->other_node, bytes);
+        *bare_s = path->latency_s + bytes / path->rate_bps;
+        if (*bare_s >= c->s) *bare_s = 0; /* of large sizes a library hides more */
         snprintf(c->formula, sizeof c->formula,
-                 "(start %.3g us ^4 + (%.4g MB / %.4g GB/s) ^4) ^(1/4), start the larger of the "
-                 "library's %.3g us and the operation's %.3g us",
+                 "(start %.3g us ^4 + (%.4g MB / %.4g GB/s [%s]) ^4) ^(1/4), start the larger of "
+                 "the library's %.3g us and the operation's %.3g us",
                  fmax(p->library_start_s, path->latency_s) * 1e6, bytes * 1e-6,
-                 path->rate_bps * 1e-9, p->library_start_s * 1e6, path->latency_s * 1e6);
+                 path->rate_bps * 1e-9, p->name, p->library_start_s * 1e6, path->latency_s * 1e6);
     } else {
         c->network_bytes = a->ranks > 1 ? bytes * (a->ranks - 1) / a->ranks : 0;
         c->s = collective_s(&s->machine, p, op->collective, a->ranks, bytes);
-        snprintf(c->formula, sizeof c->formula,
-                 "%.4g MB over %u ranks on %s, of which %.4g MB leave or come to each die",
-                 bytes * 1e-6, a->ranks, p->name, c->network_bytes * 1e-6);
+        collective_formula(c->formula, sizeof c->formula, &s->machine, p, op->collective, a->ranks,
+                           bytes);
     }
     c->network_s = c->s;
     if (isfinite(c->s)) return ST_OK;
@@ -144,7 +167,9 @@ static enum st between(struct op_cost *c, const struct args *a, const struct ask
                    p->name);
 }
 
-static void print_text(const struct args *a, const struct asked *op, const struct op_cost *c) {
+/* bare_s: a small transfer as loads and stores do it, without a library; 0: there is none. */
+static void print_text(const struct args *a, const struct asked *op, const struct op_cost *c,
+                       double bare_s) {
     char b[32];
     printf("%s %.4g us", op->name, c->s * 1e6);
     if (a->explain) printf("   = %s", c->formula);
@@ -158,18 +183,23 @@ static void print_text(const struct args *a, const struct asked *op, const struc
     if (c->network_bytes > 0)
         printf("  network   %8.4g us   %s, %.4g GB/s over all\n", c->network_s * 1e6,
                human_bytes(b, sizeof b, c->network_bytes), c->network_bytes / c->s * 1e-9);
+    if (c->vector_s > 0) printf("  vectors   %8.4g us\n", c->vector_s * 1e6);
     if (c->fixed_s > 0) printf("  start     %8.4g us\n", c->fixed_s * 1e6);
+    if (bare_s > 0) printf("  bare      %8.4g us   without a library's start\n", bare_s * 1e6);
 }
 
-static void print_json(const struct asked *op, const struct sim_asked *s, const struct op_cost *c) {
+static void print_json(const struct asked *op, const struct sim_asked *s, const struct op_cost *c,
+                       double bare_s) {
     json_t *o = json_pack(
-        "{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s}", "operator", op->name,
-        "hardware", s->machine.name, "time_us", c->s * 1e6, "compute_us", c->compute_s * 1e6,
-        "memory_us", c->memory_s * 1e6, "network_us", c->network_s * 1e6, "start_us",
+        "{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s}", "operator",
+        op->name, "hardware", s->machine.name, "time_us", c->s * 1e6, "compute_us",
+        c->compute_s * 1e6, "memory_us", c->memory_s * 1e6, "memory_in_turn_us", c->serial_s * 1e6,
+        "vectors_us", c->vector_s * 1e6, "network_us", c->network_s * 1e6, "start_us",
         c->fixed_s * 1e6, "operations", c->operations, "hbm_bytes", c->hbm_bytes, "network_bytes",
         c->network_bytes, "gb_per_s",
         c->s > 0 ? fmax(c->network_bytes, c->network_s > 0 ? 0 : c->hbm_bytes) / c->s * 1e-9 : 0,
         "formula", c->formula);
+    if (bare_s > 0) json_object_set_new(o, "bare_us", json_real(bare_s * 1e6));
     json_dumpf(o, stdout, JSON_INDENT(2));
     printf("\n");
     json_decref(o);
@@ -187,6 +217,7 @@ static enum st run(void *args, const char *name, struct err *err) {
     struct asked op;
     struct sim_asked s;
     struct op_cost c;
+    double bare_s = 0;
     const struct machine_plane *plane;
     struct op_place place = {(double)a->cores, (double)a->cores, (double)a->cores};
     enum st st = find(&op, name, err);
@@ -202,13 +233,13 @@ static enum st run(void *args, const char *name, struct err *err) {
             return err_set(err, ST_INVALID, "op: --ep %u: no network of %s connects so many dies",
                            a->ep, s.machine.name);
     } else {
-        st = between(&c, a, &op, &s, err);
+        st = between(&c, &bare_s, a, &op, &s, err);
         if (st) return st;
     }
     if (a->json)
-        print_json(&op, &s, &c);
+        print_json(&op, &s, &c, bare_s);
     else
-        print_text(a, &op, &c);
+        print_text(a, &op, &c, bare_s);
     return ST_OK;
 }
 

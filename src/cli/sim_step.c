@@ -56,7 +56,10 @@ static const char *stream_name(const struct asked *a, uint32_t stream) {
 
 static const char *bound_of(const struct op_cost *c) {
     double most = fmax(fmax(c->compute_s, c->memory_s - c->serial_s), c->network_s);
-    if (c->fixed_s > most) return "start";
+    double least = fmax(most, c->serial_s); /* what is added to it may be the longest */
+    if (c->fixed_s > fmax(least, c->vector_s)) return "start";
+    if (c->vector_s > least) return "vectors";
+    if (c->serial_s > most) return "memory";
     if (c->network_s == most) return "network";
     return c->compute_s == most ? "compute" : "memory";
 }

@@ -4,6 +4,7 @@
  * the same time, so the busiest link decides. */
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 
 #include "sim/flow.h"
 
@@ -49,60 +50,93 @@ struct spread {
     double node_far; /* what one node sends out, at most */
 };
 
+/* What decides how long a plane's part takes: the start, and the bytes over the rate of one link. */
+struct bound {
+    const char *plane;
+    double start, bytes, bps;
+};
+
+static double bound_s(const struct bound *b) {
+    return b->bytes > 0 ? b->start + b->bytes / b->bps : 0; /* no way there: infinite */
+}
+
+static void narrower(struct bound *b, double bytes, double bps) {
+    if (b->bytes == 0 || bytes * b->bps > b->bytes * bps) b->bytes = bytes, b->bps = bps;
+}
+
 /* One plane's part: a die's engine, its share for other nodes, the node's way out. */
-static double plane_s(const struct machine_plane *p, const struct spread *x) {
+static struct bound plane_bound(const struct machine_plane *p, const struct spread *x) {
     const struct machine_path *near = &p->same_node[TRANSFER_WRITE],
                               *far = &p->other_node[TRANSFER_WRITE];
-    double s = 0, start = 0;
-    if (x->near + x->far <= 0) return 0;
-    if (x->near > 0 && near->rate_bps <= 0) return INFINITY;
-    if (x->far > 0 && far->rate_bps <= 0) return INFINITY;
-    s = (x->near + x->far) / fmax(near->rate_bps, far->rate_bps);
+    struct bound b = {.plane = p->name};
+    if (x->near + x->far <= 0) return b;
+    if ((x->near > 0 && near->rate_bps <= 0) || (x->far > 0 && far->rate_bps <= 0)) {
+        b.bytes = x->near + x->far;
+        return b;
+    }
+    narrower(&b, x->near + x->far, fmax(near->rate_bps, far->rate_bps));
     if (x->near > 0) {
-        s = fmax(s, x->near / near->rate_bps);
-        start = start_s(p, false, x->message);
+        narrower(&b, x->near, near->rate_bps);
+        b.start = start_s(p, false, x->message);
     }
     if (x->far > 0) {
-        s = fmax(s, x->far / far->rate_bps);
-        start = fmax(start, start_s(p, true, x->message));
-        if (p->uplink_bps > 0) s = fmax(s, x->node_far / p->uplink_bps);
-        if (p->node_bps > 0) s = fmax(s, x->node_far / p->node_bps);
+        narrower(&b, x->far, far->rate_bps);
+        b.start = fmax(b.start, start_s(p, true, x->message));
+        if (p->uplink_bps > 0) narrower(&b, x->node_far, p->uplink_bps);
+        if (p->node_bps > 0) narrower(&b, x->node_far, p->node_bps);
     }
-    return start + s;
+    return b;
+}
+
+static struct bound later(struct bound a, struct bound b) {
+    return bound_s(&b) > bound_s(&a) ? b : a;
 }
 
 /* Every rank sends bytes/n to every other. Of groups of `size` ranks the last may have fewer, whose
- * ranks send the most out. */
-static double exchange_s(const struct machine *m, const struct machine_plane *p, uint32_t n,
-                         double bytes) {
+ * ranks send the most out. Where all ranks want the same (not in an all-to-all), what comes from beyond
+ * the domain comes once, to each rank its part, and is passed on inside. */
+static struct bound exchange(const struct machine *m, const struct machine_plane *p, uint32_t n,
+                             double bytes, bool same) {
     uint32_t node = machine_dies_per_node(m), domain = p->domain_nodes ? p->domain_nodes * node : n;
     uint32_t k = n < node ? n : node, d = n < domain ? n : domain;
     uint32_t k_last = n % node ? n % node : k, d_last = n % d ? n % d : d;
-    double message = bytes / n, full = k;
+    double message = bytes / n, full = k, once = same ? d_last : 1;
     struct spread in = {.message = message,
                         .near = (full - 1) * message,
                         .far = (d - full) * message,
                         .node_far = full * (d - full) * message};
-    double s = plane_s(p, &in);
+    if (d < n && same) in.near += ((double)n - d) * message * (1 - 1 / once);
+    struct bound b = plane_bound(p, &in);
     if (k_last < k && d == n) { /* the last node's */
         struct spread last = {.message = message,
                               .near = (k_last - 1) * message,
                               .far = (n - k_last) * message,
                               .node_far = (double)k_last * (n - k_last) * message};
-        s = fmax(s, plane_s(p, &last));
+        b = later(b, plane_bound(p, &last));
     }
-    if (d == n) return s;
+    if (d == n) return b;
     const struct machine_plane *q = beyond(m, p);
     struct spread out = {.message = message,
-                         .far = ((double)n - d_last) * message,
-                         .node_far = full * ((double)n - d) * message};
-    return fmax(s, q ? plane_s(q, &out) : INFINITY);
+                         .far = ((double)n - d_last) * message / once,
+                         .node_far = full * ((double)n - d) * message / once};
+    if (!q) return (struct bound){.plane = p->name, .bytes = out.far}; /* nothing reaches */
+    return later(b, plane_bound(q, &out));
 }
 
 double collective_s(const struct machine *m, const struct machine_plane *p, enum collective what,
                     uint32_t n_ranks, double bytes) {
     assert(what < COLLECTIVES && bytes >= 0);
     if (n_ranks < 2) return 0;
-    double s = exchange_s(m, p, n_ranks, bytes);
-    return what == ALL_REDUCE ? 2 * s : s; /* reduce-scatter, then all-gather */
+    struct bound b = exchange(m, p, n_ranks, bytes, what != ALL_TO_ALL);
+    return what == ALL_REDUCE ? 2 * bound_s(&b) : bound_s(&b); /* reduce-scatter, then all-gather */
+}
+
+void collective_formula(char *out, size_t size, const struct machine *m,
+                        const struct machine_plane *p, enum collective what, uint32_t n_ranks,
+                        double bytes) {
+    struct bound b = {.plane = p->name};
+    if (n_ranks > 1) b = exchange(m, p, n_ranks, bytes, what != ALL_TO_ALL);
+    snprintf(out, size, "%s%.4g us start + %.4g MB / %.4g GB/s [%s, the busiest link]%s",
+             what == ALL_REDUCE ? "2 x (" : "", b.start * 1e6, b.bytes * 1e-6, b.bps * 1e-9,
+             b.plane, what == ALL_REDUCE ? ")" : "");
 }

@@ -50,8 +50,13 @@ enum collective { ALL_GATHER, ALL_TO_ALL, REDUCE_SCATTER, ALL_REDUCE, COLLECTIVE
 extern const char *const collective_names[COLLECTIVES + 1];
 /* bytes: what each of n ranks holds in the end (all-gather), sends in all (all-to-all), holds at the
  * beginning (reduce-scatter, all-reduce). Ranks are packed into nodes; each writes to every other
- * directly. What p's domain does not reach goes over the machine's widest plane that does. */
+ * directly. What p's domain does not reach goes over the machine's widest plane that does, once to a
+ * domain where all its ranks want the same. */
 double collective_s(const struct machine *m, const struct machine_plane *p, enum collective what,
                     uint32_t n_ranks, double bytes);
+/* The same with its numbers, in words. */
+void collective_formula(char *out, size_t size, const struct machine *m,
+                        const struct machine_plane *p, enum collective what, uint32_t n_ranks,
+                        double bytes);
 
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Dispatch, combine and collectives (operators.h). Every rank sends each of its tokens to the ranks of
  * the token's experts and gets their answers back; all wait for the one that has most to send or to
- * take in. Fused kernels (latency first) send a copy an expert; bulk ones, of prefill, send a token
- * once to each node beyond the scale-up network and let it be spread there (DeepEP's normal kernels). */
+ * take in. Fused kernels (latency first) send a copy an expert. Bulk ones, of prefill, do so on chips
+ * whose copy engines move rows; on GPUs (DeepEP's normal kernels) they send a token once to each node
+ * beyond the scale-up network, and there once to each rank. */
 #include <math.h>
 
 #include "sim/op_impl.h"
@@ -57,7 +58,10 @@ static struct peers peers_of(const struct op_work *w) {
     const struct op_shape *s = w->s;
     const struct machine *m = w->m;
     double ep = s->ep ? s->ep : 1, in_node = machine_dies_per_node(m);
-    struct peers r = {.near = &m->planes[0], .all = ep, .node = ep / ceil(ep / in_node)};
+    struct peers r = {.near = &m->planes[0],
+                      .all = ep,
+                      .node = ep / ceil(ep / in_node),
+                      .nodes = ceil(ep / in_node)};
     if (s->plane) {
         const struct machine_plane *p = machine_plane(m, s->plane);
         if (p) r.near = p;
@@ -68,30 +72,62 @@ static struct peers peers_of(const struct op_work *w) {
     r.near_other = domain - r.node;
     r.beyond = ep - domain;
     if (r.beyond > 0) r.far = beyond(m);
-    r.nodes = ceil(ep / in_node);
     r.far_nodes = r.nodes * r.beyond / ep;
     return r;
 }
 
-/* Nodes beyond the domain that a token's copies go to, on average: experts are chosen at random, from
- * a limited number of groups where the gate has them, and groups lie together. */
-static double nodes_met(const struct op_shape *s, const struct peers *at) {
-    const struct ops_gate_config *g = &s->model->gate;
-    double met = at->far_nodes * (1 - portable_pow(1 - 1 / at->nodes, g->top_k));
-    bool grouped = g->group != OPS_GATE_GROUP_NONE && g->topk_groups;
-    return grouped ? fmin(met, g->topk_groups) : met;
+/* Of equal parts that the experts lie in (nodes, ranks), those that a token's copies go to, on average:
+ * experts are chosen at random, from some of the groups where the gate has them, and groups lie
+ * together. */
+static double parts_met(const struct ops_gate_config *g, double parts) {
+    double reach = parts, n = g->n_groups, missed = 1;
+    if (g->group != OPS_GATE_GROUP_NONE && g->topk_groups && n > 0) {
+        for (uint32_t i = 0; i < g->topk_groups; i++)
+            missed *= fmax(0, (n - n / parts - i) / (n - i));
+        reach = n > parts ? parts * (1 - missed) : parts * g->topk_groups / n;
+    }
+    return reach * (1 - portable_pow(1 - 1 / fmax(1, reach), g->top_k));
 }
 
 static double wire_s(double bytes, double bps) {
     return bytes > 0 ? bytes / bps : 0; /* no way there: infinite */
 }
 
-static void say(struct op_work *w, double spread, double share, double peers) {
-    op_say(w, "%.4g MB leaving / %.4g GB/s", w->c->network_bytes * 1e-6,
-           w->c->network_bytes * spread / w->c->network_s * 1e-9);
+/* Bytes of the busiest rank by the way they go. */
+struct ways {
+    double near, other, far; /* in its node, in its domain, beyond */
+};
+
+static void say_way(struct op_work *w, const char *before, double bytes, double bps) {
+    if (bytes > 0) op_say(w, "%s%.4g MB / %.4g GB/s", before, bytes * 1e-6, bps * 1e-9);
+}
+
+static void say(struct op_work *w, const struct peers *at, const struct ways *b, double share,
+                double spread) {
+    op_say(w, "(");
+    say_way(w, "", b->near, rate(at->near, false));
+    say_way(w, b->near > 0 ? " + " : "", b->other, rate(at->near, true));
+    if (b->near + b->other > 0) op_say(w, " [%s]", at->near->name);
+    if (b->far > 0) {
+        say_way(w, b->near + b->other > 0 ? " or, if longer, " : "", b->far, rate(at->far, true));
+        op_say(w, " [%s]", at->far->name);
+    }
+    op_say(w, ")");
     if (spread > 1)
-        op_say(w, " x (1 + %.3g x %.3g [slowest of %.0f peers])", share, op_expected_max(peers),
-               peers);
+        op_say(w, " x (1 + %.3g x %.3g [slowest of %.0f peers])", share,
+               op_expected_max(at->all - 1), at->all - 1);
+}
+
+/* On a GPU a token in bulk goes once to a node beyond the domain, and there once to each rank. */
+static void send_once(struct ways *b, const struct op_shape *s, const struct peers *at,
+                      double token, double copies) {
+    const struct ops_gate_config *g = &s->model->gate;
+    double others = copies - g->top_k, again = (parts_met(g, at->all) + others) / copies;
+    double once = token * parts_met(g, at->nodes) * at->far_nodes / at->nodes;
+    b->near *= again, b->other *= again, b->far *= again;
+    if (once >= b->far) return;
+    b->near += b->far * (1 - 1 / at->node); /* passed on in the node it came to */
+    b->far = once;
 }
 
 void op_exchange(struct op_work *w, bool dispatch) {
@@ -101,27 +137,24 @@ void op_exchange(struct op_work *w, bool dispatch) {
     double copies = s->model->gate.top_k + (s->shared_ranks ? 1 : 0), sent = s->tokens * copies;
     double rows = fmax(sent, op_rows_hottest(s)); /* of the busiest rank */
     double bytes = rows * message_bytes(s, dispatch);
-    double near = bytes * (at.node - 1) / at.all, other = bytes * at.near_other / at.all;
-    double far = bytes * at.beyond / at.all;
+    struct ways by = {.near = bytes * (at.node - 1) / at.all,
+                      .other = bytes * at.near_other / at.all,
+                      .far = bytes * at.beyond / at.all};
     double spread = 1 + (s->bulk ? 0 : o->share * op_expected_max(at.all - 1));
-    if (s->bulk && at.far) {
-        double once = bytes / copies * nodes_met(s, &at);
-        if (once < far) {
-            near += far * (1 - 1 / at.node); /* spread in the node it came to */
-            far = once;
-        }
-    }
-    double near_s = wire_s(near, rate(at.near, false)) + wire_s(other, rate(at.near, true));
-    double far_s = wire_s(far, at.far ? rate(at.far, true) : 0);
-    w->c->network_bytes = near + other + far;
+    if (s->bulk && w->m->cube_cores == w->m->vector_cores)
+        send_once(&by, s, &at, bytes / copies, copies);
+    double near_s = wire_s(by.near, rate(at.near, false)) + wire_s(by.other, rate(at.near, true));
+    double far_s = wire_s(by.far, at.far ? rate(at.far, true) : 0);
+    w->c->network_bytes = by.near + by.other + by.far;
     w->c->network_s = fmax(near_s, far_s) * spread;
     /* Fused dispatch gathers what came only when all of it has; combine does token by token. In bulk
      * both are operators of their own. */
     w->c->hbm_bytes = s->bulk ? 0 : bytes * 2;
     w->c->serial_s = dispatch ? w->c->hbm_bytes / op_memory_bps(w) : 0;
     w->c->fixed_s = o->fixed_s;
-    if (w->c->network_s > 0) say(w, spread, o->share, at.all - 1);
-    if (w->c->network_s > 0 && rows > sent) op_say(w, " of the busiest rank's %.0f rows", rows);
+    if (!(w->c->network_s > 0) || isinf(w->c->network_s)) return;
+    say(w, &at, &by, o->share, spread);
+    if (rows > sent) op_say(w, ", %.0f rows of the busiest rank", rows);
 }
 
 void op_collective(struct op_work *w, enum collective what) {
@@ -131,6 +164,6 @@ void op_collective(struct op_work *w, enum collective what) {
     if (!p) p = &w->m->planes[0];
     w->c->network_bytes = s->bytes * (n - 1) / n;
     w->c->network_s = collective_s(w->m, p, what, n, s->bytes);
-    op_say(w, "%s of %.4g MB over %u ranks on %s", collective_names[what], s->bytes * 1e-6, n,
-           p->name);
+    if (s->explain)
+        collective_formula(w->c->formula, sizeof w->c->formula, w->m, p, what, n, s->bytes);
 }

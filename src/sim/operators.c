@@ -217,18 +217,22 @@ static double chance_rows(const struct op_shape *s, double mean) {
     return z * sqrt(mean * (1 - 1 / ranks) * part) + fmax(0, (z * z - 1) / 6) * part;
 }
 
+/* Experts get what all ranks send, whichever of them has most. */
+static double tokens_of_all(const struct op_shape *s) {
+    return (s->mean_tokens > 0 ? s->mean_tokens : s->tokens) * (s->ep ? s->ep : 1);
+}
+
 /* Skew and chance are independent: loads that both spread have the root of the squares' sum. */
 double op_rows_routed(const struct op_shape *s) {
-    double ep = s->ep ? s->ep : 1, k = s->model->gate.top_k;
-    double mean = s->tokens * k * ep / routed_ranks(s);
+    double all = tokens_of_all(s), k = s->model->gate.top_k;
+    double mean = all * k / routed_ranks(s);
     double skew = mean * fmax(0, s->imbalance - 1), chance = chance_rows(s, mean);
-    double most = s->tokens * ep * fmin(k, op_experts_held(s));
+    double most = all * fmin(k, op_experts_held(s));
     return fmin(mean + sqrt(skew * skew + chance * chance), fmax(most, mean));
 }
 
 double op_rows_shared(const struct op_shape *s) {
-    double ep = s->ep ? s->ep : 1;
-    return s->shared_ranks ? s->tokens * ep / s->shared_ranks : 0;
+    return s->shared_ranks ? tokens_of_all(s) / s->shared_ranks : 0;
 }
 
 double op_rows_hottest(const struct op_shape *s) {
@@ -344,9 +348,11 @@ static void explain(struct op_work *w) {
     if (c->serial_s > 0)
         op_say(w, "%s%.4g MB in turn / %.4g GB/s = %.4g us", c->formula[0] ? " + " : "",
                c->serial_s * gbs * 1e3, gbs, c->serial_s * 1e6);
-    if (c->vector_s > 0)
-        op_say(w, " + rows on %.0f vector cores %.4g us", w->m->vector_cores * w->p.vectors,
-               c->vector_s * 1e6);
+    if (c->vector_s > 0) {
+        double n = fmax(1, w->m->vector_cores * w->p.vectors);
+        op_say(w, " + %.4g rows x %.4g us / %.4g vector cores = %.4g us", w->s->tokens,
+               c->vector_s * n / w->s->tokens * 1e6, n, c->vector_s * 1e6);
+    }
     if (c->fixed_s > 0) op_say(w, "%sstart %.4g us", c->formula[0] ? " + " : "", c->fixed_s * 1e6);
 }
 

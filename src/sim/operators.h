@@ -65,12 +65,13 @@ struct op_shape {
     enum machine_type weights, activations; /* of matmuls */
     double kv_bytes;                        /* of one value in the cache */
     double tokens;                          /* rows of the die (queries) */
-    double kv_tokens;                       /* keys that a query reads, on average */
-    double requests; /* that the rows belong to: keys are read once each (MTP rows share) */
-    double cached;   /* MLA_UP: tokens beside the rows whose latents become keys and values */
-    bool wide;       /* prefill's form of attention: heads expanded, nothing absorbed */
-    bool bulk;       /* prefill's dispatch and combine: by engines, a token once a node */
-    uint32_t ep;     /* ranks the experts are spread over */
+    double mean_tokens; /* of all ranks, where this die is the fullest; 0: all have as many */
+    double kv_tokens;   /* keys that a query reads, on average */
+    double requests;    /* that the rows belong to: keys are read once each (MTP rows share) */
+    double cached;      /* MLA_UP: tokens beside the rows whose latents become keys and values */
+    bool wide;          /* prefill's form of attention: heads expanded, nothing absorbed */
+    bool bulk;          /* prefill's dispatch and combine: by engines, a token once a node */
+    uint32_t ep;        /* ranks the experts are spread over */
     uint32_t
         shared_ranks;  /* of ep, those that hold nothing but the shared expert, which is then sent
                               tokens like any other; 0: every rank computes it for its own tokens */

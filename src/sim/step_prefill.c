@@ -39,11 +39,10 @@ static void staged(struct step_chain *c, const struct step_setup *s, const struc
     step_chain_add(c, s, at, OP_O_PROJ, &own, CUBES);
 }
 
-/* Tokens of the fullest die when every prompt is on one. */
+/* Tokens of the fullest die when every prompt, or what is computed of one, is on one. */
 static double fullest(const struct step_setup *s, const struct step_prefill *p) {
-    double dies = s->dies;
-    if (p->requests < 1) return p->tokens / dies;
-    return p->tokens / p->requests * ceil(p->requests / dies);
+    double prompts = fmax(1, p->requests);
+    return p->tokens / prompts * ceil(prompts / s->dies);
 }
 
 static void data_parallel(struct step_chain *c, const struct step_setup *s,
@@ -59,11 +58,13 @@ static void data_parallel(struct step_chain *c, const struct step_setup *s,
     step_chain_add(c, s, at, OP_O_PROJ, &own, CUBES);
 }
 
-/* Tokens are exchanged as they lie: evenly where attention is staged, else as the fullest die has. */
-static void experts(struct step_chain *c, const struct step_setup *s, double tokens,
+/* Tokens are exchanged as they lie: evenly where attention is staged, else the fullest die sends the
+ * most. Experts are spread over all dies, so their rows are of the mean. */
+static void experts(struct step_chain *c, const struct step_setup *s, double tokens, double mean,
                     const struct op_place *at) {
     struct op_shape own = step_shape(s, tokens), shared;
     own.bulk = true;
+    own.mean_tokens = mean;
     shared = own;
     shared.inter = s->model.moe_inter * s->model.n_shared;
     step_chain_add(c, s, at, OP_GATE, &own, CUBES);
@@ -83,7 +84,7 @@ static void make(struct step_chain *c, const struct step_setup *s, const struct 
     bool gpu = s->machine->cube_cores == s->machine->vector_cores;
     double left = gpu && moe && microbatches > 1 ? gpu_cubes_left : 1;
     struct op_place at = {left, left, 1};
-    double tokens = (stages ? p->tokens / s->dies : fullest(s, p)) * share;
+    double mean = p->tokens / s->dies * share, tokens = stages ? mean : fullest(s, p) * share;
     *c = (struct step_chain){.n = 0};
     step_chain_fixed(c, s->layer_fixed_s * share, CUBES);
     if (stages)
@@ -92,7 +93,7 @@ static void make(struct step_chain *c, const struct step_setup *s, const struct 
         data_parallel(c, s, p, share, &at);
     struct op_shape own = step_shape(s, tokens);
     if (moe)
-        experts(c, s, tokens, &at);
+        experts(c, s, tokens, mean, &at);
     else
         step_chain_add(c, s, &at, OP_DENSE, &own, CUBES);
 }

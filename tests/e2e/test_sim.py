@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -55,6 +56,23 @@ def test_every_operator_has_an_answer(hardware):
 def test_explain_prints_the_formula_with_its_numbers():
     out = ok("op", "dispatch", "--ep", "256", "--explain")
     assert out.startswith("dispatch 152 us   = ") and "[slowest of 255 peers]" in out and "start 34.9 us" in out
+
+
+def test_a_transfer_takes_the_plane_that_has_the_way():
+    o = op("transfer", "--bytes", "512")
+    assert abs(o["bare_us"] - 1.203) < 0.001 and abs(o["time_us"] - 5.6) < 0.001
+    assert "bare_us" not in op("transfer", "--bytes", "16M")
+    assert "[ib]" in op("transfer", "--hardware", "h800", "--other-node")["formula"]
+    s = sentence("op", "transfer", "--hardware", "h800", "--other-node", "--plane", "nvlink")
+    assert s.endswith("no die of h800 reads in another node over nvlink; planes that can: ib")
+
+
+@pytest.mark.parametrize("name", ["all_gather", "all_to_all", "reduce_scatter", "all_reduce"])
+@pytest.mark.parametrize("ranks", ["2", "8", "48"])
+def test_the_numbers_of_a_collectives_formula_give_its_time(name, ranks):
+    o = op(name, "--hardware", "h800", "--bytes", "4M", "--ranks", ranks)
+    start, mb, gbs = (float(x) for x in re.findall(r"([\d.]+) us start \+ ([\d.]+) MB / ([\d.]+) GB/s", o["formula"])[0])
+    assert abs(o["time_us"] / ((2 if name == "all_reduce" else 1) * (start + mb / gbs * 1e3)) - 1) < 0.002
 
 
 def test_a_matmul_by_hand_and_the_models_own():

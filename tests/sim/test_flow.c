@@ -346,8 +346,12 @@ static void beyond_its_domain_a_collective_takes_the_other_plane(void **state) {
     assert_int_equal(machine_open(&m, "h800", &err), ST_OK);
     const struct machine_plane *nvlink = machine_plane(&m, "nvlink"), *ib = machine_plane(&m, "ib");
     assert_non_null(nvlink);
-    close_to(collective_s(&m, nvlink, ALL_TO_ALL, 8, 1e9), 1e9 * 7 / 8 / 158e9, 0.01);
+    close_to(collective_s(&m, nvlink, ALL_TO_ALL, 8, 1e9), 1e9 * 7 / 8 / 138e9, 0.01);
     close_to(collective_s(&m, nvlink, ALL_TO_ALL, 32, 1e9), 1e9 * 24 / 32 / 46e9, 0.01);
+    /* what all of a node want comes to it once, an eighth to each, and is passed on */
+    close_to(collective_s(&m, nvlink, ALL_GATHER, 32, 1e9), 1e9 * 7 / 8 / 138e9, 0.01);
+    close_to(collective_s(&m, nvlink, ALL_REDUCE, 256, 1e9), 2 * 1e9 * 7 / 8 / 138e9, 0.01);
+    assert_true(collective_s(&m, nvlink, ALL_GATHER, 9, 1e9) > 1e9 * 8 / 9 / 46e9);
     assert_true(collective_s(&m, ib, ALL_TO_ALL, 32, 1e9) >
                 collective_s(&m, nvlink, ALL_TO_ALL, 32, 1e9));
     struct flow_net *n = network(&m, nvlink);

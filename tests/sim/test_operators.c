@@ -225,6 +225,34 @@ static void in_bulk_a_token_goes_once_to_a_node_beyond_nvlink(void **state) {
     assert_true(once.network_s < each.network_s / 2);
 }
 
+/* DeepEP's normal kernels, 4,096 tokens a rank without groups (its docs/legacy.md): what it calls the
+ * bandwidth counts each node, or each rank of one, that a token goes to, its own among them. */
+static void in_bulk_a_token_goes_once_to_a_rank(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t ep, parts;
+        double gbs;
+    } published[] = {{8, 8, 153}, {16, 2, 43}, {32, 4, 58}, {64, 8, 51}};
+    struct model_config m = r1;
+    struct op_shape s = shape(4096);
+    struct op_cost c;
+    s.model = &m;
+    s.activations = TYPE_FP8;
+    s.bulk = s.even = true;
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
+        double parts = s.ep = published[i].ep;
+        m.gate.group = parts > 32 ? r1.gate.group : OPS_GATE_GROUP_NONE; /* four nodes at most */
+        parts = fmin(published[i].parts, parts > 32 ? 4 : parts);
+        double met = parts * (1 - pow(1 - 1 / parts, 8));
+        op_cost(&c, &h800, NULL, OP_DISPATCH, &s);
+        near(c.s, 4096 * 7392 * met / (published[i].gbs * 1e9), 0.15);
+    }
+    s.mean_tokens = 4096 / 16; /* one of 64 ranks' dies is the fullest: its own sends decide */
+    double before = c.s;
+    op_cost(&c, &h800, NULL, OP_DISPATCH, &s);
+    near(c.s, before, 1e-9);
+}
+
 static void formulas_have_their_numbers(void **state) {
     (void)state;
     struct op_shape s = shape(128);
@@ -286,6 +314,7 @@ int main(void) {
         cmocka_unit_test(skew_hides_chance_and_many_tokens_end_it),
         cmocka_unit_test(faster_memory_helps_what_memory_binds_and_nothing_else),
         cmocka_unit_test(in_bulk_a_token_goes_once_to_a_node_beyond_nvlink),
+        cmocka_unit_test(in_bulk_a_token_goes_once_to_a_rank),
         cmocka_unit_test(formulas_have_their_numbers),
         cmocka_unit_test(constants_out_of_bounds_are_refused_by_name),
     };

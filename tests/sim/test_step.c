@@ -228,8 +228,11 @@ static void data_parallel_waits_for_the_fullest_die(void **state) {
     struct step_setup s =
         filled(true, (struct step_setup){.machine = &h800, .weights = TYPE_FP8, .dies = 32});
     double even = prefill(&s, 32, 4096, 0), odd = prefill(&s, 33, 4096, 0);
-    assert_true(odd > 1.5 * even);
-    assert_true(fabs(prefill(&s, 1, 4096, 0) / even - 1) < 0.01);
+    assert_true(odd > 1.2 * even);
+    double one = prefill(&s, 1, 4096, 0); /* attends as long, but experts have a 32nd to do */
+    assert_true(one < 0.97 * even && one > even / 2);
+    assert_true(prefill(&s, 8, 4096, 0) <= even && prefill(&s, 8, 4096, 0) >= one);
+    assert_true(prefill(&s, 0.9, 4096, 0) < one && prefill(&s, 0.9, 4096, 0) > 0.8 * one);
 }
 
 static void a_hand_over_takes_its_bytes_over_the_plane(void **state) {
