@@ -628,7 +628,12 @@ void node_free(struct node *n) {
     if (!n) return;
     struct flight *first = n->first;
     while (n->peers) peer_close(n, n->peers);
-    puller_free(n->puller); /* pulls are gone with it */
+    for (struct flight *f = first; f; f = f->next) {
+        const void *state;
+        bool ok;
+        if (f->pull && pull_over(f->pull, &ok, &state)) pull_free(f->pull);
+    }
+    puller_free(n->puller); /* the other pulls are gone with it */
     if (n->pool) pool_client_stop(n->pool);
     if (n->engine) engine_free(n->engine);
     n->engine = NULL;

@@ -38,7 +38,8 @@ struct puller_stats {
 enum st ST_CHECKED puller_new(struct puller **out, struct bus *bus, const struct block_shape *shape,
                               uint8_t *memory, uint32_t n_pages, uint32_t slot_bytes,
                               uint64_t look_ns, struct err *err);
-void puller_free(struct puller *p); /* the copying thread has ended; pulls go with it */
+void puller_free(
+    struct puller *p); /* the copying thread has ended; pulls that are not over go with it */
 
 /* Rows below n_rows go to pages [n_pages], borrowed until it is over; the first n_there blocks are
  * there already. NULL: out of memory. */
