@@ -86,26 +86,29 @@ static void on_vectors(struct op_work *w, const char *name, double rows) {
 
 /* Groups of [rows, k] x [k, n]: tiles dealt to the cores in waves. Libraries choose the tile to suit
  * the shape, so the best of a few is taken; C7's own is 128 x 152. A tile costs its full size even
- * where the matrix ends inside it. */
+ * where the matrix ends inside it, and its core stands still while what it computed is stored (what a
+ * shorter K costs on both kinds of chip), and no shorter than its start takes. */
 static void matmul(struct op_work *w, double groups, double rows, double n, double k,
                    enum machine_type type) {
     static const double heights[] = {16, 32, 48, 64, 96, 128}, widths[] = {38, 76, 152};
     double best = INFINITY, waves = 0, high = 0, wide = 0;
     const struct machine_operator *o = machine_operator(w->m, "gmm");
     double core_rate = peak(w, type) / w->m->cube_cores * o->share;
+    double store_s = HALF * cores(w) / op_memory_bps(w); /* of a value, while all cores store */
     for (size_t i = 0; i < sizeof heights / sizeof *heights; i++)
         for (size_t j = 0; j < sizeof widths / sizeof *widths; j++) {
             double tiles = groups * ceil(rows / heights[i]) * ceil(n / widths[j]);
             double all = ceil(tiles / cores(w) - 1e-9);
-            double s = all * (2 * heights[i] * widths[j] * k / core_rate + o->fixed_s);
+            double size = heights[i] * widths[j];
+            double s = all * (size * 2 * k / core_rate + fmax(size * store_s, o->fixed_s));
             if (s >= best) continue;
             best = s, waves = all, high = heights[i], wide = widths[j];
         }
     w->c->compute_s += best;
     w->c->operations += 2 * groups * rows * n * k;
-    op_say(w, "%s%.0f waves x (2 x %.0f x %.0f x %.0f / %.1f TOPS a core + %.2f us)",
+    op_say(w, "%s%.0f waves x (2 x %.0f x %.0f x %.0f / %.1f TOPS a core + store %.2f us)",
            w->c->compute_s > best ? " + " : "", waves, high, wide, k, core_rate * 1e-12,
-           o->fixed_s * 1e6);
+           fmax(high * wide * store_s, o->fixed_s) * 1e6);
 }
 
 /* A linear layer: weights of the type, activations in it, BF16 out. */

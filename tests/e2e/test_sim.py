@@ -78,7 +78,7 @@ def test_the_numbers_of_a_collectives_formula_give_its_time(name, ranks):
 def test_a_matmul_by_hand_and_the_models_own():
     o = op("gmm", "--groups", "4", "--m", "7168", "--n", "4096", "--k", "4096")
     assert o["operations"] == 2 * 4 * 7168 * 4096 * 4096
-    assert abs(o["operations"] / o["time_us"] / 752e6 - 0.794) < 0.01
+    assert abs(o["operations"] / o["time_us"] / 752e6 - 0.794) < 0.02
     assert op("gmm", "--batch", "256")["time_us"] > op("gmm", "--batch", "16")["time_us"]
 
 
