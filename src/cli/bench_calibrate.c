@@ -54,6 +54,8 @@ struct calibrate {
     struct calibration_seen seen;
     struct calibration_alone alone[SEEN_MAX];
     struct calibration_made made[SEEN_MAX];
+    struct calibration_probe probes[SEEN_MAX];
+    struct team *team; /* for probes */
 };
 
 static double since_s(uint64_t ns) {
@@ -179,6 +181,12 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
     return ST_OK;
 }
 
+static void probe(struct calibrate *b) {
+    if (b->seen.n_probes < SEEN_MAX)
+        b->probes[b->seen.n_probes++] =
+            (struct calibration_probe){clock_now_ns(), limits_hop_ns(b->team)};
+}
+
 /* A closed loop of so many clients. */
 static enum st load(struct calibrate *b, const struct bench_random *r, uint32_t width,
                     struct err *err) {
@@ -200,6 +208,7 @@ static enum st loads(struct calibrate *b, struct err *err) {
     for (uint32_t w = 1; w < most && n + 1 < WIDTHS_MAX; w *= 2) widths[n++] = w;
     widths[n++] = most;
     progress_begin(&b->progress, "bench calibrate");
+    probe(b);
     b->begun_ns = clock_now_ns();
     for (uint32_t i = 0; i < n; i++) {
         double at_s = since_s(b->begun_ns), end_s = at_s + (all_s - at_s) / (n - i);
@@ -213,6 +222,7 @@ static enum st loads(struct calibrate *b, struct err *err) {
             if (!fits(b, &r, k == 0 ? INFINITY : end_s - since_s(b->begun_ns))) continue;
             enum st st = load(b, &r, widths[i], err);
             if (st) return st;
+            probe(b);
         }
     }
     progress_end(&b->progress);
@@ -222,9 +232,8 @@ static enum st loads(struct calibrate *b, struct err *err) {
 /* --- the whole -------------------------------------------------------------------------------- */
 
 static void print(const struct calibration *c, const char *path) {
-    printf("machine    %s, %u threads, %.1f GB/s read, %.0f ns from core to core before and %.0f "
-           "after\n",
-           c->cpu, c->threads, c->read_gbs, c->hop_ns, c->hop_end_ns);
+    printf("machine    %s, %u threads, %.1f GB/s read, %.0f ns from core to core\n", c->cpu,
+           c->threads, c->read_gbs, c->hop_ns);
     printf("steps      %llu:", (unsigned long long)c->fit.steps);
     for (uint32_t i = 0; i < c->step.n_knots; i++)
         printf(" %g:%.2f", c->step.sequences[i], 1e3 * c->step.s[i]);
@@ -247,31 +256,27 @@ static void print(const struct calibration *c, const char *path) {
         "token to read and %.1f ns to make tokens of text\n",
         1e3 * c->front.request_s, 1e6 * c->front.made_s, 1e9 * c->front.made_token_s,
         1e9 * c->front.read_token_s, 1e9 * c->front.text_token_s);
-    printf("left out   %llu steps and chunks that took over three times as long as their like; "
-           "%.1f us "
-           "lost to them a step\n",
-           (unsigned long long)c->fit.dropped, 1e6 * c->step.stall_s);
+    printf("left out   %llu steps and chunks that took over three times as long as their like "
+           "(%.1f us "
+           "lost to them a step), %llu while the cores were nearer or farther\n",
+           (unsigned long long)c->fit.dropped, 1e6 * c->step.stall_s,
+           (unsigned long long)c->fit.elsewhere);
     printf("result     %s\n", path);
 }
 
-static enum st probe(struct calibration *c, uint32_t threads, struct err *err) {
+static enum st measure_limits(struct calibrate *b, struct calibration *c, struct err *err) {
     struct limits l = {.read_gbs = c->read_gbs};
-    struct team *team;
-    c->threads = threads ? threads : team_cores();
-    enum st st = team_new(&team, c->threads, err);
-    if (st) return st;
-    st = limits_measure(&l, team, err);
-    team_free(team);
+    enum st st = limits_measure(&l, b->team, err);
+    c->threads = team_size(b->team);
     snprintf(c->cpu, sizeof c->cpu, "%s", l.cpu);
     c->read_gbs = l.read_gbs;
-    *(c->hop_ns > 0 ? &c->hop_end_ns : &c->hop_ns) = l.hop_ns;
     return st;
 }
 
 static enum st finish(struct calibrate *b, struct calibration *c, struct err *err) {
     struct record_file f;
     enum st st = stop(b, err);
-    if (!st) st = probe(c, b->a->engine.model.threads, err);
+    if (!st) st = measure_limits(b, c, err);
     if (!st) st = record_read(&f, b->record, err);
     if (st) return st;
     st = calibration_fit(c, &f, &b->seen, "bench calibrate", err);
@@ -283,6 +288,7 @@ static enum st finish(struct calibrate *b, struct calibration *c, struct err *er
 static void release(struct calibrate *b) {
     struct err ignored;
     (void)!stop(b, &ignored);
+    team_free(b->team);
     http_client_free(b->target.client);
     if (b->target.base) event_base_free(b->target.base);
     record_file_release(&b->head);
@@ -298,6 +304,7 @@ static enum st run(struct args *a, const char *model, struct err *err) {
     *b = (struct calibrate){.a = a, .model = model, .dir = "/tmp/supernode-calibrate-XXXXXX"};
     b->seen.alone = b->alone;
     b->seen.made = b->made;
+    b->seen.probes = b->probes;
     b->target = (struct bench_target){.endpoint = "/v1/completions",
                                       .model = model ? model : "models/tiny",
                                       .ignore_eos = true,
@@ -305,7 +312,9 @@ static enum st run(struct args *a, const char *model, struct err *err) {
                                       .quiet = true,
                                       .temperature = 0};
     snprintf(c.model, sizeof c.model, "%s", b->target.model);
-    enum st st = probe(&c, a->engine.model.threads, err);
+    uint32_t threads = a->engine.model.threads;
+    enum st st = team_new(&b->team, threads ? threads : team_cores(), err);
+    if (!st) st = measure_limits(b, &c, err);
     if (!st) st = begin(b, err);
     if (!st) st = loads(b, err);
     if (!st) st = finish(b, &c, err);

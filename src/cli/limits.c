@@ -13,7 +13,7 @@
 #include "base/clock.h"
 
 enum { RUNS = 5, FMA_ROUNDS = 4000000, ACCUMULATORS = 24 };
-static const uint64_t hops_ns = 5000000;
+static const uint64_t hops_ns = 2000000;
 static const size_t read_bytes = (size_t)1 << 30;
 
 struct burn {
@@ -130,7 +130,7 @@ static void hop_part(void *ctx, uint32_t tile, uint32_t thread) {
     }
 }
 
-static double hop_ns(struct team *team) {
+double limits_hop_ns(struct team *team) {
     struct hops h = {.n = team_size(team)};
     for (int i = 0; i < RUNS && h.n > 1; i++) {
         h.at = 0;
@@ -179,7 +179,7 @@ enum st limits_measure(struct limits *out, struct team *team, struct err *err) {
     b.fma = widest_fma(&out->fma_isa, &lanes);
     double gflops = 2.0 * lanes * ACCUMULATORS * FMA_ROUNDS * n / best(team, fma_part, &b) / 1e9;
     if (gflops > out->fma_gflops) out->fma_gflops = gflops;
-    double hop = hop_ns(team);
+    double hop = limits_hop_ns(team);
     if (!(out->hop_ns > 0) || hop < out->hop_ns) out->hop_ns = hop;
     munmap(map, read_bytes);
     return ST_OK;

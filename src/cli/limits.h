@@ -22,4 +22,6 @@ struct limits {
  * benchmark measures before and after. Zero-initialise. */
 enum st ST_CHECKED limits_measure(struct limits *out, struct team *team, struct err *err);
 
+double limits_hop_ns(struct team *team); /* alone: takes 10 ms */
+
 #endif

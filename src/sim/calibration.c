@@ -31,7 +31,6 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {TOP, "threads", NULL, &c->threads, 1, 65536},
         {TOP, "read_gbs", &c->read_gbs, NULL, 0, 1e6},
         {TOP, "hop_ns", &c->hop_ns, NULL, 0, 1e12},
-        {TOP, "hop_end_ns", &c->hop_end_ns, NULL, 0, 1e12},
         {ENGINE, "max_num_seqs", NULL, &c->engine.max_num_seqs, 1, 65536},
         {ENGINE, "max_num_batched_tokens", NULL, &c->engine.max_num_batched_tokens,
          EXECUTOR_CHUNK_MIN, 65536},
@@ -97,9 +96,10 @@ static json_t *as_json(const struct calibration *c) {
     json_object_set_new(of[STEP], "sequences", numbers(c->step.sequences, c->step.n_knots));
     json_object_set_new(of[STEP], "s", numbers(c->step.s, c->step.n_knots));
     json_object_set_new(root, "fit",
-                        json_pack("{s:I,s:I,s:I,s:f,s:f,s:f,s:f}", "steps",
+                        json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:f}", "steps",
                                   (json_int_t)c->fit.steps, "chunks", (json_int_t)c->fit.chunks,
-                                  "dropped", (json_int_t)c->fit.dropped, "step_error_median",
+                                  "dropped", (json_int_t)c->fit.dropped, "elsewhere",
+                                  (json_int_t)c->fit.elsewhere, "step_error_median",
                                   c->fit.step_error, "chunk_error_median", c->fit.chunk_error,
                                   "step_bias", c->fit.step_bias, "chunk_bias", c->fit.chunk_bias));
     return root;

@@ -14,9 +14,9 @@ enum { CALIBRATION_KNOTS_MAX = 16 };
 struct calibration {
     char model[256], cpu[128];
     uint32_t threads;
-    /* Probes: the machine's state when it was measured (cli/limits.h); the end's is there too, as
-     * cores may have moved apart. */
-    double read_gbs, hop_ns, hop_end_ns;
+    /* Probes: the machine's state when it was measured (cli/limits.h). hop: the one it was most often
+     * in; what was recorded in another is left out. */
+    double read_gbs, hop_ns;
     struct engine_options engine;
     uint32_t n_pages, n_slots, max_model_len, vocab, rows_max;
     bool drafts;
@@ -42,9 +42,10 @@ struct calibration {
         double request_s, made_s, made_token_s, read_token_s, text_token_s;
     } front;
     struct calibration_fit {
-        uint64_t steps, chunks, dropped; /* dropped: took far longer than others like them */
-        double step_error, chunk_error;  /* medians of |measured - fitted| / measured */
-        double step_bias, chunk_bias;    /* sum of fitted over sum of measured, less 1 */
+        /* dropped: took far longer than others like them; elsewhere: in another state */
+        uint64_t steps, chunks, dropped, elsewhere;
+        double step_error, chunk_error; /* medians of |measured - fitted| / measured */
+        double step_bias, chunk_bias;   /* sum of fitted over sum of measured, less 1 */
     } fit;
 };
 
@@ -60,11 +61,17 @@ struct calibration_seen {
         uint32_t n_prompt;
         double s;
     } * made;
-    uint32_t n_alone, n_made;
+    /* Probes on the way, in their order. */
+    const struct calibration_probe {
+        uint64_t ns;
+        double hop_ns;
+    } * probes;
+    uint32_t n_alone, n_made, n_probes;
 };
 
-/* Fills all but model, cpu, threads and read_gbs. ST_INVALID: too little was recorded. */
-enum st ST_CHECKED calibration_fit(struct calibration *c, const struct record_file *f,
+/* Fills all but model, cpu, threads and read_gbs; f keeps what it was fitted to. ST_INVALID: too
+ * little was recorded. */
+enum st ST_CHECKED calibration_fit(struct calibration *c, struct record_file *f,
                                    const struct calibration_seen *seen, const char *name,
                                    struct err *err);
 double calibration_step_s(const struct calibration *c, const struct sim_step *s);

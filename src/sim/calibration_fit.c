@@ -382,7 +382,40 @@ static enum st fit_front(struct calibration *c, const struct record_file *f,
     return there ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
 }
 
-enum st calibration_fit(struct calibration *c, const struct record_file *f,
+/* --- states of the machine -------------------------------------------------------------------- */
+
+static bool alike(double a, double b) {
+    return fmax(a, b) <= 1.5 * fmin(a, b);
+}
+
+/* The probe with the most others like it. */
+static double usual_hop(const struct calibration_seen *seen) {
+    uint32_t most = 0;
+    double usual = 0;
+    for (uint32_t i = 0; i < seen->n_probes; i++) {
+        uint32_t n = 0;
+        for (uint32_t k = 0; k < seen->n_probes; k++)
+            n += alike(seen->probes[i].hop_ns, seen->probes[k].hop_ns);
+        if (n > most) usual = seen->probes[i].hop_ns;
+        if (n > most) most = n;
+    }
+    return usual;
+}
+
+/* Keeps what lies between two probes that both are as usual. */
+static void keep_usual(struct record_file *f, const struct calibration_seen *seen, double usual) {
+    uint64_t n = 0;
+    uint32_t p = 0; /* the first probe behind the work */
+    for (uint64_t i = 0; i < f->n; i++) {
+        while (p < seen->n_probes && seen->probes[p].ns <= f->v[i].begin_ns) p++;
+        bool begins = p == 0 || alike(seen->probes[p - 1].hop_ns, usual),
+             ends = p == seen->n_probes || alike(seen->probes[p].hop_ns, usual);
+        if (begins && ends) f->v[n++] = f->v[i];
+    }
+    f->n = n;
+}
+
+enum st calibration_fit(struct calibration *c, struct record_file *f,
                         const struct calibration_seen *seen, const char *name, struct err *err) {
     c->engine = f->engine;
     c->n_pages = f->x.n_pages;
@@ -392,10 +425,13 @@ enum st calibration_fit(struct calibration *c, const struct record_file *f,
     c->rows_max = f->x.rows_max;
     c->drafts = f->x.drafts;
     c->expand_cost = (double)f->x.expand_cost;
-    c->fit = (struct calibration_fit){0};
-    enum st st = fit_steps(c, f, name, err);
+    c->fit = (struct calibration_fit){.elsewhere = f->n};
+    enum st st = fit_front(c, f, seen, name, err);
+    c->hop_ns = usual_hop(seen);
+    keep_usual(f, seen, c->hop_ns);
+    c->fit.elsewhere -= f->n;
+    if (!st) st = fit_steps(c, f, name, err);
     if (!st) st = fit_chunks(c, f, name, err);
     if (!st) st = fit_pieces(c, f, name, err);
-    if (!st) st = fit_front(c, f, seen, name, err);
     return st ? st : fit_gaps(c, f, name, err);
 }

@@ -178,6 +178,33 @@ static void a_table_is_found_again_in_samples_made_from_it(void **state) {
     record_file_release(&f);
 }
 
+static void what_was_recorded_while_the_cores_were_elsewhere_is_left_out(void **state) {
+    (void)state;
+    struct record_file f = {.x = {.vocab = 1000, .max_model_len = 2048}};
+    struct calibration c = {0};
+    struct err err;
+    f.v = calloc(1000, sizeof *f.v);
+    assert_non_null(f.v);
+    for (; f.n < 1000; f.n++) { /* a ms each; the last 400 take twice as long */
+        uint64_t begun = 1000000 * f.n + 1, rows = 64 + f.n % 50;
+        f.v[f.n] = (struct record_work){.kind = f.n % 4 ? RECORD_STEP : RECORD_PIECE,
+                                        .begin_ns = begun,
+                                        .end_ns = begun + (f.n < 600 ? 1 : 2) * rows * 1000,
+                                        .runs = 1,
+                                        .rows = (uint32_t)rows,
+                                        .begins = true,
+                                        .over = true};
+    }
+    struct calibration_probe probes[] = {
+        {0, 100}, {300000000, 110}, {600000000, 90}, {800000000, 400}, {1000000000, 410}};
+    struct calibration_seen seen = {.probes = probes, .n_probes = 5};
+    must(calibration_fit(&c, &f, &seen, "samples", &err), &err);
+    assert_int_equal(c.fit.elsewhere, 400);
+    assert_true(c.hop_ns < 111);
+    assert_true(fabs(c.chunk.row_s / 1e-6 - 1) < 0.02);
+    record_file_release(&f);
+}
+
 static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) {
     (void)state;
     char path[] = "/tmp/calibration-XXXXXX";
@@ -208,6 +235,7 @@ int main(void) {
         cmocka_unit_test(long_prompts_are_read_in_rounds_and_short_ones_pass_them),
         cmocka_unit_test(one_seed_is_one_run_and_nothing_is_lost_under_overload),
         cmocka_unit_test(a_table_is_found_again_in_samples_made_from_it),
+        cmocka_unit_test(what_was_recorded_while_the_cores_were_elsewhere_is_left_out),
         cmocka_unit_test(what_is_written_is_read_and_what_lacks_a_key_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
