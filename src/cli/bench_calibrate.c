@@ -247,10 +247,11 @@ static void print(const struct calibration *c, const char *path) {
            (unsigned long long)c->fit.chunks, 1e3 * c->chunk.fixed_s, 1e3 * c->chunk.run_s,
            1e6 * c->chunk.row_s, 1e9 * c->chunk.key_pair_s, 1e9 * c->chunk.earlier_s,
            100 * c->fit.chunk_error, 100 * c->fit.chunk_bias);
+    struct sim_piece p = calibration_piece(
+        c, &(struct sim_chunk){.tokens = 1024, .key_pairs = 1024 * 1025 / 2.0, .requests = 1});
     printf("between    %.1f us and %.2f us a sequence; pieces of a chunk of 1,024 rows end %.1f us "
-           "late\n",
-           1e6 * c->gap_s, 1e6 * c->gap_run_s,
-           1024e6 * (c->chunk.over_row_s + 512 * c->chunk.over_key_pair_s));
+           "late and take %.1f us more after a step\n",
+           1e6 * c->gap_s, 1e6 * c->gap_run_s, 1e6 * p.over_s, 1e6 * p.resume_s);
     printf(
         "front      %.2f ms pass for a request; %.1f us and %.1f ns a token to make it, %.1f ns a "
         "token to read and %.1f ns to make tokens of text\n",

@@ -55,6 +55,8 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {CHUNK, "row_s", &c->chunk.row_s, NULL, 0, s_max},
         {CHUNK, "key_pair_s", &c->chunk.key_pair_s, NULL, 0, s_max},
         {CHUNK, "earlier_key_s", &c->chunk.earlier_s, NULL, 0, s_max},
+        {CHUNK, "resume_s", &c->chunk.resume_s, NULL, 0, s_max},
+        {CHUNK, "resume_row_s", &c->chunk.resume_row_s, NULL, 0, s_max},
         {CHUNK, "piece_over_row_s", &c->chunk.over_row_s, NULL, 0, s_max},
         {CHUNK, "piece_over_key_pair_s", &c->chunk.over_key_pair_s, NULL, 0, s_max},
         {BETWEEN, "fixed_s", &c->gap_s, NULL, 0, s_max},

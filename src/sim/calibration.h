@@ -31,6 +31,8 @@ struct calibration {
     } step;
     struct {
         double fixed_s, run_s, row_s, key_pair_s, earlier_s;
+        /* What a chunk has more to do after each step that came between its pieces. */
+        double resume_s, resume_row_s;
         /* A piece ends at the end of a tile, so long after it should. */
         double over_row_s, over_key_pair_s;
     } chunk;
@@ -76,6 +78,7 @@ enum st ST_CHECKED calibration_fit(struct calibration *c, struct record_file *f,
                                    struct err *err);
 double calibration_step_s(const struct calibration *c, const struct sim_step *s);
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k);
+struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k);
 
 enum st ST_CHECKED calibration_write(const struct calibration *c, const char *path,
                                      struct err *err);

@@ -201,18 +201,20 @@ double calibration_step_s(const struct calibration *c, const struct sim_step *s)
 
 /* --- chunks ----------------------------------------------------------------------------------- */
 
-enum { CHUNK_FEATURES = 5 };
+enum { CHUNK_FEATURES = 7 };
 
 /* A chunk's time is that of its pieces; one that was dropped, or begun before, is none. */
 static void take_chunks(struct samples *s, const struct record_file *f) {
-    double sum = 0;
+    double sum = 0, resumed = 0;
     bool whole = false;
     for (uint64_t i = 0; i < f->n; i++) {
         const struct record_work *w = &f->v[i];
         if (w->kind != RECORD_PIECE) continue;
         if (w->begins) {
-            sum = 0;
+            sum = resumed = 0;
             whole = true;
+        } else if (i > 0 && f->v[i - 1].kind == RECORD_STEP) {
+            resumed++;
         }
         sum += seconds(w);
         if (!w->over || !whole || sum <= 0) continue;
@@ -223,6 +225,8 @@ static void take_chunks(struct samples *s, const struct record_file *f) {
         out[2] = w->rows;
         out[3] = (double)w->keys;
         out[4] = (double)w->earlier;
+        out[5] = resumed;
+        out[6] = resumed * w->rows;
         s->y[s->n++] = sum;
     }
 }
@@ -251,12 +255,20 @@ static enum st fit_chunks(struct calibration *c, const struct record_file *f, co
     c->chunk.row_s = x[2];
     c->chunk.key_pair_s = x[3];
     c->chunk.earlier_s = x[4];
+    c->chunk.resume_s = x[5];
+    c->chunk.resume_row_s = x[6];
     return ST_OK;
 }
 
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k) {
     return c->chunk.fixed_s + k->requests * c->chunk.run_s + k->tokens * c->chunk.row_s +
            k->key_pairs * c->chunk.key_pair_s + k->cached * c->chunk.earlier_s;
+}
+
+struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k) {
+    return (struct sim_piece){.over_s = k->tokens * c->chunk.over_row_s +
+                                        k->key_pairs * c->chunk.over_key_pair_s,
+                              .resume_s = c->chunk.resume_s + k->tokens * c->chunk.resume_row_s};
 }
 
 /* --- what lies between ------------------------------------------------------------------------ */
@@ -290,8 +302,10 @@ static enum st fit_gaps(struct calibration *c, const struct record_file *f, cons
 
 /* Those that let streams go on have little time; the others' is so long that its end says nothing. */
 static const uint64_t piece_ns_max = 5000000;
+static const double late = 10; /* times the mean */
 
-/* Means, as how often streams go on depends on them: nothing is left out. */
+/* Means, as how often streams go on depends on them, but for what ended so late that the core was
+ * somebody else's: that is no progress of the chunk. */
 static enum st fit_pieces(struct calibration *c, const struct record_file *f, const char *name,
                           struct err *err) {
     struct samples s;
@@ -307,8 +321,11 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
         s.weights[s.n] = 1 / (size * size);
         s.y[s.n++] = fmax(0, (double)(int64_t)(w->end_ns - w->until_ns) / 1e9);
     }
-    if (there) {
+    for (int fit = 0; fit < FITS && there; fit++) {
         least_squares(x, 2, s.features, s.y, s.weights, s.n);
+        for (size_t k = 0; k < s.n; k++)
+            if (s.y[k] > late * (x[0] * s.features[2 * k] + x[1] * s.features[2 * k + 1]))
+                s.weights[k] = 0;
         c->chunk.over_row_s = x[0];
         c->chunk.over_key_pair_s = x[1];
     }

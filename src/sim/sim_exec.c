@@ -201,6 +201,7 @@ static void step(void *ctx, struct exec_run *runs, uint32_t n_runs) {
     struct sim_exec *s = ctx;
     struct sim_step what = {0};
     double kv = 0;
+    s->stepped = true;
     spread(s, runs, n_runs);
     for (uint32_t d = 0; d < s->o.dies; d++) {
         if (s->die_requests[d] > what.requests) what.requests = s->die_requests[d];
@@ -230,10 +231,14 @@ static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t un
         }
         s->in_chunk = true;
         s->chunk_left_ns = ns_of(s, s->o.times.chunk_s(s->o.times.ctx, &c));
-        s->piece_over_ns = 0;
-        if (s->o.times.piece_over_s)
-            s->piece_over_ns = 1 + (uint64_t)(s->o.times.piece_over_s(s->o.times.ctx, &c) * 1e9);
+        struct sim_piece piece = {0};
+        if (s->o.times.piece) piece = s->o.times.piece(s->o.times.ctx, &c);
+        s->piece_over_ns = s->o.times.piece ? 1 + (uint64_t)(piece.over_s * 1e9) : 0;
+        s->resume_s = piece.resume_s;
+    } else if (s->stepped && s->resume_s > 0) {
+        s->chunk_left_ns += ns_of(s, s->resume_s);
     }
+    s->stepped = false;
     if (s->chunk_left_ns > 0) { /* a piece, however short it should be */
         uint64_t piece = s->piece_over_ns + (until_ns > s->now_ns ? until_ns - s->now_ns : 0);
         if (s->piece_over_ns == 0 && piece < piece_ns_min) piece = piece_ns_min;

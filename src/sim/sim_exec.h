@@ -20,12 +20,17 @@ struct sim_step {            /* one decode step */
 struct sim_chunk {                              /* one prompt batch */
     double tokens, key_pairs, cached, requests; /* step.h, struct step_prefill */
 };
+/* A chunk is computed in pieces, between which steps may come. */
+struct sim_piece {
+    double over_s;   /* so much later than it should a piece ends */
+    double resume_s; /* and so much more there is to do after a step, which used the caches */
+};
 struct sim_times {
     void *ctx;
     double (*step_s)(void *ctx, const struct sim_step *s);
     double (*chunk_s)(void *ctx, const struct sim_chunk *c);
-    /* How much later than it should a piece of the chunk ends; NULL: it takes 1 ms or more. */
-    double (*piece_over_s)(void *ctx, const struct sim_chunk *c);
+    /* Of the chunk that chunk_s was asked for last; NULL: a piece takes 1 ms or more. */
+    struct sim_piece (*piece)(void *ctx, const struct sim_chunk *c);
 };
 
 struct sim_exec_options {
@@ -56,6 +61,8 @@ struct sim_exec {
     bool in_chunk;
     /* Of the chunk still to compute (steps may come between); over 0: pieces take 1 ms or more. */
     uint64_t chunk_left_ns, piece_over_ns;
+    double resume_s;
+    bool stepped; /* since the last piece */
 };
 
 /* What a page takes: operations on the bus of just this length carry KV, no other has it. */

@@ -17,6 +17,7 @@ struct solo {
     const struct calibration *k;
     const struct record_file *replay;
     uint64_t next_step, next_chunk; /* of replay */
+    double chunk_factor;            /* of the last chunk's time */
     uint64_t chance;
     struct run_load load;
     struct sim_exec exec;
@@ -66,18 +67,22 @@ static double replayed_step(struct solo *s) {
 
 static double replayed_chunk(struct solo *s) {
     const struct record_file *f = s->replay;
-    double sum = 0;
+    double sum = 0, resumed = 0;
+    bool stepped = false;
     while (f && s->next_chunk < f->n) {
         const struct record_work *w = &f->v[s->next_chunk++];
-        if (w->kind != RECORD_PIECE) continue;
-        if (w->begins) sum = 0;
+        resumed += w->kind == RECORD_PIECE && stepped;
+        stepped = w->kind == RECORD_STEP;
+        if (stepped) continue;
+        if (w->begins) sum = resumed = 0;
         sum += seconds(w);
         if (!w->over) continue;
         const struct sim_chunk was = {.requests = w->runs,
                                       .tokens = w->rows,
                                       .key_pairs = (double)w->keys,
                                       .cached = (double)w->earlier};
-        return sum / calibration_chunk_s(s->k, &was);
+        double resume_s = resumed * calibration_piece(s->k, &was).resume_s;
+        return sum / (calibration_chunk_s(s->k, &was) + resume_s);
     }
     return 1;
 }
@@ -90,12 +95,15 @@ static double step_s(void *ctx, const struct sim_step *what) {
 
 static double chunk_s(void *ctx, const struct sim_chunk *what) {
     struct solo *s = ctx;
-    return replayed_chunk(s) * calibration_chunk_s(s->k, what);
+    s->chunk_factor = replayed_chunk(s);
+    return s->chunk_factor * calibration_chunk_s(s->k, what);
 }
 
-static double piece_over_s(void *ctx, const struct sim_chunk *what) {
-    const struct calibration *k = ((struct solo *)ctx)->k;
-    return what->tokens * k->chunk.over_row_s + what->key_pairs * k->chunk.over_key_pair_s;
+static struct sim_piece piece(void *ctx, const struct sim_chunk *what) {
+    const struct solo *s = ctx;
+    struct sim_piece p = calibration_piece(s->k, what);
+    p.resume_s *= s->chunk_factor;
+    return p;
 }
 
 /* --- the front -------------------------------------------------------------------------------- */
@@ -281,7 +289,7 @@ static enum st begin_engine(struct solo *s, struct err *err) {
     s->memory = aligned_alloc(page, (bytes + page - 1) / page * page);
     if (!s->memory) return err_set(err, ST_NO_MEMORY, "simulated server: out of memory");
     memset(s->memory, 0, bytes);
-    struct sim_exec_options o = {.times = {s, step_s, chunk_s, piece_over_s},
+    struct sim_exec_options o = {.times = {s, step_s, chunk_s, piece},
                                  .model_id = RUN_MODEL_ID,
                                  .n_pages = k->n_pages,
                                  .n_slots = k->n_slots,
