@@ -27,11 +27,12 @@
 enum { START_S = 600, STOP_S = 60, SEEN_MAX = 4096, WIDTHS_MAX = 20, BURST_MAX = 32 };
 
 /* Prompts between mere tails of a step and the longest that is likely; some share a prefix, so that rows
- * come behind keys that are there already. */
+ * come behind keys that are there already, some go on so long that others' prompts are computed beside
+ * them. */
 static const struct lengths {
     double in, prefix; /* of max_model_len, not under in_min */
     uint32_t in_min, out;
-} lengths[] = {{0.008, 0, 64, 64},   {0.002, 0, 12, 96}, {0.04, 0, 64, 24}, {0.12, 0, 64, 24},
+} lengths[] = {{0.008, 0, 64, 64},   {0.002, 0, 12, 96}, {0.04, 0, 64, 24}, {0.12, 0, 64, 128},
                {0.04, 0.08, 64, 16}, {0.4, 0, 64, 32},   {0.75, 0, 64, 16}, {0.002, 0.04, 12, 48}};
 enum { LENGTHS = sizeof lengths / sizeof *lengths };
 
@@ -247,11 +248,13 @@ static void print(const struct calibration *c, const char *path) {
            (unsigned long long)c->fit.chunks, 1e3 * c->chunk.fixed_s, 1e3 * c->chunk.run_s,
            1e6 * c->chunk.row_s, 1e9 * c->chunk.key_pair_s, 1e9 * c->chunk.earlier_s,
            100 * c->fit.chunk_error, 100 * c->fit.chunk_bias);
-    struct sim_piece p = calibration_piece(
-        c, &(struct sim_chunk){.tokens = 1024, .key_pairs = 1024 * 1025 / 2.0, .requests = 1});
-    printf("between    %.1f us and %.2f us a sequence; pieces of a chunk of 1,024 rows end %.1f us "
-           "late and take %.1f us more after a step\n",
-           1e6 * c->gap_s, 1e6 * c->gap_run_s, 1e6 * p.over_s, 1e6 * p.resume_s);
+    const struct sim_chunk k = {.tokens = 1024, .key_pairs = 1024 * 1025 / 2.0, .requests = 1};
+    struct sim_piece p = calibration_piece(c, &k, 0);
+    printf("between    %.1f us after a piece, %.1f us after a step and %.2f us for each of its "
+           "sequences; pieces of 1,024 rows end %.0f to %.0f us late and take %.0f us more after a "
+           "step\n",
+           1e6 * c->gap_s, 1e6 * c->gap_step_s, 1e6 * c->gap_run_s, 1e6 * p.over_s,
+           1e6 * calibration_piece(c, &k, CALIBRATION_LONG_S).over_s, 1e6 * p.resume_s);
     printf(
         "front      %.2f ms pass for a request; %.1f us and %.1f ns a token to make it, %.1f ns a "
         "token to read and %.1f ns to make tokens of text\n",

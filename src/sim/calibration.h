@@ -33,11 +33,12 @@ struct calibration {
         double fixed_s, run_s, row_s, key_pair_s, earlier_s;
         /* What a chunk has more to do after each step that came between its pieces. */
         double resume_s, resume_row_s;
-        /* A piece ends at the end of a tile, so long after it should. */
-        double over_row_s, over_key_pair_s;
+        /* A piece ends at the end of a tile, so long after it should; long_row: more, if it should
+         * take CALIBRATION_LONG_S or longer, as it likelier ends in a long tile; less before. */
+        double over_row_s, over_key_pair_s, over_long_row_s;
     } chunk;
-    double gap_s, gap_run_s; /* between two calls of the executor: once, and a run of the last */
-    double acceptance;       /* of drafts */
+    double gap_s, gap_step_s, gap_run_s; /* behind a piece; behind a step; each of its runs */
+    double acceptance;                   /* of drafts */
     /* HTTP, text and client. Time that passes for each request; and what a client's thread takes to
      * make a request, the server's to read one and to make tokens of its text, one after the other. */
     struct {
@@ -78,7 +79,9 @@ enum st ST_CHECKED calibration_fit(struct calibration *c, struct record_file *f,
                                    struct err *err);
 double calibration_step_s(const struct calibration *c, const struct sim_step *s);
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k);
-struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k);
+struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k,
+                                   double planned_s);
+#define CALIBRATION_LONG_S 1e-3
 
 enum st ST_CHECKED calibration_write(const struct calibration *c, const char *path,
                                      struct err *err);

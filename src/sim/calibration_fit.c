@@ -265,9 +265,14 @@ double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *
            k->key_pairs * c->chunk.key_pair_s + k->cached * c->chunk.earlier_s;
 }
 
-struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k) {
-    return (struct sim_piece){.over_s = k->tokens * c->chunk.over_row_s +
-                                        k->key_pairs * c->chunk.over_key_pair_s,
+static double longish(double planned_s) {
+    return fmin(1, planned_s / CALIBRATION_LONG_S);
+}
+
+struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k,
+                                   double planned_s) {
+    double row_s = c->chunk.over_row_s + longish(planned_s) * c->chunk.over_long_row_s;
+    return (struct sim_piece){.over_s = k->tokens * row_s + k->key_pairs * c->chunk.over_key_pair_s,
                               .resume_s = c->chunk.resume_s + k->tokens * c->chunk.resume_row_s};
 }
 
@@ -276,25 +281,30 @@ struct sim_piece calibration_piece(const struct calibration *c, const struct sim
 /* Longer ones are pauses: nothing was there to compute. */
 static const double gap_s_max = 1e-3;
 
+/* Means: nothing is left out. */
 static enum st fit_gaps(struct calibration *c, const struct record_file *f, const char *name,
                         struct err *err) {
     struct samples s;
-    double x[2];
-    if (!samples_new(&s, 2, f->n)) {
+    double x[3];
+    if (!samples_new(&s, 3, f->n)) {
         samples_free(&s);
         return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
     }
     for (uint64_t i = 0; i + 1 < f->n; i++) {
         double gap = (double)(int64_t)(f->v[i + 1].begin_ns - f->v[i].end_ns) / 1e9;
+        bool step = f->v[i].kind == RECORD_STEP;
         if (!(gap > 0 && gap < gap_s_max)) continue;
-        s.features[2 * s.n] = 1;
-        s.features[2 * s.n + 1] = f->v[i].kind == RECORD_STEP ? f->v[i].runs : 0;
+        s.features[3 * s.n] = !step;
+        s.features[3 * s.n + 1] = step;
+        s.features[3 * s.n + 2] = step ? f->v[i].runs : 0;
+        s.weights[s.n] = 1;
         s.y[s.n++] = gap;
     }
-    (void)solve(&s, x);
+    least_squares(x, 3, s.features, s.y, s.weights, s.n);
     samples_free(&s);
     c->gap_s = x[0];
-    c->gap_run_s = x[1];
+    c->gap_step_s = x[1];
+    c->gap_run_s = x[2];
     return ST_OK;
 }
 
@@ -309,25 +319,30 @@ static const double late = 10; /* times the mean */
 static enum st fit_pieces(struct calibration *c, const struct record_file *f, const char *name,
                           struct err *err) {
     struct samples s;
-    double x[2];
-    bool there = samples_new(&s, 2, f->n);
+    double x[3];
+    bool there = samples_new(&s, 3, f->n);
     for (uint64_t i = 0; i < f->n && there; i++) {
         const struct record_work *w = &f->v[i];
         if (w->kind != RECORD_PIECE || w->over || w->until_ns > w->begin_ns + piece_ns_max)
             continue;
-        double size = w->rows + (double)w->keys / KEYS_A_ROW;
-        s.features[2 * s.n] = w->rows;
-        s.features[2 * s.n + 1] = (double)w->keys;
+        double size = w->rows + (double)w->keys / KEYS_A_ROW,
+               planned_s = fmax(0, (double)(int64_t)(w->until_ns - w->begin_ns) / 1e9);
+        s.features[3 * s.n] = w->rows;
+        s.features[3 * s.n + 1] = (double)w->keys;
+        s.features[3 * s.n + 2] = w->rows * longish(planned_s);
         s.weights[s.n] = 1 / (size * size);
         s.y[s.n++] = fmax(0, (double)(int64_t)(w->end_ns - w->until_ns) / 1e9);
     }
     for (int fit = 0; fit < FITS && there; fit++) {
-        least_squares(x, 2, s.features, s.y, s.weights, s.n);
-        for (size_t k = 0; k < s.n; k++)
-            if (s.y[k] > late * (x[0] * s.features[2 * k] + x[1] * s.features[2 * k + 1]))
-                s.weights[k] = 0;
+        least_squares(x, 3, s.features, s.y, s.weights, s.n);
+        for (size_t k = 0; k < s.n; k++) {
+            double v = 0;
+            for (uint32_t i = 0; i < 3; i++) v += x[i] * s.features[3 * k + i];
+            if (s.y[k] > late * v) s.weights[k] = 0;
+        }
         c->chunk.over_row_s = x[0];
         c->chunk.over_key_pair_s = x[1];
+        c->chunk.over_long_row_s = x[2];
     }
     samples_free(&s);
     return there ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", name);

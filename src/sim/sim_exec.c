@@ -219,34 +219,41 @@ static bool fetched(const struct exec_run *run) {
     return !run->gate || atomic_load_explicit(&run->gate->parts, memory_order_acquire) >= 1;
 }
 
-static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t until_ns) {
-    struct sim_exec *s = ctx;
-    if (!s->in_chunk) {
-        struct sim_chunk c = {.requests = n_runs};
-        for (uint32_t i = 0; i < n_runs; i++) {
-            double from = runs[i].from, n = runs[i].n;
-            c.tokens += n;
-            c.key_pairs += n * from + n * (n + 1) / 2;
-            c.cached += from;
-        }
-        s->in_chunk = true;
-        s->chunk_left_ns = ns_of(s, s->o.times.chunk_s(s->o.times.ctx, &c));
-        struct sim_piece piece = {0};
-        if (s->o.times.piece) piece = s->o.times.piece(s->o.times.ctx, &c);
-        s->piece_over_ns = s->o.times.piece ? 1 + (uint64_t)(piece.over_s * 1e9) : 0;
-        s->resume_s = piece.resume_s;
-    } else if (s->stepped && s->resume_s > 0) {
-        s->chunk_left_ns += ns_of(s, s->resume_s);
+static void begin_chunk(struct sim_exec *s, const struct exec_run *runs, uint32_t n_runs) {
+    struct sim_chunk *c = &s->chunk;
+    *c = (struct sim_chunk){.requests = n_runs};
+    for (uint32_t i = 0; i < n_runs; i++) {
+        double from = runs[i].from, n = runs[i].n;
+        c->tokens += n;
+        c->key_pairs += n * from + n * (n + 1) / 2;
+        c->cached += from;
+    }
+    s->chunk_left_ns = ns_of(s, s->o.times.chunk_s(s->o.times.ctx, c));
+    s->in_chunk = true;
+    s->stepped = false;
+}
+
+/* However short it should be, it gets on. */
+static void piece(struct sim_exec *s, uint64_t until_ns) {
+    uint64_t planned = until_ns > s->now_ns ? until_ns - s->now_ns : 0, ns = planned;
+    if (s->o.times.piece) {
+        struct sim_piece p = s->o.times.piece(s->o.times.ctx, &s->chunk, (double)planned / 1e9);
+        ns += 1 + (uint64_t)(p.over_s * 1e9);
+        if (s->stepped && p.resume_s > 0) s->chunk_left_ns += ns_of(s, p.resume_s);
+    } else if (ns < piece_ns_min) {
+        ns = piece_ns_min;
     }
     s->stepped = false;
-    if (s->chunk_left_ns > 0) { /* a piece, however short it should be */
-        uint64_t piece = s->piece_over_ns + (until_ns > s->now_ns ? until_ns - s->now_ns : 0);
-        if (s->piece_over_ns == 0 && piece < piece_ns_min) piece = piece_ns_min;
-        if (piece > s->chunk_left_ns) piece = s->chunk_left_ns;
-        s->now_ns += piece;
-        s->chunk_left_ns -= piece;
-        if (s->chunk_left_ns > 0) return false;
-    }
+    if (ns > s->chunk_left_ns) ns = s->chunk_left_ns;
+    s->now_ns += ns;
+    s->chunk_left_ns -= ns;
+}
+
+static bool chunk(void *ctx, struct exec_run *runs, uint32_t n_runs, uint64_t until_ns) {
+    struct sim_exec *s = ctx;
+    if (!s->in_chunk) begin_chunk(s, runs, n_runs);
+    if (s->chunk_left_ns > 0) piece(s, until_ns);
+    if (s->chunk_left_ns > 0) return false;
     for (uint32_t i = 0; i < n_runs; i++)
         if (!fetched(&runs[i])) {
             s->now_ns += gate_wait_ns;

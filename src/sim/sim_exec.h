@@ -29,8 +29,9 @@ struct sim_times {
     void *ctx;
     double (*step_s)(void *ctx, const struct sim_step *s);
     double (*chunk_s)(void *ctx, const struct sim_chunk *c);
-    /* Of the chunk that chunk_s was asked for last; NULL: a piece takes 1 ms or more. */
-    struct sim_piece (*piece)(void *ctx, const struct sim_chunk *c);
+    /* A piece that should take so long, of the chunk that chunk_s was asked for last; NULL: it takes
+     * 1 ms or more. */
+    struct sim_piece (*piece)(void *ctx, const struct sim_chunk *c, double planned_s);
 };
 
 struct sim_exec_options {
@@ -59,9 +60,9 @@ struct sim_exec {
     /* die_bound: pages that lie on each die, by how many sequences; of the sequence in each slot */
     uint32_t *die_pages, *die_seqs, *pages_of;
     bool in_chunk;
-    /* Of the chunk still to compute (steps may come between); over 0: pieces take 1 ms or more. */
-    uint64_t chunk_left_ns, piece_over_ns;
-    double resume_s;
+    /* Of the chunk still to compute; steps may come between. */
+    uint64_t chunk_left_ns;
+    struct sim_chunk chunk;
     bool stepped; /* since the last piece */
 };
 

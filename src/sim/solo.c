@@ -81,7 +81,7 @@ static double replayed_chunk(struct solo *s) {
                                       .tokens = w->rows,
                                       .key_pairs = (double)w->keys,
                                       .cached = (double)w->earlier};
-        double resume_s = resumed * calibration_piece(s->k, &was).resume_s;
+        double resume_s = resumed * calibration_piece(s->k, &was, 0).resume_s;
         return sum / (calibration_chunk_s(s->k, &was) + resume_s);
     }
     return 1;
@@ -99,9 +99,9 @@ static double chunk_s(void *ctx, const struct sim_chunk *what) {
     return s->chunk_factor * calibration_chunk_s(s->k, what);
 }
 
-static struct sim_piece piece(void *ctx, const struct sim_chunk *what) {
+static struct sim_piece piece(void *ctx, const struct sim_chunk *what, double planned_s) {
     const struct solo *s = ctx;
-    struct sim_piece p = calibration_piece(s->k, what);
+    struct sim_piece p = calibration_piece(s->k, what, planned_s);
     p.resume_s *= s->chunk_factor;
     return p;
 }
@@ -249,7 +249,8 @@ bool solo_until(struct solo *s, double virtual_s) {
             continue;
         }
         s->pieces++;
-        s->exec.now_ns += run_ns(s->k->gap_s + s->runs_last * s->k->gap_run_s);
+        double gap_s = s->runs_last ? s->k->gap_step_s : s->k->gap_s;
+        s->exec.now_ns += run_ns(gap_s + s->runs_last * s->k->gap_run_s);
     }
     s->wall_s += run_s(clock_now_ns() - begun);
     return !over(s);
