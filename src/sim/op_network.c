@@ -30,13 +30,6 @@ static double message_bytes(const struct op_shape *s, bool dispatch) {
     return hidden * op_type_bytes(s->activations) + ceil(hidden / 128) * 4;
 }
 
-static double rate(const struct machine_plane *p, bool other_node) {
-    double other = p->other_node[TRANSFER_WRITE].rate_bps;
-    double same = p->same_node[TRANSFER_WRITE].rate_bps;
-    if (other_node) return other > 0 ? other : same;
-    return same > 0 ? same : other;
-}
-
 /* Where the ranks of the experts are, seen from one of them. They lie evenly on as few nodes as hold
  * them: nobody leaves one rank alone on the last node, which would send all it has the slow way. */
 struct peers {
@@ -89,6 +82,15 @@ static double parts_met(const struct ops_gate_config *g, double parts) {
     return reach * (1 - portable_pow(1 - 1 / fmax(1, reach), g->top_k));
 }
 
+/* What a rank writes with while all of its node's do; a plane that joins nodes only joins dies of one by
+ * the same way. 0: it does not get there. */
+static double rate(const struct peers *at, const struct machine_plane *p, bool other_node) {
+    double same = p->same_node[TRANSFER_WRITE].rate_bps;
+    double other = p->other_node[TRANSFER_WRITE].rate_bps;
+    if (p->node_bps > 0) other = fmin(other, p->node_bps / at->node);
+    return other_node || same <= 0 ? other : same;
+}
+
 static double wire_s(double bytes, double bps) {
     return bytes > 0 ? bytes / bps : 0; /* no way there: infinite */
 }
@@ -105,11 +107,12 @@ static void say_way(struct op_work *w, const char *before, double bytes, double 
 static void say(struct op_work *w, const struct peers *at, const struct ways *b, double share,
                 double spread) {
     op_say(w, "(");
-    say_way(w, "", b->near, rate(at->near, false));
-    say_way(w, b->near > 0 ? " + " : "", b->other, rate(at->near, true));
+    say_way(w, "", b->near, rate(at, at->near, false));
+    say_way(w, b->near > 0 ? " + " : "", b->other, rate(at, at->near, true));
     if (b->near + b->other > 0) op_say(w, " [%s]", at->near->name);
     if (b->far > 0) {
-        say_way(w, b->near + b->other > 0 ? " or, if longer, " : "", b->far, rate(at->far, true));
+        say_way(w, b->near + b->other > 0 ? " or, if longer, " : "", b->far,
+                rate(at, at->far, true));
         op_say(w, " [%s]", at->far->name);
     }
     op_say(w, ")");
@@ -143,8 +146,9 @@ void op_exchange(struct op_work *w, bool dispatch) {
     double spread = 1 + (s->bulk ? 0 : o->share * op_expected_max(at.all - 1));
     if (s->bulk && w->m->cube_cores == w->m->vector_cores)
         send_once(&by, s, &at, bytes / copies, copies);
-    double near_s = wire_s(by.near, rate(at.near, false)) + wire_s(by.other, rate(at.near, true));
-    double far_s = wire_s(by.far, at.far ? rate(at.far, true) : 0);
+    double near_s =
+        wire_s(by.near, rate(&at, at.near, false)) + wire_s(by.other, rate(&at, at.near, true));
+    double far_s = wire_s(by.far, at.far ? rate(&at, at.far, true) : 0);
     w->c->network_bytes = by.near + by.other + by.far;
     w->c->network_s = fmax(near_s, far_s) * spread;
     /* Fused dispatch gathers what came only when all of it has; combine does token by token. In bulk

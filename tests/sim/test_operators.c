@@ -253,6 +253,20 @@ static void in_bulk_a_token_goes_once_to_a_rank(void **state) {
     near(us(&h800, OP_GMM, &s), c.s * 1e6, 1e-9);
 }
 
+static void dies_of_a_node_share_its_card_and_nvlink_ends_with_it(void **state) {
+    (void)state;
+    struct op_shape s = shape(128);
+    struct op_cost c;
+    s.ep = 64;
+    s.plane = "vpc"; /* 50 GB/s for 16 dies */
+    op_cost(&c, &cm, NULL, OP_COMBINE, &s);
+    assert_true(c.network_s > c.network_bytes / (50e9 / 16));
+    s.plane = "nvlink";
+    assert_true(isinf(us(&h800, OP_COMBINE, &s)));
+    s.ep = 8;
+    assert_true(isfinite(us(&h800, OP_COMBINE, &s)));
+}
+
 static void a_tile_is_stored_before_its_core_goes_on(void **state) {
     (void)state;
     struct op_shape s = shape(0);
@@ -327,6 +341,7 @@ int main(void) {
         cmocka_unit_test(faster_memory_helps_what_memory_binds_and_nothing_else),
         cmocka_unit_test(in_bulk_a_token_goes_once_to_a_node_beyond_nvlink),
         cmocka_unit_test(in_bulk_a_token_goes_once_to_a_rank),
+        cmocka_unit_test(dies_of_a_node_share_its_card_and_nvlink_ends_with_it),
         cmocka_unit_test(a_tile_is_stored_before_its_core_goes_on),
         cmocka_unit_test(formulas_have_their_numbers),
         cmocka_unit_test(constants_out_of_bounds_are_refused_by_name),
