@@ -107,6 +107,11 @@ static void a_prompt_waits_for_the_steps_between_its_pieces(void **state) {
     /* the first 100 ms are the first one's alone; then 25 pieces with a step between two */
     if (fabs(o.ttft_s.max - (0.1 - 0.01 + 0.1 + 24 * 0.01)) > 0.015)
         fail_msg("found %g", o.ttft_s.max);
+    /* each piece but the first loses 2 of its 4 ms: 50 pieces */
+    k.chunk.resume_s = 0.002;
+    o = serve_rows(&k, (struct row[]){{0, 100, 60}, {10, 100, 60}}, 2);
+    if (fabs(o.ttft_s.max - (0.1 - 0.01 + 0.1 + 49 * 0.002 + 49 * 0.01)) > 0.03)
+        fail_msg("found %g", o.ttft_s.max);
 }
 
 static void long_prompts_are_read_in_rounds_and_short_ones_pass_them(void **state) {
@@ -178,6 +183,44 @@ static void a_table_is_found_again_in_samples_made_from_it(void **state) {
     record_file_release(&f);
 }
 
+static void what_chunks_have_more_to_do_after_steps_is_found(void **state) {
+    (void)state;
+    struct record_file f = {.x = {.vocab = 1000, .max_model_len = 2048}};
+    struct calibration c = {0};
+    struct err err;
+    uint64_t now = 1, rng = 1;
+    f.v = calloc(20000, sizeof *f.v);
+    assert_non_null(f.v);
+    for (int chunk = 0; chunk < 400; chunk++) {
+        rng = rng * 6364136223846793005u + 1442695040888963407u;
+        uint32_t rows = 64 + (uint32_t)(rng >> 33) % 900, pieces = 1 + (uint32_t)(rng >> 45) % 20;
+        for (uint32_t i = 0; i < pieces; i++) {
+            /* 20 us a row in all, and 70 us for each piece that comes after a step */
+            uint64_t ns = rows * 20000 / pieces + (i ? 70000 : 0);
+            f.v[f.n++] = (struct record_work){.kind = RECORD_PIECE,
+                                              .begin_ns = now,
+                                              .end_ns = now + ns,
+                                              .until_ns = now + ns,
+                                              .runs = 1,
+                                              .rows = rows,
+                                              .begins = i == 0,
+                                              .over = i + 1 == pieces};
+            now += ns + 1000;
+            f.v[f.n++] = (struct record_work){
+                .kind = RECORD_STEP, .begin_ns = now, .end_ns = now + 200000, .runs = 1, .rows = 1};
+            now += 200000 + 9000;
+        }
+    }
+    must(calibration_fit(&c, &f, &(struct calibration_seen){0}, "samples", &err), &err);
+    assert_true(fabs(c.chunk.row_s / 20e-6 - 1) < 0.02);
+    struct sim_piece p =
+        calibration_piece(&c, &(struct sim_chunk){.tokens = 500, .requests = 1}, 1e-4);
+    assert_true(fabs(p.resume_s / 70e-6 - 1) < 0.05 && p.over_s < 1e-6);
+    assert_true(fabs(c.gap_s / 1e-6 - 1) < 0.05 &&
+                fabs((c.gap_step_s + c.gap_run_s) / 9e-6 - 1) < 0.05);
+    record_file_release(&f);
+}
+
 static void what_was_recorded_while_the_cores_were_elsewhere_is_left_out(void **state) {
     (void)state;
     struct record_file f = {.x = {.vocab = 1000, .max_model_len = 2048}};
@@ -235,6 +278,7 @@ int main(void) {
         cmocka_unit_test(long_prompts_are_read_in_rounds_and_short_ones_pass_them),
         cmocka_unit_test(one_seed_is_one_run_and_nothing_is_lost_under_overload),
         cmocka_unit_test(a_table_is_found_again_in_samples_made_from_it),
+        cmocka_unit_test(what_chunks_have_more_to_do_after_steps_is_found),
         cmocka_unit_test(what_was_recorded_while_the_cores_were_elsewhere_is_left_out),
         cmocka_unit_test(what_is_written_is_read_and_what_lacks_a_key_is_named),
     };
