@@ -25,9 +25,9 @@ struct solo {
     struct engine *engine;
     uint32_t runs_last; /* of the last step */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
-     * client's thread makes all that are due before it sends them; bodies are read in rounds, a
-     * buffer of each that was there when the round began, so that short prompts pass long ones; texts become tokens one after the other; then it
-     * waits for the end of the work under way. */
+     * client's thread makes all that are due before it sends them; bodies are read in rounds, a buffer
+     * of each that was there when the round began, so that short prompts pass long ones; texts become
+     * tokens one after the other; then it waits for the end of the work under way. */
     struct run_queue {
         struct run_request *first, *last;
     } made, sent, reading, ready;
@@ -46,6 +46,10 @@ static double seconds(const struct record_work *w) {
     return (double)(w->end_ns - w->begin_ns) / 1e9;
 }
 
+static double factor(double took_s, double table_s) {
+    return table_s > 0 ? took_s / table_s : 1;
+}
+
 /* How much longer the next recorded step took than the table has for it; 1: there is none. What is
  * computed now may not be just what was computed then. */
 static double replayed_step(struct solo *s) {
@@ -60,7 +64,7 @@ static double replayed_step(struct solo *s) {
                                      .tail_keys = (double)w->earlier,
                                      .drafts = w->drafts,
                                      .guesses = w->guesses};
-        return seconds(w) / calibration_step_s(s->k, &was);
+        return factor(seconds(w), calibration_step_s(s->k, &was));
     }
     return 1;
 }
@@ -82,7 +86,7 @@ static double replayed_chunk(struct solo *s) {
                                       .key_pairs = (double)w->keys,
                                       .cached = (double)w->earlier};
         double resume_s = resumed * calibration_piece(s->k, &was, 0).resume_s;
-        return sum / (calibration_chunk_s(s->k, &was) + resume_s);
+        return factor(sum, calibration_chunk_s(s->k, &was) + resume_s);
     }
     return 1;
 }
