@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Implements ahead.h. Pages are taken in ascending order until all were used once
- * (engine/pages.h), so one number says how far it must be. */
+ * (engine/pages.h), so one number says how far it must be. No lock: its thread may be put aside for
+ * long wherever it is, and who computes must not wait for it. */
 #include "engine/ahead.h"
 
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -22,17 +24,16 @@ struct ahead {
     const struct kv *kv;
     uint32_t margin, stride; /* pages: how far ahead; at a time */
     pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t more;
-    atomic_uint wanted;
-    uint32_t touched;
-    bool stop;
+    sem_t more; /* wanted grew, or stop */
+    atomic_uint wanted, touched;
+    atomic_bool stop;
 };
 
 /* False: this kernel cannot (before Linux 5.14), or there is no memory; whoever writes finds out. */
-static bool touch(const struct kv *kv, uint32_t from, uint32_t n) {
+static bool touch(const struct ahead *a, uint32_t from, uint32_t n) {
+    const struct kv *kv = a->kv;
     uintptr_t os_page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    for (uint32_t layer = 0; layer < kv->n_layers; layer++) {
+    for (uint32_t layer = 0; layer < kv->n_layers && !atomic_load(&a->stop); layer++) {
         uintptr_t begin = (uintptr_t)kv_page(kv, layer, from),
                   end = begin + (size_t)n * kv->page_bytes;
         begin = begin / os_page * os_page;
@@ -45,38 +46,28 @@ static void *touch_all(void *arg) {
     struct ahead *a = arg;
     const struct sched_param param = {0};
     (void)pthread_setschedparam(pthread_self(), SCHED_IDLE, &param);
-    pthread_mutex_lock(&a->lock);
-    while (!a->stop && a->touched < a->kv->n_pages) {
-        uint32_t from = a->touched, left = a->kv->n_pages - from;
+    for (uint32_t from = 0; from < a->kv->n_pages && !atomic_load(&a->stop);) {
         if (from >= atomic_load(&a->wanted)) {
-            pthread_cond_wait(&a->more, &a->lock);
+            while (sem_wait(&a->more) != 0) continue; /* a signal */
             continue;
         }
-        a->touched += left < a->stride ? left : a->stride;
-        uint32_t n = a->touched - from;
-        pthread_mutex_unlock(&a->lock);
-        bool ok = touch(a->kv, from, n);
-        pthread_mutex_lock(&a->lock);
-        if (!ok) break;
+        uint32_t left = a->kv->n_pages - from, n = left < a->stride ? left : a->stride;
+        atomic_store(&a->touched, from + n);
+        if (!touch(a, from, n)) break;
+        from += n;
     }
-    pthread_mutex_unlock(&a->lock);
     return NULL;
 }
 
 void ahead_used(struct ahead *a, uint32_t page) {
     uint32_t wanted = page + 1 + a->margin;
     if (wanted <= atomic_load_explicit(&a->wanted, memory_order_relaxed)) return;
-    pthread_mutex_lock(&a->lock);
     atomic_store(&a->wanted, wanted);
-    pthread_cond_signal(&a->more);
-    pthread_mutex_unlock(&a->lock);
+    (void)sem_post(&a->more);
 }
 
-uint32_t ahead_touched(struct ahead *a) {
-    pthread_mutex_lock(&a->lock);
-    uint32_t n = a->touched;
-    pthread_mutex_unlock(&a->lock);
-    return n;
+uint32_t ahead_touched(const struct ahead *a) {
+    return atomic_load(&a->touched);
 }
 
 enum st ahead_new(struct ahead **out, const struct kv *kv, struct err *err) {
@@ -88,10 +79,10 @@ enum st ahead_new(struct ahead **out, const struct kv *kv, struct err *err) {
                         .stride = (uint32_t)(HUGE_BYTES / kv->page_bytes)};
     if (a->stride == 0) a->stride = 1;
     a->wanted = a->margin;
-    pthread_mutex_init(&a->lock, NULL);
-    pthread_cond_init(&a->more, NULL);
+    (void)sem_init(&a->more, 0, 0); /* cannot fail with these */
     int rc = pthread_create(&a->thread, NULL, touch_all, a);
     if (rc != 0) {
+        sem_destroy(&a->more);
         free(a);
         return err_set(err, ST_NO_MEMORY, "KV cache: cannot start a thread: %s", strerror(rc));
     }
@@ -101,12 +92,9 @@ enum st ahead_new(struct ahead **out, const struct kv *kv, struct err *err) {
 
 void ahead_free(struct ahead *a) {
     if (!a) return;
-    pthread_mutex_lock(&a->lock);
-    a->stop = true;
-    pthread_cond_signal(&a->more);
-    pthread_mutex_unlock(&a->lock);
+    atomic_store(&a->stop, true);
+    (void)sem_post(&a->more);
     pthread_join(a->thread, NULL);
-    pthread_cond_destroy(&a->more);
-    pthread_mutex_destroy(&a->lock);
+    sem_destroy(&a->more);
     free(a);
 }

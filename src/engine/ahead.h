@@ -13,9 +13,9 @@ struct ahead;
 /* kv is borrowed. */
 enum st ST_CHECKED ahead_new(struct ahead **out, const struct kv *kv, struct err *err);
 void ahead_free(struct ahead *a); /* NULL is allowed */
-/* Pages up to this one are in use. */
+/* Pages up to this one are in use. By one thread, which never waits. */
 void ahead_used(struct ahead *a, uint32_t page);
 /* So many pages from the first on are there, or being made so. For tests. */
-uint32_t ahead_touched(struct ahead *a);
+uint32_t ahead_touched(const struct ahead *a);
 
 #endif
