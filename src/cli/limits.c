@@ -4,6 +4,7 @@
 #include "cli/limits.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -12,7 +13,7 @@
 
 #include "base/clock.h"
 
-enum { RUNS = 5, FMA_ROUNDS = 4000000, ACCUMULATORS = 24 };
+enum { RUNS = 5, FMA_ROUNDS = 4000000, ACCUMULATORS = 24, SPIN_MAX = 100000 };
 static const uint64_t hops_ns = 2000000;
 static const size_t read_bytes = (size_t)1 << 30;
 
@@ -116,8 +117,12 @@ static void hop_part(void *ctx, uint32_t tile, uint32_t thread) {
     uint64_t begun = 0, at;
     (void)thread;
     for (uint64_t mine = tile;; mine += h->n) {
-        while ((at = atomic_load_explicit(&h->at, memory_order_acquire)) != mine)
+        for (uint32_t spins = 1; (at = atomic_load_explicit(&h->at, memory_order_acquire)) != mine;
+             spins++) {
             if (at == HOPS_OVER) return;
+            /* whose turn it is may wait for this core */
+            if (spins % SPIN_MAX == 0) sched_yield();
+        }
         uint64_t now = tile == 0 ? clock_now_ns() : 0;
         if (mine == 0) begun = now;
         if (tile == 0 && now - begun > hops_ns) {
