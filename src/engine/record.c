@@ -207,7 +207,8 @@ static bool read_work(struct record_work *w, const char *line) {
     const uint64_t most[] = {u64, u64, u32, u32, u64, u64, u32, u32, u32, u32, 1, 1, u64};
     uint64_t v[13];
     const char *at = line[0] == 'S' || line[0] == 'C' ? numbers(line + 1, v, most, 13) : NULL;
-    if (!at || *at != '\n' || v[1] < v[0] || v[2] == 0) return false;
+    if (!at || *at != '\n' || v[1] < v[0] || v[2] == 0 || v[3] < v[2])
+        return false; /* a run has a row or more */
     *w = (struct record_work){.kind = line[0] == 'S' ? RECORD_STEP : RECORD_PIECE,
                               .begin_ns = v[0],
                               .end_ns = v[1],

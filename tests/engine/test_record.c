@@ -70,6 +70,7 @@ static void what_is_no_recording_is_refused_with_its_line(void **state) {
         {HEAD, "X 1 2\n", "line 3: found 'X 1 2', expected a step or a request"},
         {HEAD, "S 2000 1000 3 5 700 0 2 0 0 3 0 0 0\n", "line 3"},
         {HEAD, "S 1000 2000 0 5 700 0 2 0 0 3 0 0 0\n", "line 3"},
+        {HEAD, "S 1000 2000 3 2 700 0 2 0 0 3 0 0 0\n", "line 3"},
         {HEAD, "S 1000 2000 -3 5 700 0 2 0 0 3 0 0 0\n", "line 3"},
         {HEAD, "S 1000 2000 4294967296 5 700 0 2 0 0 3 0 0 0\n", "line 3"},
         {HEAD, "S 1000 99999999999999999999 3 5 700 0 2 0 0 3 0 0 0\n", "line 3"},

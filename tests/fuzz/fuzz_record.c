@@ -25,7 +25,7 @@ static void check(const struct record_file *f) {
     for (uint64_t i = 0; i < f->n; i++) {
         const struct record_work *w = &f->v[i];
         require(w->kind == RECORD_STEP || w->kind == RECORD_PIECE);
-        require(w->runs > 0 && w->end_ns >= w->begin_ns);
+        require(w->runs > 0 && w->rows >= w->runs && w->end_ns >= w->begin_ns);
     }
     for (uint64_t i = 0; i < f->n_requests; i++)
         require(f->requests[i].arrived_ns <= f->requests[i].taken_ns);
