@@ -17,10 +17,11 @@ static const double outlier = 3, done = 1e-10;
 /* Coordinate descent on the normal equations: each coefficient in turn takes its best value. */
 void least_squares(double *x, uint32_t n_features, const double *features, const double *y,
                    const double *weights, size_t n) {
-    double a[LEAST_SQUARES_MAX][LEAST_SQUARES_MAX] = {{0}}, b[LEAST_SQUARES_MAX] = {0};
+    double a[LEAST_SQUARES_MAX][LEAST_SQUARES_MAX] = {{0}}, b[LEAST_SQUARES_MAX] = {0}, size = 0;
     assert(n_features <= LEAST_SQUARES_MAX);
     for (size_t k = 0; k < n; k++) {
         const double *f = features + k * n_features;
+        size += weights[k] * y[k] * y[k];
         for (uint32_t i = 0; i < n_features; i++) {
             b[i] += weights[k] * f[i] * y[k];
             for (uint32_t j = 0; j < n_features; j++) a[i][j] += weights[k] * f[i] * f[j];
@@ -37,7 +38,7 @@ void least_squares(double *x, uint32_t n_features, const double *features, const
             moved = fmax(moved, fabs(v - x[i]) * sqrt(a[i][i]));
             x[i] = v;
         }
-        if (moved < done * sqrt((double)n)) break;
+        if (moved <= done * sqrt(size)) break;
     }
 }
 
@@ -171,7 +172,7 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
         step_features(s.features + s.n * s.n_features, c, w);
         s.y[s.n++] = seconds(w);
         drafts += w->drafts;
-        right += w->drafts ? w->drawn - w->runs : 0;
+        right += w->drafts ? (double)w->drawn - w->runs : 0;
     }
     c->fit.steps = s.n;
     struct solved of = solve(&s, x);
@@ -186,7 +187,7 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     c->fit.dropped += of.dropped;
     c->fit.step_error = of.error;
     c->fit.step_bias = of.bias;
-    c->acceptance = drafts > 0 ? fmin(1, right / drafts) : 0;
+    c->acceptance = drafts > 0 ? fmax(0, fmin(1, right / drafts)) : 0;
     return ST_OK;
 }
 

@@ -38,7 +38,8 @@ static struct calibration plain(void) {
     return c;
 }
 
-static struct run_report serve(const struct calibration *k, const char *load, uint64_t seed) {
+static struct run_report serve_again(const struct calibration *k, const char *load, uint64_t seed,
+                                     const struct record_file *replay) {
     struct run_config *c = malloc(sizeof *c);
     struct solo *s;
     struct run_report o;
@@ -47,7 +48,7 @@ static struct run_report serve(const struct calibration *k, const char *load, ui
     assert_non_null(c);
     snprintf(text, sizeof text, "server: x.json\nseed: %u\nload: {%s}\n", (unsigned)seed, load);
     must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
-    must(solo_new(&s, c, k, NULL, &err), &err);
+    must(solo_new(&s, c, k, replay, &err), &err);
     for (double at = 1; solo_until(s, at) && at < 7200; at++) continue;
     must(solo_report(s, &o, &err), &err);
     solo_free(s);
@@ -55,6 +56,10 @@ static struct run_report serve(const struct calibration *k, const char *load, ui
     assert_int_equal(o.wrong_tokens + o.wrong_pages + o.lost_requests + o.leaked_pages, 0);
     assert_int_equal(o.finished, o.requests);
     return o;
+}
+
+static struct run_report serve(const struct calibration *k, const char *load, uint64_t seed) {
+    return serve_again(k, load, seed, NULL);
 }
 
 struct row {
@@ -221,6 +226,76 @@ static void what_chunks_have_more_to_do_after_steps_is_found(void **state) {
     record_file_release(&f);
 }
 
+/* Rows of a piece, its keys, and its rows again where it is long: they tell apart badly. */
+static void what_is_fitted_does_not_depend_on_the_unit_of_time(void **state) {
+    (void)state;
+    enum { N = 300 };
+    const double truth[3] = {2e-7, 1e-10, 1e-7}; /* seconds */
+    double features[N][3], s[N], ns[N], weights[N], x[3], x_ns[3];
+    uint64_t rng = 1;
+    for (int k = 0; k < N; k++) {
+        rng = rng * 6364136223846793005u + 1442695040888963407u;
+        double rows = 64 + (double)((rng >> 33) % 900), past = (double)((rng >> 43) % 500),
+               longish = 0.8 + (double)((rng >> 52) % 20) / 100;
+        double f[3] = {rows, rows * (past + rows / 2), rows * longish};
+        memcpy(features[k], f, sizeof f);
+        s[k] = f[0] * truth[0] + f[1] * truth[1] + f[2] * truth[2];
+        ns[k] = s[k] * 1e9;
+        weights[k] = 1 / (rows * rows);
+    }
+    least_squares(x, 3, features[0], s, weights, N);
+    least_squares(x_ns, 3, features[0], ns, weights, N);
+    for (int i = 0; i < 3; i++) {
+        if (fabs(x[i] / truth[i] - 1) > 0.01) fail_msg("found %g, expected %g", x[i], truth[i]);
+        assert_true(fabs(x_ns[i] / 1e9 / x[i] - 1) < 1e-3);
+    }
+}
+
+static void odd_recordings_give_a_table_of_numbers(void **state) {
+    (void)state;
+    struct record_file f = {.x = {.vocab = 1000, .max_model_len = 2048}};
+    struct calibration c = {0};
+    struct err err;
+    f.v = calloc(200, sizeof *f.v);
+    assert_non_null(f.v);
+    assert_int_equal(calibration_fit(&c, &f, &(struct calibration_seen){0}, "samples", &err),
+                     ST_INVALID);
+    for (; f.n < 200; f.n++) /* nothing was drawn, and all ends where it begins, but a few chunks */
+        f.v[f.n] = (struct record_work){.kind = f.n % 4 ? RECORD_STEP : RECORD_PIECE,
+                                        .begin_ns = UINT64_MAX - 10,
+                                        .end_ns = UINT64_MAX - (f.n % 8 ? 10 : 0),
+                                        .runs = 2,
+                                        .rows = 2,
+                                        .drafts = 1,
+                                        .begins = true,
+                                        .over = true,
+                                        .until_ns = f.n % 3 ? 0 : UINT64_MAX};
+    must(calibration_fit(&c, &f, &(struct calibration_seen){0}, "samples", &err), &err);
+    assert_true(c.acceptance == 0);
+    struct sim_step step = {.requests = 2};
+    struct sim_chunk chunk = {.tokens = 2, .requests = 2};
+    struct sim_piece piece = calibration_piece(&c, &chunk, 1e-3);
+    assert_true(isfinite(calibration_step_s(&c, &step)));
+    assert_true(isfinite(calibration_chunk_s(&c, &chunk)));
+    assert_true(isfinite(piece.over_s) && isfinite(piece.resume_s));
+    record_file_release(&f);
+}
+
+static void a_replay_of_what_the_table_has_no_time_for_ends(void **state) {
+    (void)state;
+    struct calibration k = plain();
+    struct record_work v[2] = {
+        {.kind = RECORD_STEP, .begin_ns = 5, .end_ns = 5, .runs = 1, .rows = 1},
+        {.kind = RECORD_PIECE, .end_ns = UINT64_MAX, .runs = 1, .rows = 100, .over = true}};
+    struct record_file replay = {.v = v, .n = 2};
+    k.step.s[0] = k.chunk.row_s = 0;
+    k.front.request_s = 1e-3;
+    struct run_report o = serve_again(
+        &k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4", 1,
+        &replay);
+    near(o.last_end_s - o.first_arrival_s, 4 * 0.001);
+}
+
 static void what_was_recorded_while_the_cores_were_elsewhere_is_left_out(void **state) {
     (void)state;
     struct record_file f = {.x = {.vocab = 1000, .max_model_len = 2048}};
@@ -279,6 +354,9 @@ int main(void) {
         cmocka_unit_test(one_seed_is_one_run_and_nothing_is_lost_under_overload),
         cmocka_unit_test(a_table_is_found_again_in_samples_made_from_it),
         cmocka_unit_test(what_chunks_have_more_to_do_after_steps_is_found),
+        cmocka_unit_test(what_is_fitted_does_not_depend_on_the_unit_of_time),
+        cmocka_unit_test(odd_recordings_give_a_table_of_numbers),
+        cmocka_unit_test(a_replay_of_what_the_table_has_no_time_for_ends),
         cmocka_unit_test(what_was_recorded_while_the_cores_were_elsewhere_is_left_out),
         cmocka_unit_test(what_is_written_is_read_and_what_lacks_a_key_is_named),
     };
