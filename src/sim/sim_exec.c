@@ -11,6 +11,7 @@
 
 enum { DIE_NONE = UINT32_MAX };
 static const uint64_t gate_wait_ns = 200000, piece_ns_min = 1000000;
+static const double ns_max = 1e15; /* files are strangers' */
 
 struct sim_page {
     uint64_t before;      /* the chain behind the page before */
@@ -135,7 +136,7 @@ static void compute(struct sim_exec *s, struct exec_run *run) {
 /* --- time ------------------------------------------------------------------------------------- */
 
 static uint64_t ns_of(struct sim_exec *s, double seconds) {
-    double ns = fmin(seconds * (s->slow > 1 ? s->slow : 1) * 1e9, 1e15); /* files are strangers' */
+    double ns = fmin(seconds * (s->slow > 1 ? s->slow : 1) * 1e9, ns_max);
     s->busy_s += ns / 1e9;
     return ns < 1 ? 1 : (uint64_t)ns;
 }
@@ -239,7 +240,7 @@ static void piece(struct sim_exec *s, uint64_t until_ns) {
     uint64_t planned = until_ns > s->now_ns ? until_ns - s->now_ns : 0, ns = planned;
     if (s->o.times.piece) {
         struct sim_piece p = s->o.times.piece(s->o.times.ctx, &s->chunk, (double)planned / 1e9);
-        ns += 1 + (uint64_t)(p.over_s * 1e9);
+        ns += 1 + (uint64_t)fmin(p.over_s * 1e9, ns_max);
         if (s->stepped && p.resume_s > 0) s->chunk_left_ns += ns_of(s, p.resume_s);
     } else if (ns < piece_ns_min) {
         ns = piece_ns_min;
