@@ -87,11 +87,14 @@ static void fill_prompt(struct run_load *r, struct run_request *q, uint64_t n) {
 
 static struct run_request *request_new(struct run_load *r, uint32_t n_in, uint32_t n_out) {
     struct run_request *q = r->free_requests;
-    if (q)
+    if (q) {
         r->free_requests = q->next;
-    else
+    } else {
         q = calloc(1, sizeof *q);
-    if (!q) return NULL;
+        if (!q) return NULL;
+        q->older = r->newest;
+        r->newest = q;
+    }
     uint32_t *prompt = q->r.prompt, *ids = q->choice.ids;
     if (q->cap_prompt < n_in) {
         prompt = realloc(prompt, n_in * sizeof *prompt);
@@ -388,9 +391,8 @@ enum st run_load_new(struct run_load *r, struct err *err) {
 }
 
 void run_load_free(struct run_load *r) {
-    while (r->free_requests) {
-        struct run_request *q = r->free_requests;
-        r->free_requests = q->next;
+    for (struct run_request *q = r->newest, *older; q; q = older) {
+        older = q->older;
         free(q->r.prompt);
         free(q->choice.ids);
         free(q);

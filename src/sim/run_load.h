@@ -11,7 +11,8 @@
 #define RUN_MODEL_ID "simulated"
 
 struct run_request {
-    struct run_request *next; /* free ones, or those of who took it */
+    struct run_request *next;  /* free ones, or those of who took it */
+    struct run_request *older; /* all there are */
     struct request r;
     struct request_choice choice;
     struct role_run role;
@@ -42,7 +43,7 @@ struct run_load {
     double next_arrival_s;                          /* INFINITY: none */
     uint64_t n_arrived, n_open, open_tokens, n_cut; /* n_cut: were longer than max_model_len */
     bool arrivals_over;
-    struct run_request *free_requests;
+    struct run_request *free_requests, *newest;
     struct run_leave { /* clients that will go away, where their requests are not over by then */
         double at_s;
         struct run_request *q;
@@ -64,7 +65,7 @@ extern const struct engine_sink run_load_sink; /* its ctx is the struct run_requ
 
 /* c, vocab, max_model_len, chance, ctx, now and add are set. run_load_free follows in any case. */
 enum st ST_CHECKED run_load_new(struct run_load *l, struct err *err);
-void run_load_free(struct run_load *l);
+void run_load_free(struct run_load *l); /* whoever took requests was freed */
 /* When clients come or go next; those that are due do. */
 double run_load_next(const struct run_load *l);
 void run_load_arrive(struct run_load *l);

@@ -338,21 +338,9 @@ enum st solo_new(struct solo **out, const struct run_config *c, const struct cal
     return st;
 }
 
-static void give_back(struct solo *s, struct run_queue *l) {
-    while (l->first) {
-        struct run_request *q = pop(l);
-        q->next = s->load.free_requests;
-        s->load.free_requests = q;
-    }
-}
-
 void solo_free(struct solo *s) {
     if (!s) return;
     engine_free(s->engine);
-    give_back(s, &s->made);
-    give_back(s, &s->sent);
-    give_back(s, &s->reading);
-    give_back(s, &s->ready);
     run_load_free(&s->load);
     sim_exec_release(&s->exec);
     free(s->memory);

@@ -132,6 +132,26 @@ static void long_prompts_are_read_in_rounds_and_short_ones_pass_them(void **stat
     assert_true(o.ttft_s.p50 < 1.5);
 }
 
+/* Leaks are found under a sanitizer. */
+static void what_is_stopped_in_the_middle_is_freed(void **state) {
+    (void)state;
+    struct calibration k = plain();
+    struct run_config *c = malloc(sizeof *c);
+    static const char text[] =
+        "server: x.json\nload: {rate: 20, input_tokens: 300, duration_s: 10}\n";
+    struct err err;
+    assert_non_null(c);
+    k.front.read_token_s = 0.001;
+    must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
+    for (int i = 0; i < 2; i++) {
+        struct solo *s;
+        must(solo_new(&s, c, &k, NULL, &err), &err);
+        assert_true(!i || solo_until(s, 3));
+        solo_free(s);
+    }
+    free(c);
+}
+
 static void one_seed_is_one_run_and_nothing_is_lost_under_overload(void **state) {
     (void)state;
     struct calibration k = plain();
@@ -351,6 +371,7 @@ int main(void) {
         cmocka_unit_test(requests_one_after_the_other_take_what_the_table_says),
         cmocka_unit_test(a_prompt_waits_for_the_steps_between_its_pieces),
         cmocka_unit_test(long_prompts_are_read_in_rounds_and_short_ones_pass_them),
+        cmocka_unit_test(what_is_stopped_in_the_middle_is_freed),
         cmocka_unit_test(one_seed_is_one_run_and_nothing_is_lost_under_overload),
         cmocka_unit_test(a_table_is_found_again_in_samples_made_from_it),
         cmocka_unit_test(what_chunks_have_more_to_do_after_steps_is_found),
