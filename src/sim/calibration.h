@@ -15,7 +15,7 @@ struct calibration {
     char model[256], cpu[128];
     uint32_t threads;
     /* Probes: the machine's state when it was measured (cli/limits.h). hop: the one it was most often
-     * in; what was recorded in another is left out. */
+     * in, 0 where others had the cores; what was recorded in another is left out. */
     double read_gbs, hop_ns;
     struct engine_options engine;
     uint32_t n_pages, n_slots, max_model_len, vocab, rows_max;

@@ -417,16 +417,20 @@ static enum st fit_front(struct calibration *c, const struct record_file *f,
 
 /* --- states of the machine -------------------------------------------------------------------- */
 
+/* One that took longer waited for a core that others had, which says nothing of where the cores are. */
+static const double hop_ns_max = 2000;
+
 static bool alike(double a, double b) {
     return fmax(a, b) <= 1.5 * fmin(a, b);
 }
 
-/* The probe with the most others like it. */
+/* The probe with the most others like it; 0: none says anything. */
 static double usual_hop(const struct calibration_seen *seen) {
     uint32_t most = 0;
     double usual = 0;
     for (uint32_t i = 0; i < seen->n_probes; i++) {
         uint32_t n = 0;
+        if (seen->probes[i].hop_ns > hop_ns_max) continue;
         for (uint32_t k = 0; k < seen->n_probes; k++)
             n += alike(seen->probes[i].hop_ns, seen->probes[k].hop_ns);
         if (n > most) usual = seen->probes[i].hop_ns;
@@ -435,14 +439,18 @@ static double usual_hop(const struct calibration_seen *seen) {
     return usual;
 }
 
-/* Keeps what lies between two probes that both are as usual. */
+static bool is_usual(const struct calibration_probe *p, double usual) {
+    return p->hop_ns > hop_ns_max || alike(p->hop_ns, usual);
+}
+
+/* Leaves out what lies beside a probe that is not as usual. */
 static void keep_usual(struct record_file *f, const struct calibration_seen *seen, double usual) {
     uint64_t n = 0;
     uint32_t p = 0; /* the first probe behind the work */
     for (uint64_t i = 0; i < f->n; i++) {
         while (p < seen->n_probes && seen->probes[p].ns <= f->v[i].begin_ns) p++;
-        bool begins = p == 0 || alike(seen->probes[p - 1].hop_ns, usual),
-             ends = p == seen->n_probes || alike(seen->probes[p].hop_ns, usual);
+        bool begins = p == 0 || is_usual(&seen->probes[p - 1], usual),
+             ends = p == seen->n_probes || is_usual(&seen->probes[p], usual);
         if (begins && ends) f->v[n++] = f->v[i];
     }
     f->n = n;

@@ -340,6 +340,14 @@ static void what_was_recorded_while_the_cores_were_elsewhere_is_left_out(void **
     assert_int_equal(c.fit.elsewhere, 400);
     assert_true(c.hop_ns < 111);
     assert_true(fabs(c.chunk.row_s / 1e-6 - 1) < 0.02);
+    /* a probe that did not get the cores says nothing; nor do they all */
+    probes[1].hop_ns = 40000;
+    for (int i = 0; i < 2; i++) {
+        must(calibration_fit(&c, &f, &seen, "samples", &err), &err);
+        assert_int_equal(c.fit.elsewhere, 0);
+        assert_true(i ? c.hop_ns == 0 : c.hop_ns < 111);
+        for (uint32_t k = 0; k < seen.n_probes; k++) probes[k].hop_ns = 40000 + 40000 * k;
+    }
     record_file_release(&f);
 }
 
