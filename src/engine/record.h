@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Notes down what an executor is asked to do and how long it takes, and when requests came: one line
- * a step, piece of a chunk or request, in a text file. `bench calibrate` fits its table to one, and the simulator can replay the
- * times. An engine over record_executor computes the same as over the executor itself. */
+ * a step, piece of a chunk or request, in a text file. `bench calibrate` fits its table to one, and
+ * the simulator can replay the times. An engine over record_executor computes the same as over the
+ * executor itself. */
 #ifndef SUPERNODE_ENGINE_RECORD_H
 #define SUPERNODE_ENGINE_RECORD_H
 

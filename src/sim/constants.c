@@ -44,10 +44,10 @@ const struct op_constants *op_constants_find(const char *name) {
 enum st op_constants_check(const struct machine_operator *o, struct err *err) {
     const struct op_constants *c = op_constants_find(o->name);
     if (!c)
-        return err_set(
-            err, ST_INVALID, "operator %s: found no such constants, expected %s", o->name,
-            "memory, kernel, mla_prolog, gate, attention, attention_wide, dispatch, combine, gmm, "
-            "sample, prefill_layer or pool_card");
+        return err_set(err, ST_INVALID, "operator %s: found no such constants, expected %s",
+                       o->name,
+                       "memory, kernel, mla_prolog, o_proj, gate, attention, attention_wide, "
+                       "dispatch, combine, gmm, sample, prefill_layer or pool_card");
     if (!(o->fixed_s >= c->fixed_min && o->fixed_s <= c->fixed_max))
         return err_set(err, ST_INVALID,
                        "operator %s: found a fixed time of %g us, expected %g to %g", o->name,

@@ -55,9 +55,9 @@ enum st ST_CHECKED step_setup_fill(struct step_setup *s, bool prefill, struct er
 struct step_decode {
     double requests;  /* of the fullest die */
     double kv_tokens; /* mean over its requests */
-    double
-        kv_spread; /* of lengths, standard deviation over mean, where kv_tokens is the mean of all
-                         dies and the one with the most is to be waited for; 0: it is that die's */
+    /* Of lengths, standard deviation over mean, where kv_tokens is the mean of all dies and the one
+     * with the most is to be waited for; 0: it is that die's. */
+    double kv_spread;
 };
 /* One step: draft and main model, head, sampling, launches. trace: NULL or filled. */
 double step_decode_s(const struct step_setup *s, const struct step_decode *d,
