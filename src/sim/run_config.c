@@ -238,7 +238,7 @@ static enum st fault(struct in *in, const struct doc_node *at, struct run_fault 
 
 static enum st faults(struct in *in, const struct doc_node *root) {
     struct run_config *c = in->c;
-    const struct doc_node *at = doc_find(root, "faults"), *random, *mtbf;
+    const struct doc_node *at = doc_find(root, "faults"), *random = NULL, *mtbf = NULL;
     enum st st = ST_OK;
     if (at && at->kind != DOC_LIST) return doc_fail(at, in->err, "expected a list");
     for (uint32_t i = 0; at && i < at->n && !st; i++) {
