@@ -17,9 +17,14 @@
 
 #include "asked.h"
 
-enum { REQUESTS_MAX = 48, MODEL_LEN = 4096 };
+enum { REQUESTS_MAX = 48, MODEL_LEN = 4096, MEMORIES_MAX = 4, SLOTS_MAX = 16 };
 
 struct world {
+    /* Where sequences lie in one of several memories each (struct executor's place). */
+    struct {
+        uint32_t n, each, of[SLOTS_MAX], pages[SLOTS_MAX], used[MEMORIES_MAX];
+        uint64_t refused;
+    } memory;
     struct standin x;
     struct engine *e;
     struct asked v[REQUESTS_MAX];
@@ -71,6 +76,39 @@ static void add(struct world *w, struct asked *a) {
     if (engine_add(w->e, &a->lent, &sink, a, w->x.now_ns, &err)) fail_msg("%s", err.text);
 }
 
+/* Who comes goes to the first memory that has room: the fullest, so that growing soon fails. */
+static bool place(void *ctx, uint32_t slot, uint32_t n_tokens) {
+    uint32_t n = (n_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS, m = 0,
+             *pages = &world->memory.pages[slot], *of = &world->memory.of[slot];
+    (void)ctx;
+    assert_true(slot < SLOTS_MAX && (n > 0 || *pages > 0));
+    if (*pages == 0) {
+        while (m < world->memory.n && world->memory.used[m] + n > world->memory.each) m++;
+        *of = m;
+    }
+    uint32_t more = n > *pages ? n - *pages : 0;
+    if (n == 0) {
+        world->memory.used[*of] -= *pages;
+        *pages = 0;
+    } else if (*of == world->memory.n || world->memory.used[*of] + more > world->memory.each) {
+        world->memory.refused++;
+        return false;
+    } else {
+        world->memory.used[*of] += more;
+        *pages += more;
+    }
+    return true;
+}
+
+static void split_memory(struct world *w, uint32_t n, const struct engine_options *o) {
+    struct err err;
+    w->memory.n = n;
+    w->memory.each = w->x.x.n_pages / n;
+    engine_free(w->e);
+    w->x.x.place = place;
+    assert_int_equal(engine_new(&w->e, &w->x.x, o, &err), ST_OK);
+}
+
 /* Runs until everything is done. */
 static void run(struct world *w) {
     uint64_t limit_ns = w->x.now_ns + UINT64_C(4000) * 1000000000;
@@ -101,15 +139,20 @@ static void run(struct world *w) {
     s = engine_stats(w->e);
     assert_int_equal(s->running + s->waiting, 0);
     assert_int_equal(s->pages_used, 0);
+    for (uint32_t i = 0; i < w->memory.n; i++) assert_int_equal(w->memory.used[i], 0);
 }
+
+static uint64_t n_refused;
 
 static void random_history(uint64_t seed) {
     static struct world w;
     struct rng g = {seed * 2654435761u + 17};
     for (int i = 0; i < 4; i++) below(&g, 2);
     uint32_t seqs = 1 + below(&g, 12), k = 1 + below(&g, 3);
-    uint32_t pages_min = engine_pages_min(MODEL_LEN);
-    struct standin_options x = {.n_pages = pages_min + below(&g, below(&g, 2) ? 8 : 120),
+    uint32_t memories = seed % 3 ? 1 : 1 + (uint32_t)(seed / 3 % MEMORIES_MAX),
+             pages_min = engine_pages_min(MODEL_LEN),
+             each = pages_min + below(&g, below(&g, 2) ? 8 : 120);
+    struct standin_options x = {.n_pages = memories * each,
                                 .n_slots = seqs,
                                 .max_model_len = MODEL_LEN,
                                 .rows_max = seqs * (1 + k) + 32,
@@ -127,6 +170,7 @@ static void random_history(uint64_t seed) {
                                .speculate = (enum speculate)below(&g, 3),
                                .draft_tokens = k};
     start(&w, &x, &o);
+    if (memories > 1) split_memory(&w, memories, &o);
     w.n = 1 + below(&g, 16);
     for (uint32_t i = 0; i < w.n; i++) random_request(&w.v[i], i, 9, &g);
     run(&w);
@@ -137,6 +181,7 @@ static void random_history(uint64_t seed) {
         if (a->r.prompt_logprobs >= 0 && !a->cancelled && !a->ended)
             assert_int_equal(a->n_prompt_told, a->r.n_prompt - 1);
     }
+    n_refused += w.memory.refused;
     stop(&w);
 }
 
@@ -152,6 +197,7 @@ static void random_histories_give_each_request_its_one_answer(void **state) {
         print_message("# seed %llu\r", (unsigned long long)seed);
         random_history(seed);
     }
+    assert_true(n < 2000 || n_refused > 100);
 }
 
 static uint64_t rss_bytes(void) {
