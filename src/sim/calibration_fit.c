@@ -313,10 +313,9 @@ static enum st fit_gaps(struct calibration *c, const struct record_file *f, cons
 
 /* Those that let streams go on have little time; the others' is so long that its end says nothing. */
 static const uint64_t piece_ns_max = 5000000;
-static const double late = 10; /* times the mean */
 
-/* Means, as how often streams go on depends on them, but for what ended so late that the core was
- * somebody else's: that is no progress of the chunk. */
+/* Means, as how often streams go on depends on them: nothing is left out, as nothing is of a chunk's
+ * time, which is the sum of its pieces'. */
 static enum st fit_pieces(struct calibration *c, const struct record_file *f, const char *name,
                           struct err *err) {
     struct samples s;
@@ -334,13 +333,8 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
         s.weights[s.n] = 1 / (size * size);
         s.y[s.n++] = fmax(0, (double)(int64_t)(w->end_ns - w->until_ns) / 1e9);
     }
-    for (int fit = 0; fit < FITS && there; fit++) {
+    if (there) {
         least_squares(x, 3, s.features, s.y, s.weights, s.n);
-        for (size_t k = 0; k < s.n; k++) {
-            double v = 0;
-            for (uint32_t i = 0; i < 3; i++) v += x[i] * s.features[3 * k + i];
-            if (s.y[k] > late * v) s.weights[k] = 0;
-        }
         c->chunk.over_row_s = x[0];
         c->chunk.over_key_pair_s = x[1];
         c->chunk.over_long_row_s = x[2];
