@@ -103,8 +103,7 @@ void run_free(struct run *r) {
     sim_cluster_free(&r->cluster);
     run_members_free(r);
     run_load_free(&r->load);
-    free(r->faults);
-    free(r->slow);
+    run_faults_free(r);
     free(r);
 }
 

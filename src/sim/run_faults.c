@@ -11,39 +11,38 @@ const char *const run_fault_names[RUN_FAULTS + 1] = {"chip", "node", "link", "su
 
 enum { FAULTS_MAX = 2000000 };
 
-static bool sooner(const struct run_due_fault *a, const struct run_due_fault *b) {
+struct run_due_fault {
+    struct heap_node in;
+    double at_s;
+    uint64_t order; /* of those at one time */
+    bool ends;
+    uint32_t member; /* the only one it is for; RUN_MEMBERS_MAX: all that stand on it */
+    struct run_fault fault;
+};
+
+static struct run_due_fault *due_of(struct heap_node *n) {
+    return HEAP_OF(n, struct run_due_fault, in);
+}
+
+static bool sooner(const struct heap_node *x, const struct heap_node *y) {
+    const struct run_due_fault *a = HEAP_OF(x, const struct run_due_fault, in),
+                               *b = HEAP_OF(y, const struct run_due_fault, in);
     return a->at_s != b->at_s ? a->at_s < b->at_s : a->order < b->order;
 }
 
 static enum st add_fault(struct run *r, const struct run_fault *f, double at_s, bool ends,
                          uint32_t member, struct err *err) {
-    if (r->n_faults == r->cap_faults) {
-        uint32_t cap = r->cap_faults ? 2 * r->cap_faults : 64;
-        struct run_due_fault *v = realloc(r->faults, cap * sizeof *v);
-        if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
-        r->faults = v;
-        r->cap_faults = cap;
-    }
-    if (r->n_faults == FAULTS_MAX)
+    if (r->faults.len == FAULTS_MAX)
         return err_set(err, ST_INVALID, "faults: expected at most %d in all", FAULTS_MAX / 2);
-    struct run_due_fault d = {at_s, r->n_faults_ever++, ends, member, *f};
-    uint32_t i = r->n_faults++;
-    for (; i > 0 && sooner(&d, &r->faults[(i - 1) / 2]); i = (i - 1) / 2)
-        r->faults[i] = r->faults[(i - 1) / 2];
-    r->faults[i] = d;
-    return ST_OK;
-}
-
-static struct run_due_fault take_fault(struct run *r) {
-    struct run_due_fault first = r->faults[0], last = r->faults[--r->n_faults];
-    uint32_t i = 0;
-    for (uint32_t child; (child = 2 * i + 1) < r->n_faults; i = child) {
-        if (child + 1 < r->n_faults && sooner(&r->faults[child + 1], &r->faults[child])) child++;
-        if (!sooner(&r->faults[child], &last)) break;
-        r->faults[i] = r->faults[child];
+    struct run_due_fault *d = malloc(sizeof *d);
+    if (!d || !heap_reserve(&r->faults, r->faults.len + 1)) {
+        free(d);
+        return err_set(err, ST_NO_MEMORY, "run: out of memory");
     }
-    r->faults[i] = last;
-    return first;
+    *d = (struct run_due_fault){
+        .at_s = at_s, .order = r->n_faults_ever++, .ends = ends, .member = member, .fault = *f};
+    heap_put(&r->faults, &d->in);
+    return ST_OK;
 }
 
 static enum st add_both(struct run *r, const struct run_fault *f, struct err *err) {
@@ -66,6 +65,7 @@ uint32_t run_fault_places(const struct run_config *c, enum run_fault_kind kind) 
 
 enum st run_faults_new(struct run *r, struct err *err) {
     const struct run_config *c = r->c;
+    r->faults = (struct heap){.before = sooner};
     enum st st = ST_OK;
     for (uint32_t i = 0; i < c->n_faults && !st; i++) st = add_both(r, &c->faults[i], err);
     for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
@@ -81,13 +81,20 @@ enum st run_faults_new(struct run *r, struct err *err) {
                                   .slow = 2};
             st = add_both(r, &f, err);
         }
-    r->slow = st ? NULL : malloc((r->n_faults + (size_t)1) * sizeof *r->slow);
+    r->slow = st ? NULL : malloc((r->faults.len + (size_t)1) * sizeof *r->slow);
     if (!st && !r->slow) st = err_set(err, ST_NO_MEMORY, "run: out of memory");
     return st;
 }
 
+void run_faults_free(struct run *r) {
+    for (uint32_t i = 0; i < r->faults.len; i++) free(due_of(r->faults.v[i]));
+    heap_release(&r->faults);
+    free(r->slow);
+}
+
 double run_faults_next(const struct run *r) {
-    return r->n_faults ? r->faults[0].at_s : INFINITY;
+    const struct run_due_fault *d = due_of(heap_first(&r->faults));
+    return d ? d->at_s : INFINITY;
 }
 
 static bool stands_on(const struct run *r, const struct run_member *m, const struct run_fault *f) {
@@ -209,8 +216,10 @@ static void apply(struct run *r, const struct run_due_fault *d) {
 }
 
 void run_faults_apply(struct run *r) {
-    while (r->n_faults && run_ns(r->faults[0].at_s) <= sim_cluster_now(&r->cluster)) {
-        struct run_due_fault d = take_fault(r);
-        apply(r, &d);
+    for (struct run_due_fault *d;
+         (d = due_of(heap_first(&r->faults))) && run_ns(d->at_s) <= sim_cluster_now(&r->cluster);) {
+        heap_take(&r->faults, &d->in);
+        apply(r, d);
+        free(d);
     }
 }

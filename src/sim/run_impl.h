@@ -4,6 +4,7 @@
 #ifndef SUPERNODE_SIM_RUN_IMPL_H
 #define SUPERNODE_SIM_RUN_IMPL_H
 
+#include "base/heap.h"
 #include "sim/run_load.h"
 #include "sim/sim_cluster.h"
 #include "sim/sim_exec.h"
@@ -50,14 +51,7 @@ struct run {
     double wall_s;
     struct run_load load;
     /* faults */
-    struct run_due_fault {
-        double at_s;
-        uint64_t order; /* of those at one time */
-        bool ends;
-        uint32_t member; /* the only one it is for; RUN_MEMBERS_MAX: all that stand on it */
-        struct run_fault fault;
-    } * faults; /* a heap: the first is due first */
-    uint32_t n_faults, cap_faults;
+    struct heap faults; /* those to come, run_faults.c */
     uint64_t n_faults_ever;
     struct run_fault *slow; /* [n_slow] chips that are slow now; room for all there can be */
     uint32_t n_slow;
@@ -82,6 +76,7 @@ void run_member_end(struct run *r, struct run_member *m);
 struct run_counts run_member_account(struct run_member *m, uint64_t now_ns);
 
 enum st ST_CHECKED run_faults_new(struct run *r, struct err *err);
+void run_faults_free(struct run *r);
 double run_faults_next(const struct run *r);
 void run_faults_apply(struct run *r);
 
