@@ -291,3 +291,19 @@ void record_file_release(struct record_file *f) {
     free(f->requests);
     *f = (struct record_file){0};
 }
+
+bool record_next_chunk(struct record_chunk *out, const struct record_file *f, uint64_t *i) {
+    *out = (struct record_chunk){0};
+    while (*i < f->n) {
+        const struct record_work *w = &f->v[(*i)++];
+        if (w->kind != RECORD_PIECE) continue;
+        if (w->begins)
+            *out = (struct record_chunk){.whole = true};
+        else if (*i > 1 && w[-1].kind == RECORD_STEP)
+            out->resumed++;
+        out->s += record_seconds(w);
+        out->last = w;
+        if (w->over) return true;
+    }
+    return false;
+}

@@ -51,4 +51,18 @@ struct record_file {
 enum st ST_CHECKED record_read(struct record_file *f, const char *path, struct err *err);
 void record_file_release(struct record_file *f);
 
+static inline double record_seconds(const struct record_work *w) {
+    return (double)(w->end_ns - w->begin_ns) / 1e9;
+}
+
+/* A chunk: all of its pieces. */
+struct record_chunk {
+    const struct record_work *last; /* piece */
+    double s;                       /* sum of the pieces' times */
+    uint32_t resumed;               /* pieces but the first that came right after a step */
+    bool whole;                     /* its beginning is there too */
+};
+/* The next that ends from *i on, which moves behind it; false: none does. */
+bool record_next_chunk(struct record_chunk *out, const struct record_file *f, uint64_t *i);
+
 #endif

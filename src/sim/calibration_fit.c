@@ -151,10 +151,6 @@ static void step_features(double *out, const struct calibration *c, const struct
     out[n + 4] = w->guesses;
 }
 
-static double seconds(const struct record_work *w) {
-    return (double)(w->end_ns - w->begin_ns) / 1e9;
-}
-
 static enum st fit_steps(struct calibration *c, const struct record_file *f, const char *name,
                          struct err *err) {
     struct samples s;
@@ -170,7 +166,7 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
         const struct record_work *w = &f->v[i];
         if (w->kind != RECORD_STEP || w->end_ns == w->begin_ns) continue;
         step_features(s.features + s.n * s.n_features, c, w);
-        s.y[s.n++] = seconds(w);
+        s.y[s.n++] = record_seconds(w);
         drafts += w->drafts;
         right += w->drafts ? (double)w->drawn - w->runs : 0;
     }
@@ -206,29 +202,18 @@ enum { CHUNK_FEATURES = 7 };
 
 /* A chunk's time is that of its pieces; one that was dropped, or begun before, is none. */
 static void take_chunks(struct samples *s, const struct record_file *f) {
-    double sum = 0, resumed = 0;
-    bool whole = false;
-    for (uint64_t i = 0; i < f->n; i++) {
-        const struct record_work *w = &f->v[i];
-        if (w->kind != RECORD_PIECE) continue;
-        if (w->begins) {
-            sum = resumed = 0;
-            whole = true;
-        } else if (i > 0 && f->v[i - 1].kind == RECORD_STEP) {
-            resumed++;
-        }
-        sum += seconds(w);
-        if (!w->over || !whole || sum <= 0) continue;
-        whole = false;
+    struct record_chunk k;
+    for (uint64_t i = 0; record_next_chunk(&k, f, &i);) {
+        if (!k.whole || k.s <= 0) continue;
         double *out = s->features + s->n * s->n_features;
         out[0] = 1;
-        out[1] = w->runs;
-        out[2] = w->rows;
-        out[3] = (double)w->keys;
-        out[4] = (double)w->earlier;
-        out[5] = resumed;
-        out[6] = resumed * w->rows;
-        s->y[s->n++] = sum;
+        out[1] = k.last->runs;
+        out[2] = k.last->rows;
+        out[3] = (double)k.last->keys;
+        out[4] = (double)k.last->earlier;
+        out[5] = k.resumed;
+        out[6] = (double)k.resumed * k.last->rows;
+        s->y[s->n++] = k.s;
     }
 }
 

@@ -42,10 +42,6 @@ struct solo {
 
 /* --- times ------------------------------------------------------------------------------------ */
 
-static double seconds(const struct record_work *w) {
-    return (double)(w->end_ns - w->begin_ns) / 1e9;
-}
-
 static double factor(double took_s, double table_s) {
     return table_s > 0 ? took_s / table_s : 1;
 }
@@ -64,31 +60,20 @@ static double replayed_step(struct solo *s) {
                                      .tail_keys = (double)w->earlier,
                                      .drafts = w->drafts,
                                      .guesses = w->guesses};
-        return factor(seconds(w), calibration_step_s(s->k, &was));
+        return factor(record_seconds(w), calibration_step_s(s->k, &was));
     }
     return 1;
 }
 
 static double replayed_chunk(struct solo *s) {
-    const struct record_file *f = s->replay;
-    double sum = 0, resumed = 0;
-    bool stepped = false;
-    while (f && s->next_chunk < f->n) {
-        const struct record_work *w = &f->v[s->next_chunk++];
-        resumed += w->kind == RECORD_PIECE && stepped;
-        stepped = w->kind == RECORD_STEP;
-        if (stepped) continue;
-        if (w->begins) sum = resumed = 0;
-        sum += seconds(w);
-        if (!w->over) continue;
-        const struct sim_chunk was = {.requests = w->runs,
-                                      .tokens = w->rows,
-                                      .key_pairs = (double)w->keys,
-                                      .cached = (double)w->earlier};
-        double resume_s = resumed * calibration_piece(s->k, &was, 0).resume_s;
-        return factor(sum, calibration_chunk_s(s->k, &was) + resume_s);
-    }
-    return 1;
+    struct record_chunk k;
+    if (!s->replay || !record_next_chunk(&k, s->replay, &s->next_chunk)) return 1;
+    const struct sim_chunk was = {.requests = k.last->runs,
+                                  .tokens = k.last->rows,
+                                  .key_pairs = (double)k.last->keys,
+                                  .cached = (double)k.last->earlier};
+    double resume_s = k.resumed * calibration_piece(s->k, &was, 0).resume_s;
+    return factor(k.s, calibration_chunk_s(s->k, &was) + resume_s);
 }
 
 static double step_s(void *ctx, const struct sim_step *what) {
