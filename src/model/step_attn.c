@@ -9,9 +9,9 @@
 
 /* Heads of one generated token that share the reading of its latents. */
 enum { HEADS_A_TILE = 16 };
-/* Blocks of keys that a head of a prompt run goes over in one tile: the longest piece of a chunk
- * does not grow with the context. */
-enum { BLOCKS_A_TILE = 16 };
+/* Rows times blocks of keys that a head of a prompt run goes over in one tile: the longest tile of a
+ * chunk, which a piece may end late by, does not grow with the context, and little with the rows. */
+enum { ROW_BLOCKS_A_TILE = 1024, BLOCKS_A_TILE_MAX = 8 };
 
 static const float lora_norm_eps =
     1e-6f; /* q_a and kv_a norms: the module's default, not the config's */
@@ -154,6 +154,11 @@ static uint32_t prompt_run_end(const struct step *s, uint32_t row0) {
     return end;
 }
 
+static uint32_t blocks_a_tile(uint32_t n_rows) {
+    uint32_t n = ROW_BLOCKS_A_TILE / n_rows;
+    return n < 1 ? 1 : n < BLOCKS_A_TILE_MAX ? n : BLOCKS_A_TILE_MAX;
+}
+
 void step_attention(struct step *s, uint32_t layer) {
     const struct model_config *c = &s->m->config;
     struct attention_run run = {.s = s, .l = &s->m->layers[layer], .layer = layer};
@@ -171,8 +176,9 @@ void step_attention(struct step *s, uint32_t layer) {
             run.n_rows = prompt_run_end(s, row) - row;
             run.slots = s->slots + row;
             uint32_t n_blocks = run.slots[run.n_rows - 1] / KV_PAGE_TOKENS + 1;
-            for (uint32_t b = 0; b < n_blocks; b += BLOCKS_A_TILE) {
-                run.blocks = (struct ops_block_range){b, b + BLOCKS_A_TILE};
+            uint32_t each = blocks_a_tile(run.n_rows);
+            for (uint32_t b = 0; b < n_blocks; b += each) {
+                run.blocks = (struct ops_block_range){b, b + each};
                 step_run(s, expanded_tile, &run, c->n_heads);
             }
         }
