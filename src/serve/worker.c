@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/team.h"
 
 /* Jobs on their way to a thread, oldest first. The number of jobs is bounded by who submits. */
 struct job_queue {
@@ -240,6 +241,7 @@ static void *compute_main(void *arg) {
     struct worker *w = arg;
     struct task *first = NULL;
     bool progress = true;
+    team_give_way();
     while (!queue_over(&w->compute_queue) || first) {
         take_jobs(w, &first);
         /* only what was finished counts as progress */
