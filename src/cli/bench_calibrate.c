@@ -255,11 +255,11 @@ static void print(const struct calibration *c, const char *path) {
            "step\n",
            1e6 * c->gap_s, 1e6 * c->gap_step_s, 1e6 * c->gap_run_s, 1e6 * p.over_s,
            1e6 * calibration_piece(c, &k, CALIBRATION_LONG_S).over_s, 1e6 * p.resume_s);
-    printf(
-        "front      %.2f ms pass for a request; %.1f us and %.1f ns a token to make it, %.1f ns a "
-        "token to read and %.1f ns to make tokens of text\n",
-        1e3 * c->front.request_s, 1e6 * c->front.made_s, 1e9 * c->front.made_token_s,
-        1e9 * c->front.read_token_s, 1e9 * c->front.text_token_s);
+    printf("front      %.2f ms pass for a request, %.2f until an engine that rests takes it; %.1f "
+           "us and %.1f ns a token to make it, %.1f ns a "
+           "token to read and %.1f ns to make tokens of text\n",
+           1e3 * c->front.request_s, 1e3 * c->front.wake_s, 1e6 * c->front.made_s,
+           1e9 * c->front.made_token_s, 1e9 * c->front.read_token_s, 1e9 * c->front.text_token_s);
     printf("left out   %llu steps and chunks that took over three times as long as their like "
            "(%.1f us "
            "lost to them a step), %llu while the cores were nearer or farther\n",

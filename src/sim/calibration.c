@@ -64,6 +64,7 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {BETWEEN, "step_s", &c->gap_step_s, NULL, 0, s_max},
         {BETWEEN, "run_s", &c->gap_run_s, NULL, 0, s_max},
         {FRONT, "request_s", &c->front.request_s, NULL, 0, s_max},
+        {FRONT, "wake_s", &c->front.wake_s, NULL, 0, s_max},
         {FRONT, "made_s", &c->front.made_s, NULL, 0, s_max},
         {FRONT, "made_token_s", &c->front.made_token_s, NULL, 0, s_max},
         {FRONT, "read_token_s", &c->front.read_token_s, NULL, 0, s_max},

@@ -39,10 +39,11 @@ struct calibration {
     } chunk;
     double gap_s, gap_step_s, gap_run_s; /* behind a piece; behind a step; each of its runs */
     double acceptance;                   /* of drafts */
-    /* HTTP, text and client. Time that passes for each request; and what a client's thread takes to
-     * make a request, the server's to read one and to make tokens of its text, one after the other. */
+    /* HTTP, text and client. Time that passes for each request; until an engine that rests takes what
+     * is ready; and what a client's thread takes to make a request, the server's to read one and to
+     * make tokens of its text, one after the other. */
     struct {
-        double request_s, made_s, made_token_s, read_token_s, text_token_s;
+        double request_s, wake_s, made_s, made_token_s, read_token_s, text_token_s;
     } front;
     struct calibration_fit {
         /* dropped: took far longer than others like them; elsewhere: in another state */

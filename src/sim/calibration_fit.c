@@ -378,7 +378,8 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
     c->front.made_token_s = x[MADE][1];
     c->front.read_token_s = x[READ][1];
     c->front.text_token_s = x[TEXT][1];
-    c->front.request_s = x[READ][0] + x[TEXT][0] + (n ? others[n / 2] : 0);
+    c->front.wake_s = x[TEXT][0];
+    c->front.request_s = x[READ][0] + (n ? others[n / 2] : 0);
 }
 
 static enum st fit_front(struct calibration *c, const struct record_file *f,

@@ -24,6 +24,7 @@ struct solo {
     void *memory;
     struct engine *engine;
     uint32_t runs_last; /* of the last step */
+    bool rests;         /* the engine, until it is woken */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
      * client's thread makes all that are due before it sends them; bodies are read in rounds, a buffer
      * of each that was there when the round began, so that short prompts pass long ones; texts become
@@ -198,9 +199,15 @@ static void read_on(struct solo *s, uint64_t now_ns) {
     }
 }
 
+/* When the engine takes what is ready first, and all that is ready then. */
+static uint64_t taken_ns(const struct solo *s) {
+    return run_ns(s->ready.first->first_s + (s->rests ? s->k->front.wake_s : 0));
+}
+
 static void hand_over(struct solo *s) {
     send_made(s);
     read_on(s, s->exec.now_ns);
+    if (s->ready.first && s->exec.now_ns < taken_ns(s)) return;
     while (s->ready.first && run_ns(s->ready.first->first_s) <= s->exec.now_ns) {
         struct run_request *q = pop(&s->ready);
         struct err err;
@@ -221,8 +228,8 @@ static void rest(struct solo *s, uint64_t until_ns) {
         at_s = fmin(at_s, s->read_until_s);
     else if (s->sent.first)
         at_s = fmin(at_s, s->sent.first->first_s);
-    if (s->ready.first) at_s = fmin(at_s, s->ready.first->first_s);
     uint64_t at = at_s < run_s(until_ns) ? run_ns(at_s) : until_ns;
+    if (s->ready.first && taken_ns(s) < at) at = taken_ns(s);
     if (at > s->exec.now_ns) s->exec.now_ns = at;
 }
 
@@ -233,7 +240,8 @@ bool solo_until(struct solo *s, double virtual_s) {
         if (!s->load.broken && keep_idle(s, &s->load.err)) s->load.broken = true;
         hand_over(s);
         s->runs_last = 0;
-        if (!engine_step(s->engine)) {
+        s->rests = !engine_step(s->engine);
+        if (s->rests) {
             rest(s, until);
             continue;
         }

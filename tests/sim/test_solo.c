@@ -119,6 +119,21 @@ static void a_prompt_waits_for_the_steps_between_its_pieces(void **state) {
         fail_msg("found %g", o.ttft_s.max);
 }
 
+static void an_engine_that_rests_takes_all_that_came_until_it_woke(void **state) {
+    (void)state;
+    struct calibration k = plain();
+    k.front.text_token_s = 0.00001;
+    /* the second is there 1 ms later: the first is a chunk of its own, or they are one */
+    struct row two[] = {{0, 100, 1}, {0, 100, 1}};
+    near(serve_rows(&k, two, 2).ttft_s.max, 0.001 + 0.1 + 0.1);
+    struct run_report alone = serve_rows(&k, two, 2);
+    k.front.wake_s = 0.002;
+    struct run_report both = serve_rows(&k, two, 2);
+    near(both.ttft_s.max, 0.001 + 0.002 + 0.2);
+    near(both.ttft_s.p50, both.ttft_s.max);
+    assert_true(alone.ttft_s.p50 < both.ttft_s.p50);
+}
+
 static void long_prompts_are_read_in_rounds_and_short_ones_pass_them(void **state) {
     (void)state;
     struct calibration k = plain();
@@ -378,6 +393,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_one_after_the_other_take_what_the_table_says),
         cmocka_unit_test(a_prompt_waits_for_the_steps_between_its_pieces),
+        cmocka_unit_test(an_engine_that_rests_takes_all_that_came_until_it_woke),
         cmocka_unit_test(long_prompts_are_read_in_rounds_and_short_ones_pass_them),
         cmocka_unit_test(what_is_stopped_in_the_middle_is_freed),
         cmocka_unit_test(one_seed_is_one_run_and_nothing_is_lost_under_overload),
