@@ -241,8 +241,9 @@ static void print(const struct calibration *c, const char *path) {
     printf(" ms by sequences, %.1f ns a key; off by %.1f%% (median), %+.1f%% in all\n",
            1e9 * c->step.key_s, 100 * c->fit.step_error, 100 * c->fit.step_bias);
     if (c->acceptance > 0)
-        printf("drafts     %.2f accepted, %.1f us to verify, %.1f us to guess\n", c->acceptance,
-               1e6 * c->step.draft_s, 1e6 * c->step.guess_s);
+        printf("drafts     %.2f accepted, %.1f us to verify, %.1f us and %.1f us a step to guess\n",
+               c->acceptance, 1e6 * c->step.draft_s, 1e6 * c->step.guess_s,
+               1e6 * c->step.guessing_s);
     printf("chunks     %llu: %.2f ms and %.2f ms a prompt, %.2f us a row, %.2f ns a pair of keys, "
            "%.1f ns an earlier key; off by %.1f%% (median), %+.1f%% in all\n",
            (unsigned long long)c->fit.chunks, 1e3 * c->chunk.fixed_s, 1e3 * c->chunk.run_s,

@@ -23,7 +23,7 @@ struct field {
     uint32_t *u;
     double min, max;
 };
-enum { FIELDS_MAX = 40 };
+enum { FIELDS_MAX = 48 };
 
 static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
     const double s_max = 1e4;
@@ -48,6 +48,7 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {STEP, "tail_key_s", &c->step.tail_key_s, NULL, 0, s_max},
         {STEP, "draft_verified_s", &c->step.draft_s, NULL, 0, s_max},
         {STEP, "draft_guessed_s", &c->step.guess_s, NULL, 0, s_max},
+        {STEP, "guessing_s", &c->step.guessing_s, NULL, 0, s_max},
         {STEP, "stall_s", &c->step.stall_s, NULL, 0, s_max},
         {STEP, "draft_acceptance", &c->acceptance, NULL, 0, 1},
         {CHUNK, "fixed_s", &c->chunk.fixed_s, NULL, 0, s_max},

@@ -27,6 +27,7 @@ struct calibration {
         double key_s;              /* a key that a sequence sees */
         double tail_s, tail_key_s; /* a row of a prompt tail, a key before it */
         double draft_s, guess_s;   /* a draft verified, a draft guessed */
+        double guessing_s;         /* a step that guesses at all */
         double stall_s;            /* what each loses on average to rare ones that take long */
     } step;
     struct {

@@ -112,7 +112,7 @@ static struct solved solve(struct samples *s, double *x) {
 
 /* --- steps ------------------------------------------------------------------------------------ */
 
-enum { STEP_MORE = 5 }; /* features behind the knots */
+enum { STEP_MORE = 6 }; /* features behind the knots */
 
 /* Powers of two near which there are steps. */
 static uint32_t knots(double *at, const struct record_file *f) {
@@ -149,6 +149,7 @@ static void step_features(double *out, const struct calibration *c, const struct
     out[n + 2] = (double)w->earlier;
     out[n + 3] = w->drafts;
     out[n + 4] = w->guesses;
+    out[n + 5] = w->guesses > 0;
 }
 
 static enum st fit_steps(struct calibration *c, const struct record_file *f, const char *name,
@@ -179,6 +180,7 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     c->step.tail_key_s = x[n + 2];
     c->step.draft_s = x[n + 3];
     c->step.guess_s = x[n + 4];
+    c->step.guessing_s = x[n + 5];
     c->step.stall_s = of.stall_s;
     c->fit.dropped += of.dropped;
     c->fit.step_error = of.error;
@@ -193,7 +195,8 @@ double calibration_step_s(const struct calibration *c, const struct sim_step *s)
     for (uint32_t i = 0; i < c->step.n_knots; i++) t += hat[i] * c->step.s[i];
     return fmax(t, 0) + c->step.stall_s + s->requests * s->kv_tokens * c->step.key_s +
            s->tails * c->step.tail_s + s->tail_keys * c->step.tail_key_s +
-           s->drafts * c->step.draft_s + s->guesses * c->step.guess_s;
+           s->drafts * c->step.draft_s + s->guesses * c->step.guess_s +
+           (s->guesses > 0 ? c->step.guessing_s : 0);
 }
 
 /* --- chunks ----------------------------------------------------------------------------------- */
