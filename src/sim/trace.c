@@ -3,22 +3,33 @@
 #include "sim/trace.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <jansson.h>
 #include <zlib.h>
 
-enum { FILE_BYTES_MAX = 1 << 30, LINE_MAX_BYTES = 1 << 20, COLUMNS_MAX = 16 };
+enum { LINE_MAX_BYTES = 1 << 20, COLUMNS_MAX = 16, FOUND_BYTES = 80 };
+/* A small gzip file may hold any amount of text. */
+static const uint64_t text_bytes_max = UINT64_C(1) << 30, blocks_max = UINT64_C(1) << 27;
 
 struct reader {
     struct trace *t;
     const char *name;
-    uint64_t line;
-    bool mooncake;
+    uint32_t n_max;
+    uint64_t n_bytes, line;
+    enum { FORMAT_UNKNOWN, FORMAT_MOONCAKE, FORMAT_CSV } format;
+    struct columns {
+        int time, in, out;
+        const char *in_name, *out_name;
+    } columns;
+    char *text; /* [LINE_MAX_BYTES + 1] the line under way */
+    size_t len;
     uint64_t cap_rows, cap_blocks;
     double first_s, last_s; /* as the file has them */
     struct err *err;
@@ -60,6 +71,9 @@ static enum st add_block(struct reader *r, uint32_t id) {
     struct trace *t = r->t;
     if (t->n_blocks == r->cap_blocks) {
         uint64_t cap = r->cap_blocks ? 2 * r->cap_blocks : 4096;
+        if (cap > blocks_max)
+            return err_set(r->err, ST_INVALID, "%s: line %llu: more than %llu blocks in all",
+                           r->name, (unsigned long long)r->line, (unsigned long long)blocks_max);
         uint32_t *v = realloc(t->blocks, cap * sizeof *v);
         if (!v) return no_memory(r);
         t->blocks = v;
@@ -71,17 +85,30 @@ static enum st add_block(struct reader *r, uint32_t id) {
 
 /* --- Mooncake --------------------------------------------------------------------------------- */
 
-static enum st get_number(struct reader *r, const json_t *row, const char *key, double min,
-                          double max, double *out) {
+/* As a sentence calls it. */
+static const char *name_value(const json_t *v, char out[FOUND_BYTES]) {
+    if (json_is_string(v)) snprintf(out, FOUND_BYTES, "\"%.60s\"", json_string_value(v));
+    if (json_is_real(v)) snprintf(out, FOUND_BYTES, "%.9g", json_real_value(v));
+    if (json_is_integer(v))
+        snprintf(out, FOUND_BYTES, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+    if (json_is_string(v) || json_is_number(v)) return out;
+    return !v                   ? "nothing"
+           : json_is_null(v)    ? "null"
+           : json_is_boolean(v) ? "true or false"
+           : json_is_array(v)   ? "a list"
+                                : "an object";
+}
+
+static enum st get_number(struct reader *r, const json_t *row, const char *key, bool whole,
+                          double min, double max, double *out) {
     const json_t *v = json_object_get(row, key);
-    char found[64], expected[64];
-    snprintf(expected, sizeof expected, "a number from %.0f to %.0f", min, max);
-    if (!v) return bad(r, key, "nothing", expected);
-    if (!json_is_number(v)) return bad(r, key, "something else", expected);
+    char found[FOUND_BYTES], expected[64];
+    snprintf(expected, sizeof expected, "a %snumber from %.0f to %.0f", whole ? "whole " : "", min,
+             max);
     *out = json_number_value(v);
-    if (*out >= min && *out <= max) return ST_OK;
-    snprintf(found, sizeof found, "%g", *out);
-    return bad(r, key, found, expected);
+    if (json_is_number(v) && *out >= min && *out <= max && (!whole || *out == floor(*out)))
+        return ST_OK;
+    return bad(r, key, name_value(v, found), expected);
 }
 
 /* Those that are missing are nobody else's; without any the prompts share nothing. */
@@ -89,17 +116,17 @@ static enum st get_blocks(struct reader *r, const json_t *json, struct trace_row
     const json_t *ids = json_object_get(json, "hash_ids");
     size_t n = json_array_size(ids),
            most = (row->n_in + (size_t)TRACE_BLOCK_TOKENS - 1) / TRACE_BLOCK_TOKENS;
-    char found[64], text[64];
+    char found[FOUND_BYTES], text[64];
     if (!ids) return ST_OK;
     snprintf(text, sizeof text, "at most %zu ids of 512-token blocks", most);
-    if (!json_is_array(ids)) return bad(r, "hash_ids", "no list", text);
+    if (!json_is_array(ids)) return bad(r, "hash_ids", name_value(ids, found), text);
     snprintf(found, sizeof found, "%zu", n);
     if (n > most) return bad(r, "hash_ids", found, text);
     for (size_t i = 0; i < n; i++) {
         const json_t *v = json_array_get(ids, i);
         json_int_t id = json_integer_value(v);
         if (!json_is_integer(v) || id < 0 || id > UINT32_MAX)
-            return bad(r, "hash_ids", "something else", "integers from 0 to 4294967295");
+            return bad(r, "hash_ids", name_value(v, found), "whole numbers from 0 to 4294967295");
         enum st st = add_block(r, (uint32_t)id);
         if (st) return st;
     }
@@ -107,17 +134,19 @@ static enum st get_blocks(struct reader *r, const json_t *json, struct trace_row
     return ST_OK;
 }
 
-static enum st mooncake_line(struct reader *r, const char *line, size_t len) {
+static enum st mooncake_line(struct reader *r) {
     json_error_t e;
     double at_ms = 0, n_in = 0, n_out = 0;
-    json_t *json = json_loadb(line, len, 0, &e);
-    if (!json || !json_is_object(json)) {
+    char found[FOUND_BYTES];
+    json_t *json = json_loadb(r->text, r->len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
+    if (!json_is_object(json)) {
+        enum st st = bad(r, "request", json ? name_value(json, found) : e.text, "a JSON object");
         json_decref(json);
-        return bad(r, "request", json ? "something else" : e.text, "a JSON object");
+        return st;
     }
-    enum st st = get_number(r, json, "timestamp", 0, 1e12, &at_ms);
-    if (!st) st = get_number(r, json, "input_length", 1, TRACE_TOKENS_MAX, &n_in);
-    if (!st) st = get_number(r, json, "output_length", 0, TRACE_TOKENS_MAX, &n_out);
+    enum st st = get_number(r, json, "timestamp", false, 0, 1e12, &at_ms);
+    if (!st) st = get_number(r, json, "input_length", true, 1, TRACE_TOKENS_MAX, &n_in);
+    if (!st) st = get_number(r, json, "output_length", true, 0, TRACE_TOKENS_MAX, &n_out);
     struct trace_row row = {.at_s = at_ms / 1e3,
                             .n_in = (uint32_t)n_in,
                             .n_out = (uint32_t)n_out,
@@ -131,10 +160,6 @@ static enum st mooncake_line(struct reader *r, const char *line, size_t len) {
 
 /* --- CSV -------------------------------------------------------------------------------------- */
 
-struct columns {
-    int time, in, out;
-};
-
 /* Splits in place; the number of fields. */
 static int split(char *line, char **fields) {
     int n = 0;
@@ -146,26 +171,45 @@ static int split(char *line, char **fields) {
     return n;
 }
 
-static enum st csv_header(struct reader *r, char *line, struct columns *c) {
-    char *fields[COLUMNS_MAX];
-    int n = split(line, fields);
-    *c = (struct columns){-1, -1, -1};
-    for (int i = 0; i < n; i++) {
-        if (!strcmp(fields[i], "TIMESTAMP")) c->time = i;
-        if (!strcmp(fields[i], "ContextTokens") || !strcmp(fields[i], "num_prefill_tokens"))
-            c->in = i;
-        if (!strcmp(fields[i], "GeneratedTokens") || !strcmp(fields[i], "num_decode_tokens"))
-            c->out = i;
-    }
-    if (c->in >= 0 && c->out >= 0) return ST_OK;
-    return bad(r, "header", "other columns",
-               "TIMESTAMP,ContextTokens,GeneratedTokens or num_prefill_tokens,num_decode_tokens");
+/* A column may have the name that either format gives it, and stands once. */
+static enum st column(struct reader *r, char *field, int i, const char *a, const char *b, int *at,
+                      const char **name) {
+    const char *is = strcmp(field, a) == 0 ? a : strcmp(field, b) == 0 ? b : NULL;
+    if (!is) return ST_OK;
+    if (*at >= 0) return bad(r, "header", "two columns of that kind", field);
+    *at = i;
+    if (name) *name = is;
+    return ST_OK;
 }
 
-static bool whole(const char *text, double max, double *out) {
+static enum st csv_header(struct reader *r) {
+    struct columns *c = &r->columns;
+    char *fields[COLUMNS_MAX], found[FOUND_BYTES];
+    snprintf(found, sizeof found, "'%.60s'", r->text);
+    int n = split(r->text, fields);
+    enum st st = ST_OK;
+    for (int i = 0; i < n && !st; i++) {
+        st = column(r, fields[i], i, "TIMESTAMP", "TIMESTAMP", &c->time, NULL);
+        if (!st)
+            st =
+                column(r, fields[i], i, "ContextTokens", "num_prefill_tokens", &c->in, &c->in_name);
+        if (!st)
+            st = column(r, fields[i], i, "GeneratedTokens", "num_decode_tokens", &c->out,
+                        &c->out_name);
+    }
+    r->t->has_times = c->time >= 0;
+    if (st || (c->in >= 0 && c->out >= 0)) return st;
+    return bad(r, "header", found,
+               "TIMESTAMP,ContextTokens,GeneratedTokens or num_prefill_tokens,num_decode_tokens, "
+               "or the JSON objects of Mooncake's traces");
+}
+
+/* Some tools write 374.0. */
+static bool whole(const char *text, double min, double *out) {
     char *end;
     *out = strtod(text, &end);
-    return end != text && *end == 0 && *out >= 0 && *out <= max && *out == floor(*out);
+    return text[0] && !text[strspn(text, "0123456789.")] && *end == 0 && *out >= min &&
+           *out <= TRACE_TOKENS_MAX && *out == floor(*out);
 }
 
 /* Days since 1970 of the Gregorian calendar. */
@@ -187,59 +231,101 @@ static bool timestamp(const char *text, double *out) {
     return true;
 }
 
-static enum st csv_line(struct reader *r, char *line, const struct columns *c) {
-    char *fields[COLUMNS_MAX], found[80];
-    int n = split(line, fields), last = c->in > c->out ? c->in : c->out;
+static enum st bad_field(struct reader *r, const char *key, const char *field,
+                         const char *expected) {
+    char found[FOUND_BYTES];
+    snprintf(found, sizeof found, "'%.60s'", field);
+    return bad(r, key, found, expected);
+}
+
+static enum st csv_line(struct reader *r) {
+    const struct columns *c = &r->columns;
+    char *fields[COLUMNS_MAX], text[64];
+    int n = split(r->text, fields), last = c->in > c->out ? c->in : c->out;
     double at_s = 0, n_in, n_out;
-    snprintf(found, sizeof found, "%d fields", n);
-    if (n <= last || n <= c->time) return bad(r, "row", found, "as many as the header");
+    snprintf(text, sizeof text, "%d fields", n);
+    if (n <= last || n <= c->time) return bad(r, "row", text, "as many as the header");
     if (c->time >= 0 && !timestamp(fields[c->time], &at_s))
-        return bad(r, "TIMESTAMP", fields[c->time], "YYYY-MM-DD HH:MM:SS.FFF");
-    if (!whole(fields[c->in], TRACE_TOKENS_MAX, &n_in) || n_in < 1)
-        return bad(r, "ContextTokens", fields[c->in], "a count of tokens");
-    if (!whole(fields[c->out], TRACE_TOKENS_MAX, &n_out))
-        return bad(r, "GeneratedTokens", fields[c->out], "a count of tokens");
+        return bad_field(r, "TIMESTAMP", fields[c->time], "YYYY-MM-DD HH:MM:SS.FFF");
+    snprintf(text, sizeof text, "a whole number from 1 to %d", TRACE_TOKENS_MAX);
+    if (!whole(fields[c->in], 1, &n_in)) return bad_field(r, c->in_name, fields[c->in], text);
+    snprintf(text, sizeof text, "a whole number from 0 to %d", TRACE_TOKENS_MAX);
+    if (!whole(fields[c->out], 0, &n_out)) return bad_field(r, c->out_name, fields[c->out], text);
     if (r->t->n_rows > 0 && at_s < r->last_s)
         return bad(r, "TIMESTAMP", "an earlier one than the line before", "times in order");
     struct trace_row row = {.at_s = at_s, .n_in = (uint32_t)n_in, .n_out = (uint32_t)n_out};
     return add_row(r, &row);
 }
 
-/* --- the whole -------------------------------------------------------------------------------- */
+/* --- lines ------------------------------------------------------------------------------------ */
 
-static enum st read_line(struct reader *r, char *line, size_t len, struct columns *c) {
-    if (len > 0 && line[len - 1] == '\r') line[--len] = 0;
-    if (len == 0) return ST_OK;
-    if (r->mooncake) return mooncake_line(r, line, len);
-    if (c->in >= 0) return csv_line(r, line, c);
-    enum st st = csv_header(r, line, c);
-    r->t->has_times = c->time >= 0;
+static enum st take_line(struct reader *r) {
+    r->line++;
+    if (memchr(r->text, 0, r->len)) return bad(r, "line", "a zero byte", "text");
+    if (r->len > 0 && r->text[r->len - 1] == '\r') r->len--;
+    r->text[r->len] = 0;
+    enum st st = ST_OK;
+    if (r->len > 0 && r->format == FORMAT_UNKNOWN && r->text[0] != '{') {
+        r->format = FORMAT_CSV;
+        st = csv_header(r);
+    } else if (r->len > 0 && r->format != FORMAT_CSV) {
+        r->format = FORMAT_MOONCAKE;
+        r->t->has_times = true;
+        st = mooncake_line(r);
+    } else if (r->len > 0) {
+        st = csv_line(r);
+    }
+    r->len = 0;
     return st;
 }
 
-enum st trace_read(struct trace *t, const char *bytes, size_t len, const char *name, uint32_t n_max,
-                   struct err *err) {
-    struct reader r = {.t = t, .name = name, .mooncake = len > 0 && bytes[0] == '{', .err = err};
-    struct columns c = {-1, -1, -1};
-    enum st st = ST_OK;
-    char *line = malloc(LINE_MAX_BYTES + 1);
-    *t = (struct trace){.has_times = r.mooncake};
-    if (!line) return no_memory(&r);
-    for (size_t at = 0; at < len && !st && !(n_max && t->n_rows == n_max);) {
-        const char *end = memchr(bytes + at, '\n', len - at);
-        size_t n = end ? (size_t)(end - bytes) - at : len - at;
-        r.line++;
-        if (n > LINE_MAX_BYTES || memchr(bytes + at, 0, n)) {
-            st = bad(&r, "line", n > LINE_MAX_BYTES ? "more than 1 MiB" : "a zero byte", "text");
-            break;
+static bool has_all(const struct reader *r) {
+    return r->n_max && r->t->n_rows == r->n_max;
+}
+
+static enum st take(struct reader *r, const char *bytes, size_t len) {
+    r->n_bytes += len;
+    if (r->n_bytes > text_bytes_max)
+        return err_set(r->err, ST_INVALID, "%s: found more than %llu bytes of text, expected less",
+                       r->name, (unsigned long long)text_bytes_max);
+    for (enum st st; len > 0 && !has_all(r);) {
+        const char *end = memchr(bytes, '\n', len);
+        size_t n = end ? (size_t)(end - bytes) : len;
+        if (n > LINE_MAX_BYTES - r->len) {
+            r->line++;
+            return bad(r, "line", "more than 1 MiB", "text");
         }
-        memcpy(line, bytes + at, n);
-        line[n] = 0;
-        st = read_line(&r, line, n, &c);
-        at += n + 1;
+        memcpy(r->text + r->len, bytes, n);
+        r->len += n;
+        if (!end) break;
+        if ((st = take_line(r))) return st;
+        bytes = end + 1;
+        len -= n + 1;
     }
-    free(line);
-    if (!st && t->n_rows == 0) st = err_set(err, ST_INVALID, "%s: found no request", name);
+    return ST_OK;
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
+
+static enum st begin(struct reader *r, struct trace *t, const char *name, uint32_t n_max,
+                     struct err *err) {
+    *t = (struct trace){0};
+    *r = (struct reader){.t = t,
+                         .name = name,
+                         .n_max = n_max,
+                         .columns = {-1, -1, -1, NULL, NULL},
+                         .text = malloc(LINE_MAX_BYTES + 1),
+                         .err = err};
+    return r->text ? ST_OK : no_memory(r);
+}
+
+/* The last line may lack its end. */
+static enum st end(struct reader *r, enum st st) {
+    struct trace *t = r->t;
+    if (!st && r->len > 0) st = take_line(r);
+    free(r->text);
+    if (!st && t->n_rows == 0)
+        st = err_set(r->err, ST_INVALID, "%s: found no request, expected at least one", r->name);
     if (st) {
         trace_release(t);
         return st;
@@ -249,39 +335,55 @@ enum st trace_read(struct trace *t, const char *bytes, size_t len, const char *n
     return ST_OK;
 }
 
-static enum st read_failed(gzFile f, const char *path, struct err *err) {
+enum st trace_read(struct trace *t, const char *bytes, size_t len, const char *name, uint32_t n_max,
+                   struct err *err) {
+    struct reader r;
+    enum st st = begin(&r, t, name, n_max, err);
+    if (!st) st = take(&r, bytes, len);
+    return end(&r, st);
+}
+
+/* Another's FIFO or device must not hang us; whoever has a pipe says "-". */
+static enum st open_file(int *fd, const char *path, struct err *err) {
+    struct stat sb;
+    bool input = strcmp(path, "-") == 0;
+    *fd = input ? dup(STDIN_FILENO) : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*fd < 0)
+        return err_set(err, st_from_errno(errno), "%s: cannot open: %s", path, strerror(errno));
+    if (input || (fstat(*fd, &sb) == 0 && S_ISREG(sb.st_mode))) return ST_OK;
+    close(*fd);
+    return err_set(err, ST_INVALID, "%s: not a regular file, expected one, or - for standard input",
+                   path);
+}
+
+/* Nothing more came: is that the end? */
+static enum st check_end(const struct reader *r, gzFile f, int n) {
     int code;
     const char *why = gzerror(f, &code);
-    if (code == Z_ERRNO) return err_set(err, ST_IO, "%s: cannot read: %s", path, strerror(errno));
-    return err_set(err, ST_CORRUPT, "%s: damaged gzip data (%s)", path, why);
+    if (n == 0 && code != Z_BUF_ERROR) return ST_OK;
+    if (code == Z_ERRNO)
+        return err_set(r->err, ST_IO, "%s: cannot read: %s", r->name, strerror(errno));
+    return err_set(r->err, ST_CORRUPT, "%s: line %llu: %s, expected whole gzip data", r->name,
+                   (unsigned long long)r->line + 1,
+                   n == 0 ? "the file ends in the middle of its gzip data" : why);
 }
 
 enum st trace_open(struct trace *t, const char *path, uint32_t n_max, struct err *err) {
-    /* reads plain files as they are */
-    gzFile f = strcmp(path, "-") == 0 ? gzdopen(dup(0), "rb") : gzopen(path, "rbe");
-    char *bytes = NULL;
-    size_t len = 0, cap = 0;
-    enum st st =
-        f ? ST_OK : err_set(err, ST_NOT_FOUND, "%s: cannot open: %s", path, strerror(errno));
-    while (!st) {
-        if (len == cap) {
-            cap = cap ? 2 * cap : 1 << 20;
-            char *more = cap <= FILE_BYTES_MAX ? realloc(bytes, cap) : NULL;
-            if (!more) {
-                st = err_set(err, ST_NO_MEMORY, "%s: too large", path);
-                break;
-            }
-            bytes = more;
-        }
-        int n = gzread(f, bytes + len, (unsigned)(cap - len));
-        if (n < 0) st = read_failed(f, path, err);
-        if (n <= 0) break;
-        len += (size_t)n;
-    }
+    struct reader r;
+    char bytes[16384];
+    int fd, n = 0;
+    *t = (struct trace){0};
+    enum st st = open_file(&fd, path, err);
+    if (st) return st;
+    gzFile f = gzdopen(fd, "rb"); /* reads plain files as they are */
+    st = begin(&r, t, path, n_max, err);
+    if (!f) close(fd);
+    if (!f && !st) st = no_memory(&r);
+    while (!st && !has_all(&r) && (n = gzread(f, bytes, sizeof bytes)) > 0)
+        st = take(&r, bytes, (size_t)n);
+    if (!st && !has_all(&r)) st = check_end(&r, f, n);
     if (f) gzclose(f);
-    if (!st) st = trace_read(t, bytes, len, path, n_max, err);
-    free(bytes);
-    return st;
+    return end(&r, st);
 }
 
 void trace_release(struct trace *t) {
