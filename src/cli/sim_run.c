@@ -269,7 +269,8 @@ static enum st simulate_server(const struct run_config *c, const struct args *a,
     struct record_file replay = {0};
     struct solo *s = NULL;
     enum st st = calibration_open(&k, c->server, err);
-    if (!st && a->replay) st = record_read(&replay, a->replay, err);
+    if (st) return err_prefix(err, "%s", c->server_at);
+    if (a->replay) st = record_read(&replay, a->replay, err);
     if (!st) st = solo_new(&s, c, &k, a->replay ? &replay : NULL, err);
     if (!st) go_solo(s, c);
     if (!st) st = solo_report(s, o, err);

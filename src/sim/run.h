@@ -43,7 +43,8 @@ struct run_instances {
 };
 
 struct run_config {
-    char server[4096]; /* a calibration (calibration.h): then it is that server, and no cluster */
+    char server[4096];   /* a calibration (calibration.h): then it is that server, and no cluster */
+    char server_at[512]; /* who names it, for errors: "FILE: line N: server: " */
     char hardware[256], model[256];
     struct machine machine;
     uint64_t seed;
@@ -57,13 +58,13 @@ struct run_config {
     char handover_plane[MACHINE_NAME_MAX];
     struct {
         enum run_arrivals arrivals;
-        char trace[4096];
-        double rate_scale;    /* of a trace's arrivals */
-        double rate;          /* requests/s; Poisson */
-        uint32_t clients;     /* closed loop */
-        uint32_t n_in, n_out; /* without a trace: each request's */
-        uint64_t requests;    /* at most; 0: no limit */
-        double duration_s;    /* arrivals stop; then what is under way ends */
+        char trace[4096], trace_at[512]; /* as server_at */
+        double rate_scale;               /* of a trace's arrivals */
+        double rate;                     /* requests/s; Poisson */
+        uint32_t clients;                /* closed loop */
+        uint32_t n_in, n_out;            /* without a trace: each request's */
+        uint64_t requests;               /* at most; 0: no limit */
+        double duration_s;               /* arrivals stop; then what is under way ends */
         uint32_t tenants;
         double leave_share, leave_after_s; /* clients that go away; after that time, at the mean */
         double length_divisor; /* of a trace's lengths and blocks: for models with short contexts */

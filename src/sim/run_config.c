@@ -140,13 +140,18 @@ static const char *const run_arrivals_names[] = {"trace", "poisson", "closed", N
 
 /* --- load, faults ----------------------------------------------------------------------------- */
 
-/* A path is relative to the description that names it, or to where the command is run. */
+/* A path is relative to the description that names it, or to where the command is run. place: who names
+ * it, for what is found wrong when it is opened. */
 static enum st path_of(struct in *in, const struct doc_node *at, const char *key, char *out,
-                       size_t size) {
+                       size_t size, char place[sizeof in->err->text]) {
     char path[2048] = "";
     enum st st = text(in, at, key, path, sizeof path);
     const char *slash = strrchr(in->name, '/');
-    if (st || !path[0]) return st;
+    struct err named;
+    if (st || !doc_find(at, key)) return st;
+    if (!path[0]) return doc_fail(doc_find(at, key), in->err, "found '', expected a path");
+    (void)doc_fail(doc_find(at, key), &named, "%s", "");
+    snprintf(place, sizeof named.text, "%s", named.text);
     if (path[0] == '/' || !slash || doc_find(at, key)->by)
         snprintf(out, size, "%s", path);
     else
@@ -182,7 +187,7 @@ static enum st load(struct in *in, const struct doc_node *root) {
     if (!st && !doc_find(root, "load"))
         return doc_fail(root, in->err, "load: found nothing, expected a mapping");
     if (!st) st = doc_only(at, keys, in->err);
-    if (!st) st = path_of(in, at, "trace", c->load.trace, sizeof c->load.trace);
+    if (!st) st = path_of(in, at, "trace", c->load.trace, sizeof c->load.trace, c->load.trace_at);
     uint32_t kind = c->load.trace[0] ? RUN_TRACE : RUN_POISSON;
     if (!st) st = doc_word(at, "arrivals", run_arrivals_names, &kind, in->err);
     c->load.arrivals = (enum run_arrivals)kind;
@@ -361,7 +366,7 @@ static enum st read_server(struct in *in, const struct doc_node *root) {
     static const char *const keys[] = {"server", "seed", "load", "slo", NULL};
     struct run_config *c = in->c;
     enum st st = doc_only(root, keys, in->err);
-    if (!st) st = path_of(in, root, "server", c->server, sizeof c->server);
+    if (!st) st = path_of(in, root, "server", c->server, sizeof c->server, c->server_at);
     if (!st) st = doc_count(root, "seed", 0, UINT64_MAX >> 1, &c->seed, in->err);
     if (!st) st = load(in, root);
     return st ? st : slo(in, root);

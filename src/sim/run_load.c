@@ -372,9 +372,9 @@ enum st run_load_report(const struct run_load *r, struct run_report *o, struct e
     return report_times(r, o, err);
 }
 
-enum st run_load_new(struct run_load *r, struct err *err) {
+static enum st open_trace(struct run_load *r, struct err *err) {
     const struct run_config *c = r->c;
-    enum st st = c->load.trace[0] ? trace_open(&r->trace, c->load.trace, 0, err) : ST_OK;
+    enum st st = trace_open(&r->trace, c->load.trace, 0, err);
     if (st) return st;
     if (trace_is_timed(r) && !r->trace.has_times)
         return err_set(err, ST_INVALID,
@@ -384,6 +384,12 @@ enum st run_load_new(struct run_load *r, struct err *err) {
     if (trace_is_timed(r) && !(r->trace.span_s > 0) && !c->load.requests)
         return err_set(err, ST_INVALID, "%s: all requests come at once, expected load.requests",
                        c->load.trace);
+    return ST_OK;
+}
+
+enum st run_load_new(struct run_load *r, struct err *err) {
+    const struct run_config *c = r->c;
+    if (c->load.trace[0] && open_trace(r, err)) return err_prefix(err, "%s", c->load.trace_at);
     r->n_again = c->load.arrivals == RUN_CLOSED ? c->load.clients : 0;
     r->next_leave_s = INFINITY;
     plan_next(r, 0);

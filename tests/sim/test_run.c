@@ -314,6 +314,8 @@ static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
          "32}\npool: {ssd_gb: 1}\n",
          "run.yaml: line 5: ssd_gb: "},
         {"load: {duration_s: 1, leave_share: 2}\n", "run.yaml: line 1: leave_share: "},
+        {"load: {duration_s: 1, trace: \"\"}\n",
+         "run.yaml: line 1: trace: found '', expected a path"},
     };
     struct run_config *c = malloc(sizeof *c);
     assert_non_null(c);
@@ -322,6 +324,31 @@ static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
         enum st st = run_config_read(c, bad[i][0], strlen(bad[i][0]), "run.yaml", &err);
         if (!st || strncmp(err.text, bad[i][1], strlen(bad[i][1])) != 0)
             fail_msg("found %d \"%s\", expected \"%s\"", st, st ? err.text : "", bad[i][1]);
+    }
+    free(c);
+}
+
+/* What a description names is opened later: its place is said all the same. */
+static void a_bad_trace_is_named_by_the_line_that_names_it(void **state) {
+    (void)state;
+    char path[] = "/tmp/trace-XXXXXX", text[512], expected[512];
+    FILE *f = fdopen(mkstemp(path), "w");
+    assert_non_null(f);
+    fprintf(f, "num_prefill_tokens,num_decode_tokens\n5,1\n5,-1\n");
+    fclose(f);
+    struct run_config *c = malloc(sizeof *c);
+    assert_non_null(c);
+    for (int gone = 0; gone < 2; gone++) {
+        struct run *r;
+        struct err err;
+        if (gone) remove(path);
+        snprintf(text, sizeof text, "%sload:\n  duration_s: 1\n  trace: %s\n", base, path);
+        snprintf(expected, sizeof expected, "run.yaml: line 9: trace: %s: %s", path,
+                 gone ? "cannot open: " : "line 3: num_decode_tokens: found '-1'");
+        must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
+        assert_int_equal(run_new(&r, c, &err), gone ? ST_NOT_FOUND : ST_INVALID);
+        if (strncmp(err.text, expected, strlen(expected)) != 0)
+            fail_msg("found \"%s\", expected \"%s\"", err.text, expected);
     }
     free(c);
 }
@@ -342,6 +369,7 @@ int main(void) {
         cmocka_unit_test(the_slowest_chip_sets_the_pace_until_it_is_mended),
         cmocka_unit_test(without_a_decode_worker_requests_fail_after_their_time),
         cmocka_unit_test(bad_descriptions_are_named_with_file_line_and_key),
+        cmocka_unit_test(a_bad_trace_is_named_by_the_line_that_names_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
