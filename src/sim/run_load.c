@@ -180,8 +180,9 @@ static void on_done(void *ctx, const struct err *err) {
     q->open = false;
     r->n_open--;
     r->open_tokens -= q->r.n_prompt + (uint64_t)q->r.max_tokens;
+    heap_take(&r->leaving, &q->leaving);
     r->last_end_s = now_s;
-    if (q->leaves) {
+    if (q->left) {
         r->left++;
     } else if (err) {
         r->failed++;
@@ -202,47 +203,42 @@ const struct engine_sink run_load_sink = {.token = on_token, .done = on_done};
 
 /* --- clients that go away --------------------------------------------------------------------- */
 
-static void plan_leave(struct run_load *r) {
-    r->next_leave_s = INFINITY;
-    for (uint32_t i = 0; i < r->n_leaves; i++)
-        if (r->leaves[i].at_s < r->next_leave_s) r->next_leave_s = r->leaves[i].at_s;
+static struct run_request *leaving(struct heap_node *n) {
+    return HEAP_OF(n, struct run_request, leaving);
+}
+
+static bool leaves_before(const struct heap_node *x, const struct heap_node *y) {
+    const struct run_request *a = HEAP_OF(x, const struct run_request, leaving),
+                             *b = HEAP_OF(y, const struct run_request, leaving);
+    return a->leave_s != b->leave_s ? a->leave_s < b->leave_s : a->n < b->n;
 }
 
 /* Whether this client will, and when, is drawn from its number alone. */
 static void may_leave(struct run_load *r, struct run_request *q, double now_s) {
     uint64_t chance = sim_mix(q->n ^ r->c->seed) + 0x1eaf;
     if (run_draw(&chance) >= r->c->load.leave_share) return;
-    if (r->n_leaves == r->cap_leaves) {
-        uint32_t cap = r->cap_leaves ? 2 * r->cap_leaves : 64;
-        struct run_leave *v = realloc(r->leaves, cap * sizeof *v);
-        if (!v) {
-            r->broken = true;
-            (void)err_set(&r->err, ST_NO_MEMORY, "run: out of memory");
-            return;
-        }
-        r->leaves = v;
-        r->cap_leaves = cap;
+    q->leave_s = now_s + run_draw_exponential(&chance) * r->c->load.leave_after_s;
+    if (heap_reserve(&r->leaving, r->leaving.len + 1)) {
+        heap_put(&r->leaving, &q->leaving);
+    } else {
+        r->broken = true;
+        (void)err_set(&r->err, ST_NO_MEMORY, "run: out of memory");
     }
-    double at_s = now_s + run_draw_exponential(&chance) * r->c->load.leave_after_s;
-    r->leaves[r->n_leaves++] = (struct run_leave){at_s, q, q->n};
-    if (at_s < r->next_leave_s) r->next_leave_s = at_s;
+}
+
+static double next_leave_s(const struct run_load *r) {
+    const struct run_request *q = leaving(heap_first(&r->leaving));
+    return q ? q->leave_s : INFINITY;
 }
 
 static void leave(struct run_load *r) {
-    double now_s = run_s(r->now(r->ctx));
-    for (uint32_t i = 0; i < r->n_leaves;) {
-        struct run_leave l = r->leaves[i];
-        if (run_ns(l.at_s) > run_ns(now_s)) {
-            i++;
-            continue;
-        }
-        r->leaves[i] = r->leaves[--r->n_leaves];
-        if (!l.q->open || l.q->n != l.n) continue; /* it has its answer */
-        l.q->leaves = true;
-        r->cancel(r->ctx, l.q);
-        if (l.q->open) r->wrong_tokens++; /* nobody told its end */
+    while (run_ns(next_leave_s(r)) <= r->now(r->ctx)) {
+        struct run_request *q = leaving(heap_first(&r->leaving));
+        heap_take(&r->leaving, &q->leaving);
+        q->left = true;
+        r->cancel(r->ctx, q);
+        if (q->open) r->wrong_tokens++; /* nobody told its end */
     }
-    plan_leave(r);
 }
 
 /* --- coming ----------------------------------------------------------------------------------- */
@@ -261,7 +257,7 @@ static void arrive(struct run_load *r, double now_s) {
     q->load = r;
     q->n = n;
     q->open = true;
-    q->leaves = false;
+    q->left = false;
     q->n_told = 0;
     q->arrived_s = now_s;
     struct request *x = &q->r;
@@ -297,6 +293,7 @@ static void arrive(struct run_load *r, double now_s) {
     if (n == 0) r->first_arrival_s = now_s;
     if (r->c->load.leave_share > 0) may_leave(r, q, now_s);
     if (r->add(r->ctx, q, &err) == ST_OK) return;
+    heap_take(&r->leaving, &q->leaving);
     q->open = false;
     r->n_open--;
     r->open_tokens -= n_in + (uint64_t)n_out;
@@ -306,11 +303,11 @@ static void arrive(struct run_load *r, double now_s) {
 }
 
 double run_load_next(const struct run_load *r) {
-    return r->next_leave_s < r->next_arrival_s ? r->next_leave_s : r->next_arrival_s;
+    return fmin(next_leave_s(r), r->next_arrival_s);
 }
 
 void run_load_arrive(struct run_load *r) {
-    if (run_ns(r->next_leave_s) <= r->now(r->ctx)) leave(r);
+    leave(r);
     while (!r->broken && !r->arrivals_over && run_ns(r->next_arrival_s) <= r->now(r->ctx)) {
         double due_s = r->next_arrival_s; /* whoever serves may have been busy since */
         if (r->n_again) r->n_again--;
@@ -391,7 +388,7 @@ enum st run_load_new(struct run_load *r, struct err *err) {
     const struct run_config *c = r->c;
     if (c->load.trace[0] && open_trace(r, err)) return err_prefix(err, "%s", c->load.trace_at);
     r->n_again = c->load.arrivals == RUN_CLOSED ? c->load.clients : 0;
-    r->next_leave_s = INFINITY;
+    r->leaving = (struct heap){.before = leaves_before};
     plan_next(r, 0);
     return ST_OK;
 }
@@ -403,7 +400,7 @@ void run_load_free(struct run_load *r) {
         free(q->choice.ids);
         free(q);
     }
-    free(r->leaves);
+    heap_release(&r->leaving);
     free(r->records);
     trace_release(&r->trace);
 }

@@ -5,6 +5,7 @@
 #ifndef SUPERNODE_SIM_RUN_LOAD_H
 #define SUPERNODE_SIM_RUN_LOAD_H
 
+#include "base/heap.h"
 #include "engine/engine.h"
 #include "sim/run.h"
 
@@ -21,7 +22,9 @@ struct run_request {
     double arrived_s, first_s, last_s;
     uint32_t n_told, n_left, cap_prompt, cap_ids; /* left: of who took it */
     uint64_t n;                                   /* which one it is */
-    bool open, leaves;
+    struct heap_node leaving;                     /* its client goes away at leave_s */
+    double leave_s;
+    bool open, left;
 };
 
 /* What is kept of each request that ended. */
@@ -44,14 +47,8 @@ struct run_load {
     uint64_t n_arrived, n_open, open_tokens, n_cut; /* n_cut: were longer than max_model_len */
     bool arrivals_over;
     struct run_request *free_requests, *newest;
-    struct run_leave { /* clients that will go away, where their requests are not over by then */
-        double at_s;
-        struct run_request *q;
-        uint64_t n;
-    } * leaves;
-    uint32_t n_leaves, cap_leaves;
-    double next_leave_s;
-    uint32_t n_again; /* closed loop: clients whose next request is due now */
+    struct heap leaving; /* requests whose clients will go away, where they are not over by then */
+    uint32_t n_again;    /* closed loop: clients whose next request is due now */
     struct run_record *records;
     uint64_t n_records, cap_records, n_good;
     uint64_t finished, failed, left, wrong_tokens;
