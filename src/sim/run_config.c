@@ -40,17 +40,17 @@ static enum st text(struct in *in, const struct doc_node *at, const char *key, c
     enum st st = doc_text(at, key, &v, in->err);
     if (st || !v) return st;
     if ((size_t)snprintf(out, size, "%s", v) < size) return ST_OK;
-    return doc_fail(doc_find(at, key), in->err, "longer than %zu bytes", size - 1);
+    return doc_fail(doc_find(at, key), in->err, "found %zu bytes, expected at most %zu", strlen(v),
+                    size - 1);
 }
 
 /* An empty mapping stands for one that is missing. */
 static enum st mapping(struct in *in, const struct doc_node *at, const char *key,
-                       const struct doc_node **out) {
+                       const char *const *keys, const struct doc_node **out) {
     static const struct doc_node nothing = {.kind = DOC_MAP};
     const struct doc_node *n = doc_find(at, key);
     *out = n ? n : &nothing;
-    if (!n || n->kind == DOC_MAP) return ST_OK;
-    return doc_fail(n, in->err, "expected a mapping");
+    return doc_only(*out, keys, in->err);
 }
 
 /* --- instances -------------------------------------------------------------------------------- */
@@ -93,8 +93,7 @@ static enum st instances(struct in *in, const struct doc_node *root, bool prefil
     struct step_setup *s = &i->setup;
     uint32_t type = s->weights, per_chip = 0;
     const struct machine *m = &in->c->machine;
-    enum st st = mapping(in, root, prefill ? "prefill" : "decode", &at);
-    if (!st) st = doc_only(at, keys, in->err);
+    enum st st = mapping(in, root, prefill ? "prefill" : "decode", keys, &at);
     if (!st) st = count(in, at, "instances", 1, 200, &i->n);
     if (!st) st = count(in, at, "chips", 1, m->n_nodes * m->chips_per_node, &i->chips);
     per_chip = i->requests_per_die * m->dies_per_chip;
@@ -183,10 +182,9 @@ static enum st load(struct in *in, const struct doc_node *root) {
         "spread",       "length_divisor", "leave_share", "leave_after_s", NULL};
     const struct doc_node *at;
     struct run_config *c = in->c;
-    enum st st = mapping(in, root, "load", &at);
+    enum st st = mapping(in, root, "load", keys, &at);
     if (!st && !doc_find(root, "load"))
         return doc_fail(root, in->err, "load: found nothing, expected a mapping");
-    if (!st) st = doc_only(at, keys, in->err);
     if (!st) st = path_of(in, at, "trace", c->load.trace, sizeof c->load.trace, c->load.trace_at);
     uint32_t kind = c->load.trace[0] ? RUN_TRACE : RUN_POISSON;
     if (!st) st = doc_word(at, "arrivals", run_arrivals_names, &kind, in->err);
@@ -220,7 +218,6 @@ static enum st fault(struct in *in, const struct doc_node *at, struct run_fault 
     static const char *const keys[] = {"what", "index", "at_s", "for_s", "share", "slow", NULL};
     uint32_t kind = 0;
     *f = (struct run_fault){.share = 0, .slow = 2};
-    if (at->kind != DOC_MAP) return doc_fail(at, in->err, "expected a mapping");
     enum st st = doc_only(at, keys, in->err);
     if (!st) st = doc_need(at, "what", in->err);
     if (!st) st = doc_need(at, "at_s", in->err);
@@ -245,18 +242,18 @@ static enum st faults(struct in *in, const struct doc_node *root) {
     struct run_config *c = in->c;
     const struct doc_node *at = doc_find(root, "faults"), *random = NULL, *mtbf = NULL;
     enum st st = ST_OK;
-    if (at && at->kind != DOC_LIST) return doc_fail(at, in->err, "expected a list");
+    if (at && at->kind != DOC_LIST)
+        return doc_fail(at, in->err, "found %.60s, expected a list",
+                        at->kind == DOC_MAP ? "a mapping" : at->text);
     for (uint32_t i = 0; at && i < at->n && !st; i++) {
         if (c->n_faults == sizeof c->faults / sizeof *c->faults)
             return doc_fail(&at->at[i], in->err, "more than %u faults", c->n_faults);
         st = fault(in, &at->at[i], &c->faults[c->n_faults++]);
     }
     static const char *const keys[] = {"mtbf_h", "repair_s", NULL};
-    if (!st) st = mapping(in, root, "random_faults", &random);
-    if (!st) st = doc_only(random, keys, in->err);
+    if (!st) st = mapping(in, root, "random_faults", keys, &random);
     if (!st) st = number(in, random, "repair_s", 0, 1e7, 1, &c->repair_s);
-    if (!st) st = mapping(in, random, "mtbf_h", &mtbf);
-    if (!st) st = doc_only(mtbf, run_fault_names, in->err);
+    if (!st) st = mapping(in, random, "mtbf_h", run_fault_names, &mtbf);
     for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
         st = number(in, mtbf, run_fault_names[k], 1e-6, 1e9, 3600, &c->mtbf_s[k]);
     if (!st && mtbf->n && c->load.duration_s <= 0)
@@ -322,8 +319,7 @@ static enum st planes(struct in *in, const struct doc_node *root) {
     snprintf(c->pool.plane, sizeof c->pool.plane, "%s", m->planes[reaches ? 0 : out].name);
     c->pool.n = (chips + m->chips_per_node - 1) / m->chips_per_node;
     if (c->pool.n > servers_max) c->pool.n = servers_max;
-    enum st st = mapping(in, root, "pool", &at);
-    if (!st) st = doc_only(at, keys, in->err);
+    enum st st = mapping(in, root, "pool", keys, &at);
     if (!st) st = count(in, at, "servers", 0, servers_max, &c->pool.n);
     if (!st) st = number(in, at, "dram_gb", 0.001, 1e6, 1e9, &c->pool.dram_bytes);
     if (!st) st = number(in, at, "ssd_gb", 0, 1e6, 1e9, &c->pool.ssd_bytes);
@@ -354,8 +350,7 @@ static enum st planes(struct in *in, const struct doc_node *root) {
 static enum st slo(struct in *in, const struct doc_node *root) {
     static const char *const keys[] = {"ttft_ms", "tpot_ms", NULL};
     const struct doc_node *at;
-    enum st st = mapping(in, root, "slo", &at);
-    if (!st) st = doc_only(at, keys, in->err);
+    enum st st = mapping(in, root, "slo", keys, &at);
     if (!st) st = number(in, at, "ttft_ms", 0, 1e9, 1e-3, &in->c->slo_ttft_s);
     if (!st) st = number(in, at, "tpot_ms", 0, 1e9, 1e-3, &in->c->slo_tpot_s);
     return st;
@@ -399,8 +394,7 @@ static enum st read_all(struct in *in, const struct doc_node *root) {
                                        NULL};
     struct run_config *c = in->c;
     if (root->kind == DOC_MAP && doc_find(root, "server")) return read_server(in, root);
-    enum st st = root->kind == DOC_MAP ? doc_only(root, keys, in->err)
-                                       : doc_fail(root, in->err, "expected a mapping");
+    enum st st = doc_only(root, keys, in->err);
     if (!st) st = text(in, root, "hardware", c->hardware, sizeof c->hardware);
     if (!st) st = text(in, root, "model", c->model, sizeof c->model);
     if (!st) st = doc_count(root, "seed", 0, UINT64_MAX >> 1, &c->seed, in->err);

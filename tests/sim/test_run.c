@@ -313,6 +313,12 @@ static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
         {"load: {duration_s: 1}\nhardware: gb200-nvl72\nprefill: {chips: 8}\ndecode: {chips: "
          "32}\npool: {ssd_gb: 1}\n",
          "run.yaml: line 5: ssd_gb: "},
+        {"load: {duration_s: 1}\nprefill: [1]\n",
+         "run.yaml: line 2: prefill: found a list, expected a mapping"},
+        {"load: {duration_s: 1}\nfaults: 3\n",
+         "run.yaml: line 2: faults: found 3, expected a list"},
+        {"load: {duration_s: 1}\nfaults: [3]\n", "run.yaml: line 2: found '3', expected a mapping"},
+        {"[1]\n", "run.yaml: line 1: found a list, expected a mapping"},
         {"load: {duration_s: 1, leave_share: 2}\n", "run.yaml: line 1: leave_share: "},
         {"load: {duration_s: 1, trace: \"\"}\n",
          "run.yaml: line 1: trace: found '', expected a path"},
