@@ -139,6 +139,11 @@ static void print_text(const struct run_config *c, const struct run_report *o) {
                o->energy_j / 3.6e6, share(o->energy_j, (double)o->output_tokens));
     printf("members      %llu died, %llu joined, %llu preemptions\n", (unsigned long long)o->deaths,
            (unsigned long long)o->joins, (unsigned long long)o->preemptions);
+    if (o->faults + o->faults_late > 0)
+        printf("faults       %llu came, %llu of them on hardware that nobody uses; %llu would have "
+               "come after the end\n",
+               (unsigned long long)o->faults, (unsigned long long)o->faults_unused,
+               (unsigned long long)o->faults_late);
     printf("checked      %llu tokens: %llu wrong, repeated or skipped; %llu wrong pages, %llu "
            "leaked, %llu requests lost\n",
            (unsigned long long)o->output_tokens, (unsigned long long)o->wrong_tokens,
@@ -206,6 +211,9 @@ static void print_json(const struct run_config *c, const char *model, const char
     put_count(j, "deaths", o->deaths);
     put_count(j, "joins", o->joins);
     put_count(j, "preemptions", o->preemptions);
+    put_count(j, "faults", o->faults);
+    put_count(j, "faults_unused", o->faults_unused);
+    put_count(j, "faults_late", o->faults_late);
     put_count(j, "wrong_tokens", o->wrong_tokens);
     put_count(j, "wrong_pages", o->wrong_pages);
     put_count(j, "leaked_pages", o->leaked_pages);

@@ -219,6 +219,7 @@ enum st run_report(struct run *r, struct run_report *o, struct err *err) {
     free(v);
     enum st st = run_load_report(&r->load, o, err);
     report_members(r, o);
+    run_faults_report(r, o);
     o->energy_j = energy(r, o->last_end_s - o->first_arrival_s);
     return st;
 }

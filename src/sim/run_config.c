@@ -214,6 +214,23 @@ static enum st load(struct in *in, const struct doc_node *root) {
     return ST_OK;
 }
 
+/* What would do nothing is refused, where that is certain. */
+static enum st fault_used(struct in *in, const struct doc_node *at, const char *place,
+                          enum run_fault_kind kind, uint32_t index) {
+    const struct run_config *c = in->c;
+    uint32_t n = run_fault_used(c, kind);
+    if (index < n) return ST_OK;
+    if (kind == RUN_SUB_PLANE)
+        return doc_fail(at, in->err,
+                        "%sfound a sub-plane of %s, which carries nothing: hand-over goes over %s, "
+                        "the pool over %s",
+                        place, c->machine.planes[0].name, c->handover_plane,
+                        c->pool.n ? c->pool.plane : "none");
+    if (n == 0) return doc_fail(at, in->err, "%sfound a pool server, but there is none", place);
+    return doc_fail(at, in->err, "%sfound %s %u, expected less than %u: nobody uses it", place,
+                    run_fault_names[kind], index, n);
+}
+
 static enum st fault(struct in *in, const struct doc_node *at, struct run_fault *f) {
     static const char *const keys[] = {"what", "index", "at_s", "for_s", "share", "slow", NULL};
     uint32_t kind = 0;
@@ -234,8 +251,22 @@ static enum st fault(struct in *in, const struct doc_node *at, struct run_fault 
     if (!st && f->index >= n)
         st = doc_fail(at, in->err, "index: found %s %u, expected less than the %u there are",
                       run_fault_names[kind], f->index, n);
+    if (!st) st = fault_used(in, at, "index: ", f->kind, f->index);
     if (!st && f->share <= 0) f->share = kind == RUN_LINK ? 0.1 : 0.001;
     return st;
+}
+
+static enum st random_fault(struct in *in, const struct doc_node *mtbf, enum run_fault_kind kind) {
+    struct run_config *c = in->c;
+    const char *key = run_fault_names[kind];
+    double most = 1e5; /* of a kind in a run */
+    enum st st = number(in, mtbf, key, 1e-6, 1e9, 3600, &c->mtbf_s[kind]);
+    if (st || c->mtbf_s[kind] <= 0) return st;
+    if (c->load.duration_s / c->mtbf_s[kind] > most)
+        return doc_fail(
+            doc_find(mtbf, key), in->err, "found %g h, expected %g or more: %g faults in %g s",
+            c->mtbf_s[kind] / 3600, c->load.duration_s / most / 3600, most, c->load.duration_s);
+    return fault_used(in, doc_find(mtbf, key), "", kind, 0);
 }
 
 static enum st faults(struct in *in, const struct doc_node *root) {
@@ -255,7 +286,7 @@ static enum st faults(struct in *in, const struct doc_node *root) {
     if (!st) st = number(in, random, "repair_s", 0, 1e7, 1, &c->repair_s);
     if (!st) st = mapping(in, random, "mtbf_h", run_fault_names, &mtbf);
     for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
-        st = number(in, mtbf, run_fault_names[k], 1e-6, 1e9, 3600, &c->mtbf_s[k]);
+        st = random_fault(in, mtbf, (enum run_fault_kind)k);
     if (!st && mtbf->n && c->load.duration_s <= 0)
         st = doc_fail(random, in->err, "expected load: duration_s, until which they come");
     return st;

@@ -3,6 +3,7 @@
  * members that stand on what broke. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "sim/run_impl.h"
 
@@ -60,6 +61,22 @@ uint32_t run_fault_places(const struct run_config *c, enum run_fault_kind kind) 
     case RUN_SUB_PLANE: return m->planes[0].sub_planes ? m->planes[0].sub_planes : 1;
     case RUN_POOL: return c->pool.n;
     default: return m->n_nodes * m->chips_per_node;
+    }
+}
+
+uint32_t run_fault_used(const struct run_config *c, enum run_fault_kind kind) {
+    const struct machine *m = &c->machine;
+    uint32_t chips = c->prefill.n * c->prefill.chips + c->decode.n * c->decode.chips,
+             nodes = (chips + m->chips_per_node - 1) / m->chips_per_node;
+    bool carries = strcmp(m->planes[0].name, c->handover_plane) == 0 ||
+                   (c->pool.n > 0 && strcmp(m->planes[0].name, c->pool.plane) == 0);
+    switch (kind) {
+    case RUN_NODE:
+    case RUN_HANG:
+    case RUN_CUT: return nodes > c->pool.n ? nodes : c->pool.n;
+    case RUN_SUB_PLANE: return carries ? run_fault_places(c, kind) : 0;
+    case RUN_POOL: return c->pool.n;
+    default: return chips;
     }
 }
 
@@ -219,7 +236,17 @@ void run_faults_apply(struct run *r) {
     for (struct run_due_fault *d;
          (d = due_of(heap_first(&r->faults))) && run_ns(d->at_s) <= sim_cluster_now(&r->cluster);) {
         heap_take(&r->faults, &d->in);
+        if (!d->ends) {
+            r->n_faults++;
+            r->n_faults_unused += d->fault.index >= run_fault_used(r->c, d->fault.kind);
+        }
         apply(r, d);
         free(d);
     }
+}
+
+void run_faults_report(const struct run *r, struct run_report *o) {
+    o->faults = r->n_faults;
+    o->faults_unused = r->n_faults_unused;
+    for (uint32_t i = 0; i < r->faults.len; i++) o->faults_late += !due_of(r->faults.v[i])->ends;
 }

@@ -51,8 +51,8 @@ struct run {
     double wall_s;
     struct run_load load;
     /* faults */
-    struct heap faults; /* those to come, run_faults.c */
-    uint64_t n_faults_ever;
+    struct heap faults;                                /* those to come, run_faults.c */
+    uint64_t n_faults_ever, n_faults, n_faults_unused; /* the latter two: that came */
     struct run_fault *slow; /* [n_slow] chips that are slow now; room for all there can be */
     uint32_t n_slow;
     double handover_bytes, pool_read_bytes, pool_write_bytes;
@@ -79,5 +79,6 @@ enum st ST_CHECKED run_faults_new(struct run *r, struct err *err);
 void run_faults_free(struct run *r);
 double run_faults_next(const struct run *r);
 void run_faults_apply(struct run *r);
+void run_faults_report(const struct run *r, struct run_report *o);
 
 #endif

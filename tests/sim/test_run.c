@@ -313,6 +313,16 @@ static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
         {"load: {duration_s: 1}\nhardware: gb200-nvl72\nprefill: {chips: 8}\ndecode: {chips: "
          "32}\npool: {ssd_gb: 1}\n",
          "run.yaml: line 5: ssd_gb: "},
+        {"load: {duration_s: 1}\nfaults:\n  - {what: chip, index: 176, at_s: 1}\n",
+         "run.yaml: line 3: index: found chip 176, expected less than 176: nobody uses it"},
+        {"load: {duration_s: 1}\nfaults:\n  - {what: hang, index: 22, at_s: 1}\n",
+         "run.yaml: line 3: index: found hang 22, expected less than 22"},
+        {"load: {duration_s: 1}\nfaults: [{what: sub-plane, at_s: 1}]\npool: {plane: rdma}\n",
+         "run.yaml: line 2: index: found a sub-plane of ub, which carries nothing"},
+        {"load: {duration_s: 1}\npool: {servers: 0}\nrandom_faults:\n  mtbf_h: {pool: 1}\n",
+         "run.yaml: line 4: pool: found a pool server, but there is none"},
+        {"load: {duration_s: 1000}\nrandom_faults:\n  mtbf_h: {chip: 0.000001}\n",
+         "run.yaml: line 3: chip: found 1e-06 h, expected "},
         {"load: {duration_s: 1}\nprefill: [1]\n",
          "run.yaml: line 2: prefill: found a list, expected a mapping"},
         {"load: {duration_s: 1}\nfaults: 3\n",
@@ -332,6 +342,21 @@ static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
             fail_msg("found %d \"%s\", expected \"%s\"", st, st ? err.text : "", bad[i][1]);
     }
     free(c);
+}
+
+/* A fifth of the machine is used: four of five chips break without consequence, and that is said. */
+static void faults_of_hardware_that_nobody_uses_are_told(void **state) {
+    (void)state;
+    struct run_report o =
+        run_text("load: {rate: 2, input_tokens: 1000, output_tokens: 10, duration_s: 60}\n"
+                 "faults: [{what: slow, index: 111, at_s: 1, for_s: 1}, {what: slow, index: 0, "
+                 "at_s: 9999}]\n"
+                 "random_faults: {mtbf_h: {slow: 0.0003}, repair_s: 1}\n",
+                 1);
+    keeps_promises(&o);
+    assert_true(o.faults > 30 && o.faults < 90);
+    assert_true(o.faults_unused > o.faults / 2 && o.faults_unused < o.faults);
+    assert_int_equal(o.faults_late, 1);
 }
 
 /* What a description names is opened later: its place is said all the same. */
@@ -374,6 +399,7 @@ int main(void) {
         cmocka_unit_test(tenants_with_one_prompt_share_nothing),
         cmocka_unit_test(the_slowest_chip_sets_the_pace_until_it_is_mended),
         cmocka_unit_test(without_a_decode_worker_requests_fail_after_their_time),
+        cmocka_unit_test(faults_of_hardware_that_nobody_uses_are_told),
         cmocka_unit_test(bad_descriptions_are_named_with_file_line_and_key),
         cmocka_unit_test(a_bad_trace_is_named_by_the_line_that_names_it),
     };
