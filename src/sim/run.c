@@ -142,6 +142,10 @@ uint64_t run_finished(const struct run *r) {
     return r->load.finished;
 }
 
+double run_stuck_s(const struct run *r) {
+    return run_load_stuck_s(&r->load);
+}
+
 /* --- what is told ----------------------------------------------------------------------------- */
 
 static void use_of(const struct run_link *l, double span_s, double *most) {

@@ -131,6 +131,8 @@ void run_free(struct run *r); /* NULL is allowed */
 bool run_until(struct run *r, double virtual_s);
 double run_now_s(const struct run *r);
 uint64_t run_finished(const struct run *r);
+/* How long no request that is under way was told anything: too long, and nothing moves any more. */
+double run_stuck_s(const struct run *r);
 /* At the end, or where nothing moves any more: what has not ended is lost. */
 enum st ST_CHECKED run_report(struct run *r, struct run_report *out, struct err *err);
 

@@ -143,7 +143,7 @@ static bool on_token(void *ctx, const struct token_out *t) {
         q->first_s = now_s;
         r->cached_tokens += t->n_cached;
     }
-    q->last_s = now_s;
+    q->last_s = r->moved_s = now_s;
     r->output_tokens++;
     return true;
 }
@@ -181,7 +181,7 @@ static void on_done(void *ctx, const struct err *err) {
     r->n_open--;
     r->open_tokens -= q->r.n_prompt + (uint64_t)q->r.max_tokens;
     heap_take(&r->leaving, &q->leaving);
-    r->last_end_s = now_s;
+    r->last_end_s = r->moved_s = now_s;
     if (q->left) {
         r->left++;
     } else if (err) {
@@ -291,6 +291,7 @@ static void arrive(struct run_load *r, double now_s) {
             now_s, (unsigned long long)r->n_open, (double)r->open_tokens / 1e9);
     }
     if (n == 0) r->first_arrival_s = now_s;
+    r->moved_s = now_s;
     if (r->c->load.leave_share > 0) may_leave(r, q, now_s);
     if (r->add(r->ctx, q, &err) == ST_OK) return;
     heap_take(&r->leaving, &q->leaving);
@@ -314,6 +315,10 @@ void run_load_arrive(struct run_load *r) {
         arrive(r, due_s);
         plan_next(r, due_s);
     }
+}
+
+double run_load_stuck_s(const struct run_load *r) {
+    return r->n_open ? run_s(r->now(r->ctx)) - r->moved_s : 0;
 }
 
 /* --- what is told ----------------------------------------------------------------------------- */

@@ -53,7 +53,8 @@ struct run_load {
     uint64_t n_records, cap_records, n_good;
     uint64_t finished, failed, left, wrong_tokens;
     uint64_t prompt_tokens, cached_tokens, output_tokens;
-    double first_arrival_s, last_end_s;
+    double first_arrival_s, last_end_s,
+        moved_s; /* moved: a request came, was told a token, or ended */
     bool broken; /* err says why it cannot go on */
     struct err err;
 };
@@ -66,6 +67,8 @@ void run_load_free(struct run_load *l); /* whoever took requests was freed */
 /* When clients come or go next; those that are due do. */
 double run_load_next(const struct run_load *l);
 void run_load_arrive(struct run_load *l);
+/* How long no request that is under way was told anything; 0 where none is. */
+double run_load_stuck_s(const struct run_load *l);
 /* Times and counts of the requests. */
 enum st ST_CHECKED run_load_report(const struct run_load *l, struct run_report *o, struct err *err);
 

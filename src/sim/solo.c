@@ -256,6 +256,9 @@ bool solo_until(struct solo *s, double virtual_s) {
 double solo_now_s(const struct solo *s) {
     return run_s(s->exec.now_ns);
 }
+double solo_stuck_s(const struct solo *s) {
+    return run_load_stuck_s(&s->load);
+}
 uint64_t solo_finished(const struct solo *s) {
     return s->load.finished;
 }

@@ -109,9 +109,24 @@ static void clients_leave_in_the_order_of_their_times(void **state) {
     end(s);
 }
 
+/* Hours between two requests are no standstill; a request that nobody answers is. */
+static void who_waits_for_requests_is_not_stuck(void **state) {
+    (void)state;
+    struct server *s = begin(1e9);
+    assert_true(go(s) && run_load_stuck_s(&s->load) < 1e-6);
+    s->now_ns += 5000000000;
+    assert_true(fabs(run_load_stuck_s(&s->load) - 5) < 1e-6);
+    answer(s, s->held[--s->n]);
+    s->now_ns += 5000000000;
+    assert_true(run_load_stuck_s(&s->load) == 0);
+    s->load.arrivals_over = true;
+    end(s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_has_its_answer_is_not_waited_for_to_leave),
+        cmocka_unit_test(who_waits_for_requests_is_not_stuck),
         cmocka_unit_test(clients_leave_in_the_order_of_their_times),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
