@@ -5,10 +5,18 @@
 #include <string.h>
 
 #include "base/doc.h"
+#include "model/kv.h"
 #include "sim/models.h"
 #include "sim/run.h"
 
-enum { TOKENS_MAX = 1 << 20 };
+enum {
+    TOKENS_MAX = 1 << 20,
+    /* What a simulation keeps, of all members: some GB. */
+    DIES_MAX = 1 << 16, /* of an instance */
+    KV_PAGES_MAX = 1 << 25,
+    SSD_BLOCKS_MAX = 1 << 27
+};
+static const double seconds_max = 1e7, step_s_max = 1e4;
 
 struct in { /* what is being read */
     struct run_config *c;
@@ -71,6 +79,19 @@ static enum st place_error(const struct in *in, const struct doc_node *root, con
                       section);
 }
 
+/* A figure that the hardware lacks, or that is far too small, makes a step endless. */
+static enum st moves(struct in *in, const struct run_instances *i, bool prefill) {
+    double keys = in->c->max_model_len, tokens = (double)i->batch_tokens * i->chips;
+    struct step_decode d = {.requests = i->requests_per_die, .kv_tokens = keys};
+    struct step_prefill p = {.tokens = tokens, .key_pairs = tokens * keys / 2, .requests = 1};
+    double s = prefill ? step_prefill_s(&i->setup, &p, NULL) : step_decode_s(&i->setup, &d, NULL);
+    if (s <= step_s_max) return ST_OK;
+    return err_set(in->err, ST_INVALID,
+                   "the largest batch would take %g s on %s, expected at most %g: a figure is "
+                   "missing or too small there",
+                   s, in->c->machine.name, step_s_max);
+}
+
 static enum st instances(struct in *in, const struct doc_node *root, bool prefill) {
     static const char *const keys[] = {"instances",
                                        "chips",
@@ -95,7 +116,8 @@ static enum st instances(struct in *in, const struct doc_node *root, bool prefil
     const struct machine *m = &in->c->machine;
     enum st st = mapping(in, root, prefill ? "prefill" : "decode", keys, &at);
     if (!st) st = count(in, at, "instances", 1, 200, &i->n);
-    if (!st) st = count(in, at, "chips", 1, m->n_nodes * m->chips_per_node, &i->chips);
+    uint32_t chips_max = m->n_nodes * m->chips_per_node, most = DIES_MAX / m->dies_per_chip;
+    if (!st) st = count(in, at, "chips", 1, chips_max < most ? chips_max : most, &i->chips);
     per_chip = i->requests_per_die * m->dies_per_chip;
     if (!st) st = count(in, at, "requests_per_chip", m->dies_per_chip, 4096, &per_chip);
     if (!st && per_chip % m->dies_per_chip)
@@ -123,16 +145,42 @@ static enum st instances(struct in *in, const struct doc_node *root, bool prefil
     if (!st && s->dies % s->ep)
         st = err_set(in->err, ST_INVALID,
                      "ep: found %u, expected a divisor of the instance's %u dies", s->ep, s->dies);
+    if (!st) st = moves(in, i, prefill);
     return st ? place_error(in, root, prefill ? "prefill" : "decode") : ST_OK;
+}
+
+/* Where to look when there are too many of both together: at a flag first. */
+static const struct doc_node *instances_at(const struct doc_node *root) {
+    const struct doc_node *p = doc_find(root, "prefill"), *d = doc_find(root, "decode"),
+                          *n = p ? doc_find(p, "instances") : NULL;
+    if (n && n->by) return n;
+    n = d ? doc_find(d, "instances") : NULL;
+    if (n && n->by) return n;
+    return d ? d : p ? p : root;
 }
 
 /* Each role's memory has room for the longest request. */
 static enum st fits(struct in *in, const struct doc_node *root) {
     const struct doc_node *at = doc_find(root, "max_model_len");
-    uint32_t n_pages;
-    enum st st = run_kv_pages(in->c, ROLE_OF_PREFILL, &n_pages, in->err);
-    if (!st) st = run_kv_pages(in->c, ROLE_OF_DECODE, &n_pages, in->err);
-    return st ? err_prefix(in->err, "%s: line %u: ", in->name, at ? at->line : root->line) : ST_OK;
+    const struct run_config *c = in->c;
+    uint32_t prefill, decode;
+    enum st st = run_kv_pages(c, ROLE_OF_PREFILL, &prefill, in->err);
+    if (!st) st = run_kv_pages(c, ROLE_OF_DECODE, &decode, in->err);
+    if (st) return err_prefix(in->err, "%s: line %u: ", in->name, at ? at->line : root->line);
+    double pages = (double)prefill * c->prefill.n + (double)decode * c->decode.n,
+           block = step_kv_token_bytes(&c->prefill.setup) * KV_PAGE_TOKENS,
+           blocks = c->pool.ssd_bytes / block * c->pool.n;
+    if (pages > KV_PAGES_MAX)
+        return doc_fail(instances_at(root), in->err,
+                        "prefill and decode have memory for %.0f pages of %d tokens, expected at "
+                        "most %d: the simulation keeps each",
+                        pages, KV_PAGE_TOKENS, KV_PAGES_MAX);
+    if (blocks > SSD_BLOCKS_MAX)
+        return doc_fail(doc_find(doc_find(root, "pool"), "ssd_gb"), in->err,
+                        "%u servers have room for %.0f blocks of %d tokens, expected at most %d: "
+                        "the simulation keeps each",
+                        c->pool.n, blocks, KV_PAGE_TOKENS, SSD_BLOCKS_MAX);
+    return ST_OK;
 }
 
 static const char *const run_arrivals_names[] = {"trace", "poisson", "closed", NULL};
@@ -196,7 +244,7 @@ static enum st load(struct in *in, const struct doc_node *root) {
     if (!st) st = count(in, at, "input_tokens", 1, TOKENS_MAX, &c->load.n_in);
     if (!st) st = count(in, at, "output_tokens", 1, TOKENS_MAX, &c->load.n_out);
     if (!st) st = doc_count(at, "requests", 1, 1000000000, &c->load.requests, in->err);
-    if (!st) st = number(in, at, "duration_s", 1e-3, 1e7, 1, &c->load.duration_s);
+    if (!st) st = number(in, at, "duration_s", 1e-3, seconds_max, 1, &c->load.duration_s);
     if (!st) st = count(in, at, "tenants", 1, 64, &c->load.tenants);
     if (!st) st = doc_bool(at, "spread", &c->load.spread, in->err);
     if (!st) st = number(in, at, "leave_share", 0, 1, 1, &c->load.leave_share);
@@ -210,7 +258,13 @@ static enum st load(struct in *in, const struct doc_node *root) {
     if (kind == RUN_TRACE && !c->load.trace[0])
         return doc_fail(at, in->err, "arrivals: trace: expected trace: FILE");
     if (c->load.duration_s <= 0 && c->load.requests == 0)
-        return doc_fail(at, in->err, "expected duration_s or requests");
+        return doc_fail(at, in->err, "found neither duration_s nor requests, expected one of them");
+    if (kind == RUN_POISSON && c->load.duration_s <= 0 &&
+        (double)c->load.requests / c->load.rate > seconds_max)
+        return doc_fail(doc_find(at, "requests"), in->err,
+                        "found %llu, expected at most %.0f: what comes in %.0f s",
+                        (unsigned long long)c->load.requests, seconds_max * c->load.rate,
+                        seconds_max);
     return ST_OK;
 }
 
@@ -326,14 +380,20 @@ static void defaults(struct run_config *c) {
     c->load.leave_after_s = 5;
 }
 
-/* Where to look when there are too many of both together: at a flag first. */
-static const struct doc_node *instances_at(const struct doc_node *root) {
-    const struct doc_node *p = doc_find(root, "prefill"), *d = doc_find(root, "decode"),
-                          *n = p ? doc_find(p, "instances") : NULL;
-    if (n && n->by) return n;
-    n = d ? doc_find(d, "instances") : NULL;
-    if (n && n->by) return n;
-    return d ? d : p ? p : root;
+static const struct doc_node *at_or(const struct doc_node *map, const char *key,
+                                    const struct doc_node *other) {
+    const struct doc_node *at = doc_find(map, key);
+    return at ? at : other;
+}
+
+/* Pages are read and written between nodes. */
+static enum st carries(struct in *in, const struct doc_node *at, const char *plane) {
+    const struct machine *m = &in->c->machine;
+    const struct machine_path *path = machine_plane(m, plane)->other_node;
+    if (path[TRANSFER_READ].rate_bps > 0 && path[TRANSFER_WRITE].rate_bps > 0) return ST_OK;
+    return doc_fail(at, in->err,
+                    "found %s, of which %s lacks paths: other_node: read or write, expected both",
+                    plane, m->name);
 }
 
 /* The scale-up plane reaches CPUs, or the scale-out one is all there is; KV goes over the latter. */
@@ -375,7 +435,8 @@ static enum st planes(struct in *in, const struct doc_node *root) {
     if (!machine_plane(m, c->pool.plane))
         return doc_fail(doc_find(at, "plane"), in->err, "found %s, expected a plane of %s",
                         c->pool.plane, m->name);
-    return ST_OK;
+    st = carries(in, at_or(root, "handover", root), c->handover_plane);
+    return st || c->pool.n == 0 ? st : carries(in, at_or(at, "plane", root), c->pool.plane);
 }
 
 static enum st slo(struct in *in, const struct doc_node *root) {

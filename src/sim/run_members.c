@@ -12,7 +12,7 @@
 
 enum { HANDOVER, POOL };
 static const uint64_t look_ns = 1000000000; /* rows come when the batch is over: HANDED tells */
-enum { OFFERS_MAX = 8192, KV_STEP = 8, RECS_MAX = 1 << 24 };
+enum { OFFERS_MAX = 8192, KV_STEP = 8 };
 
 /* --- time of what goes over the network ------------------------------------------------------- */
 
@@ -119,7 +119,8 @@ enum st run_kv_pages(const struct run_config *c, enum member_role role, uint32_t
     double page = step_kv_token_bytes(s) * KV_PAGE_TOKENS, memories = bound ? s->dies : 1,
            room = step_kv_room_bytes(s, prefill) * s->dies / memories, each = floor(room / page),
            least = engine_pages_min(c->max_model_len);
-    *out = each * memories > 64e6 ? 64000000 : (uint32_t)(each * memories);
+    *out =
+        (uint32_t)fmin(each * memories, UINT32_MAX); /* who reads a description takes far fewer */
     if (each >= least) return ST_OK;
     return err_set(err, ST_INVALID,
                    "max_model_len: KV of %u tokens takes %.1f GB, and beside the weights of %s %s "
@@ -193,7 +194,7 @@ enum st run_pool(void *ctx, struct sim_member *sim, struct pool_node_options *o,
     if (recs < 1) return ST_OK;
     struct sim_ssd_options ssd = {.net = r->cluster.net,
                                   .shape = shape,
-                                  .n_recs = recs > RECS_MAX ? RECS_MAX : (uint32_t)recs,
+                                  .n_recs = (uint32_t)recs,
                                   .block_bytes = block,
                                   .rate_bps = hw->node_ssd_bps,
                                   .latency_s = hw->node_ssd_s};

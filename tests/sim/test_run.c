@@ -11,6 +11,8 @@
 
 #include <cmocka.h>
 
+#include "sim/embedded.h"
+
 static const char base[] = "hardware: cloudmatrix384\n"
                            "model: deepseek-r1\n"
                            "max_model_len: 16384\n"
@@ -323,6 +325,13 @@ static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
          "run.yaml: line 4: pool: found a pool server, but there is none"},
         {"load: {duration_s: 1000}\nrandom_faults:\n  mtbf_h: {chip: 0.000001}\n",
          "run.yaml: line 3: chip: found 1e-06 h, expected "},
+        {"load: {rate: 0.001,\n  requests: 100000}\n",
+         "run.yaml: line 2: requests: found 100000, expected at most 10000: what comes in"},
+        {"load: {duration_s: 1}\nmodel: deepseek-v2-lite\ndecode:\n  mtp: false\n  kv_bytes: "
+         "0.25\n",
+         "run.yaml: line 3: decode: prefill and decode have memory for "},
+        {"load: {duration_s: 1}\npool:\n  servers: 48\n  ssd_gb: 100000\n",
+         "run.yaml: line 4: ssd_gb: 48 servers have room for "},
         {"load: {duration_s: 1}\nprefill: [1]\n",
          "run.yaml: line 2: prefill: found a list, expected a mapping"},
         {"load: {duration_s: 1}\nfaults: 3\n",
@@ -357,6 +366,38 @@ static void faults_of_hardware_that_nobody_uses_are_told(void **state) {
     assert_true(o.faults > 30 && o.faults < 90);
     assert_true(o.faults_unused > o.faults / 2 && o.faults_unused < o.faults);
     assert_int_equal(o.faults_late, 1);
+}
+
+/* Else the run would stand still, or something would come at once that never does. */
+static void hardware_that_lacks_a_figure_is_refused(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"read: {gbs: 164, us: 1.9}", "run.yaml: line 1: found ub, of which cloudmatrix384 lacks"},
+        {"write: {gbs: 135, us: 2.1}", "run.yaml: line 1: prefill: ep: found 32, expected fewer"},
+        {"write: {gbs: 137, us: 1.3}",
+         "run.yaml: line 1: prefill: the largest batch would take inf"},
+        {"bf16_tflops: {", "run.yaml: line 1: prefill: the largest batch would take inf"},
+    };
+    const char *whole;
+    size_t len;
+    assert_true(embedded_hardware("cloudmatrix384", &whole, &len));
+    struct run_config *c = malloc(sizeof *c);
+    assert_non_null(c);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char path[] = "/tmp/hardware-XXXXXX.yaml", text[512];
+        const char *at = strstr(whole, cases[i][0]);
+        FILE *f = fdopen(mkstemps(path, 5), "w");
+        assert_true(at && f);
+        fprintf(f, "%.*s# %s", (int)(at - whole), whole, at);
+        fclose(f);
+        snprintf(text, sizeof text, "hardware: %s\nload: {duration_s: 1}\n", path);
+        struct err err;
+        enum st st = run_config_read(c, text, strlen(text), "run.yaml", &err);
+        remove(path);
+        if (!st || strncmp(err.text, cases[i][1], strlen(cases[i][1])) != 0)
+            fail_msg("found %d \"%s\", expected \"%s\"", st, st ? err.text : "", cases[i][1]);
+    }
+    free(c);
 }
 
 /* What a description names is opened later: its place is said all the same. */
@@ -401,6 +442,7 @@ int main(void) {
         cmocka_unit_test(without_a_decode_worker_requests_fail_after_their_time),
         cmocka_unit_test(faults_of_hardware_that_nobody_uses_are_told),
         cmocka_unit_test(bad_descriptions_are_named_with_file_line_and_key),
+        cmocka_unit_test(hardware_that_lacks_a_figure_is_refused),
         cmocka_unit_test(a_bad_trace_is_named_by_the_line_that_names_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
