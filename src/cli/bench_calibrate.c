@@ -262,9 +262,8 @@ static void print(const struct calibration *c, const char *path) {
            1e3 * c->front.request_s, 1e3 * c->front.wake_s, 1e6 * c->front.made_s,
            1e9 * c->front.made_token_s, 1e9 * c->front.read_token_s, 1e9 * c->front.text_token_s);
     printf("left out   %llu steps and chunks that took over three times as long as their like "
-           "(%.1f us "
-           "lost to them a step), %llu while the cores were nearer or farther\n",
-           (unsigned long long)c->fit.dropped, 1e6 * c->step.stall_s,
+           "(%.1f%% of a step's time lost to them), %llu while the cores were nearer or farther\n",
+           (unsigned long long)c->fit.dropped, 100 * c->step.stall_share,
            (unsigned long long)c->fit.elsewhere);
     printf("result     %s\n", path);
 }

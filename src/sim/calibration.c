@@ -49,7 +49,7 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {STEP, "draft_verified_s", &c->step.draft_s, NULL, 0, s_max},
         {STEP, "draft_guessed_s", &c->step.guess_s, NULL, 0, s_max},
         {STEP, "guessing_s", &c->step.guessing_s, NULL, 0, s_max},
-        {STEP, "stall_s", &c->step.stall_s, NULL, 0, s_max},
+        {STEP, "stall_share", &c->step.stall_share, NULL, 0, 1e3},
         {STEP, "draft_acceptance", &c->acceptance, NULL, 0, 1},
         {CHUNK, "fixed_s", &c->chunk.fixed_s, NULL, 0, s_max},
         {CHUNK, "run_s", &c->chunk.run_s, NULL, 0, s_max},

@@ -28,7 +28,7 @@ struct calibration {
         double tail_s, tail_key_s; /* a row of a prompt tail, a key before it */
         double draft_s, guess_s;   /* a draft verified, a draft guessed */
         double guessing_s;         /* a step that guesses at all */
-        double stall_s;            /* what each loses on average to rare ones that take long */
+        double stall_share; /* more that they take together, as a few take several times as long */
     } step;
     struct {
         double fixed_s, run_s, row_s, key_pair_s, earlier_s;

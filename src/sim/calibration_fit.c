@@ -76,12 +76,12 @@ static int compare(const void *a, const void *b) {
 struct solved {
     uint64_t dropped;
     double error, bias; /* calibration.h, fit */
-    double stall_s;     /* what was dropped took longer than fitted, over all samples */
+    double stall_share; /* what was dropped took longer than fitted, of what all were fitted to */
 };
 
 /* Fits, leaves out what does not belong there, and fits again. */
 static struct solved solve(struct samples *s, double *x) {
-    double measured = 0, fitted = 0, stalled = 0;
+    double measured = 0, fitted = 0, stalled = 0, stallable = 0;
     size_t kept = 0;
     for (size_t k = 0; k < s->n; k++) s->weights[k] = 1 / (s->y[k] * s->y[k]);
     for (int fit = 0; fit < FITS; fit++) {
@@ -97,6 +97,7 @@ static struct solved solve(struct samples *s, double *x) {
     for (size_t k = 0; k < s->n; k++) {
         if (!(s->weights[k] > 0)) {
             stalled += s->y[k] - s->fitted[k];
+            stallable += s->fitted[k];
             continue;
         }
         measured += s->y[k];
@@ -107,7 +108,7 @@ static struct solved solve(struct samples *s, double *x) {
     return (struct solved){.dropped = s->n - kept,
                            .error = kept ? s->errors[kept / 2] : 0,
                            .bias = measured > 0 ? fitted / measured - 1 : 0,
-                           .stall_s = s->n ? stalled / (double)s->n : 0};
+                           .stall_share = stalled > 0 ? stalled / (stallable + fitted) : 0};
 }
 
 /* --- steps ------------------------------------------------------------------------------------ */
@@ -181,7 +182,7 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     c->step.draft_s = x[n + 3];
     c->step.guess_s = x[n + 4];
     c->step.guessing_s = x[n + 5];
-    c->step.stall_s = of.stall_s;
+    c->step.stall_share = of.stall_share;
     c->fit.dropped += of.dropped;
     c->fit.step_error = of.error;
     c->fit.step_bias = of.bias;
@@ -193,10 +194,10 @@ double calibration_step_s(const struct calibration *c, const struct sim_step *s)
     double hat[CALIBRATION_KNOTS_MAX], t = 0;
     hats(hat, c->step.sequences, c->step.n_knots, s->requests);
     for (uint32_t i = 0; i < c->step.n_knots; i++) t += hat[i] * c->step.s[i];
-    return fmax(t, 0) + c->step.stall_s + s->requests * s->kv_tokens * c->step.key_s +
-           s->tails * c->step.tail_s + s->tail_keys * c->step.tail_key_s +
-           s->drafts * c->step.draft_s + s->guesses * c->step.guess_s +
-           (s->guesses > 0 ? c->step.guessing_s : 0);
+    t = fmax(t, 0) + s->requests * s->kv_tokens * c->step.key_s + s->tails * c->step.tail_s +
+        s->tail_keys * c->step.tail_key_s + s->drafts * c->step.draft_s +
+        s->guesses * c->step.guess_s + (s->guesses > 0 ? c->step.guessing_s : 0);
+    return t * (1 + c->step.stall_share);
 }
 
 /* --- chunks ----------------------------------------------------------------------------------- */
