@@ -75,16 +75,22 @@ void mailbox_release(struct mailbox *m) {
 /* Under the lock. */
 static void announce(struct mailbox *m, struct job *j) {
     if (j->ready) return;
-    j->ready = true;
+    j->ready = m->news = true;
     j->ready_next = NULL;
-    bool was_empty = !m->first;
-    if (was_empty)
-        m->first = j;
-    else
+    if (m->first)
         m->last->ready_next = j;
+    else
+        m->first = j;
     m->last = j;
+}
+
+void mailbox_wake(struct mailbox *m) {
     uint64_t one = 1;
-    if (was_empty && write(m->fd, &one, sizeof one) < 0)
+    pthread_mutex_lock(&m->lock);
+    bool news = m->news;
+    m->news = false;
+    pthread_mutex_unlock(&m->lock);
+    if (news && write(m->fd, &one, sizeof one) < 0)
         assert(errno == EAGAIN); /* the counter is full: awake anyway */
 }
 
@@ -138,6 +144,7 @@ void mailbox_put_back(struct mailbox *m, struct job *j) {
     pthread_mutex_lock(&m->lock);
     announce(m, j);
     pthread_mutex_unlock(&m->lock);
+    mailbox_wake(m);
 }
 
 bool job_token_next(struct job *j, uint32_t *record, struct token_out *t,

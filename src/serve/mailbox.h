@@ -12,16 +12,20 @@
 struct mailbox {
     pthread_mutex_t lock;
     struct job *first, *last; /* jobs with something new, oldest first */
-    int fd;                   /* eventfd: readable when first is not NULL */
+    bool news;                /* since mailbox_wake */
+    int fd;                   /* eventfd: readable when there is something to take */
 };
 
 enum st ST_CHECKED mailbox_init(struct mailbox *m, struct err *err);
 void mailbox_release(struct mailbox *m);
 
-/* Any computing thread. False: the inbox is at its limit, the HTTP thread does not keep up. */
+/* Any computing thread; the HTTP thread learns of it by mailbox_wake. False: the inbox is at its limit, the HTTP thread does not keep up. */
 bool mailbox_token(struct mailbox *m, struct job *j, uint32_t record, const struct token_out *t);
 /* The job's end; error may be NULL. The job must not be touched afterwards. */
 void mailbox_done(struct mailbox *m, struct job *j, const struct api_error *error);
+/* Wakes the HTTP thread if there is news. Once behind all that came at the same time: woken by the
+ * first token of a step, it would take the core from who has the others to tell. */
+void mailbox_wake(struct mailbox *m);
 
 /* HTTP thread. The next job with news, or NULL: its tokens are read with job_token_next, *done says
  * whether it ended with them. A job that is not read to its end must be put back. */

@@ -99,23 +99,28 @@ static bool over(struct worker *w, struct job *j, const struct api_error *why) {
     return true;
 }
 
+static void prepare(struct worker *w, struct job *j, struct api_error *why) {
+    if (over(w, j, why)) return;
+    atomic_store_explicit(&w->text_since_ns, clock_now_ns(), memory_order_relaxed);
+    bool ok = front_prepare(w->front, j, why);
+    atomic_store_explicit(&w->text_since_ns, 0, memory_order_relaxed);
+    if (!ok)
+        mailbox_done(w->mailbox, j, why);
+    else if (j->n_records == 0)
+        mailbox_done(w->mailbox, j, NULL); /* its answer is there */
+    else {
+        queue_push(&w->compute_queue, j);
+        w->compute.wake(w->compute.ctx);
+    }
+}
+
 static void *text_main(void *arg) {
     struct worker *w = arg;
     struct api_error why;
     struct job *j;
     while ((j = queue_pop(&w->text_queue, QUEUE_WAIT, &why))) {
-        if (over(w, j, &why)) continue;
-        atomic_store_explicit(&w->text_since_ns, clock_now_ns(), memory_order_relaxed);
-        bool ok = front_prepare(w->front, j, &why);
-        atomic_store_explicit(&w->text_since_ns, 0, memory_order_relaxed);
-        if (!ok)
-            mailbox_done(w->mailbox, j, &why);
-        else if (j->n_records == 0)
-            mailbox_done(w->mailbox, j, NULL); /* its answer is there */
-        else {
-            queue_push(&w->compute_queue, j);
-            w->compute.wake(w->compute.ctx);
-        }
+        prepare(w, j, &why);
+        mailbox_wake(w->mailbox);
     }
     return NULL;
 }
@@ -249,6 +254,7 @@ static void *compute_main(void *arg) {
         uint64_t until_ns = w->compute.step(w->compute.ctx, &progress);
         progress = sweep(&first) || progress;
         publish_stats(w);
+        mailbox_wake(w->mailbox);
         if (until_ns <= clock_now_ns() && first) continue;
         set_since(w, 0);
         progress = true;
