@@ -408,23 +408,25 @@ static bool alike(double a, double b) {
     return fmax(a, b) <= 1.5 * fmin(a, b);
 }
 
-/* The probe with the most others like it; 0: none says anything. */
-static double usual_hop(const struct calibration_seen *seen) {
-    uint32_t most = 0;
-    double usual = 0;
-    for (uint32_t i = 0; i < seen->n_probes; i++) {
-        uint32_t n = 0;
-        if (seen->probes[i].hop_ns > hop_ns_max) continue;
-        for (uint32_t k = 0; k < seen->n_probes; k++)
-            n += alike(seen->probes[i].hop_ns, seen->probes[k].hop_ns);
-        if (n > most) usual = seen->probes[i].hop_ns;
-        if (n > most) most = n;
-    }
-    return usual;
-}
-
 static bool is_usual(const struct calibration_probe *p, double usual) {
     return p->hop_ns > hop_ns_max || alike(p->hop_ns, usual);
+}
+
+/* What the cores were like for the longest time, by the probes before and after; 0: none says anything. */
+static double usual_hop(const struct calibration_seen *seen) {
+    uint64_t longest = 0;
+    double usual = 0;
+    for (uint32_t i = 0; i < seen->n_probes; i++) {
+        double hop = seen->probes[i].hop_ns;
+        uint64_t time = 1; /* it is better than none */
+        if (hop > hop_ns_max) continue;
+        for (const struct calibration_probe *p = seen->probes;
+             p + 1 < seen->probes + seen->n_probes; p++)
+            if (is_usual(&p[0], hop) && is_usual(&p[1], hop)) time += p[1].ns - p[0].ns;
+        if (time > longest) usual = hop;
+        if (time > longest) longest = time;
+    }
+    return usual;
 }
 
 /* Leaves out what lies beside a probe that is not as usual. */

@@ -349,9 +349,10 @@ static void what_was_recorded_while_the_cores_were_elsewhere_is_left_out(void **
                                         .begins = true,
                                         .over = true};
     }
-    struct calibration_probe probes[] = {
-        {0, 100}, {300000000, 110}, {600000000, 90}, {800000000, 400}, {1000000000, 410}};
-    struct calibration_seen seen = {.probes = probes, .n_probes = 5};
+    struct calibration_probe probes[] = {{0, 100},         {300000000, 110}, {600000000, 90},
+                                         {800000000, 400}, {820000000, 410}, {840000000, 405},
+                                         {860000000, 410}, {1000000000, 410}};
+    struct calibration_seen seen = {.probes = probes, .n_probes = 8};
     must(calibration_fit(&c, &f, &seen, "samples", &err), &err);
     assert_int_equal(c.fit.elsewhere, 400);
     assert_true(c.hop_ns < 111);
