@@ -268,8 +268,8 @@ struct sim_piece calibration_piece(const struct calibration *c, const struct sim
 
 /* --- what lies between ------------------------------------------------------------------------ */
 
-/* Longer ones are pauses: nothing was there to compute. */
-static const double gap_s_max = 1e-3;
+/* Longer ones are pauses: nothing was there to compute. Tokens that are sent meanwhile take time. */
+static const double gap_s_max = 1e-3, gap_run_s_max = 5e-5;
 
 /* Means: nothing is left out. */
 static enum st fit_gaps(struct calibration *c, const struct record_file *f, const char *name,
@@ -283,7 +283,7 @@ static enum st fit_gaps(struct calibration *c, const struct record_file *f, cons
     for (uint64_t i = 0; i + 1 < f->n; i++) {
         double gap = (double)(int64_t)(f->v[i + 1].begin_ns - f->v[i].end_ns) / 1e9;
         bool step = f->v[i].kind == RECORD_STEP;
-        if (!(gap > 0 && gap < gap_s_max)) continue;
+        if (!(gap > 0 && gap < gap_s_max + (step ? f->v[i].runs * gap_run_s_max : 0))) continue;
         s.features[3 * s.n] = !step;
         s.features[3 * s.n + 1] = step;
         s.features[3 * s.n + 2] = step ? f->v[i].runs : 0;
