@@ -13,9 +13,8 @@
 static const char *const modes[] = {"auto", "off", "on", NULL};
 
 /* Every number of the file, once, for both ways. */
-enum group { TOP, ENGINE, EXECUTOR, STEP, CHUNK, BETWEEN, FRONT, GROUPS };
-static const char *const groups[GROUPS] = {NULL,    "engine",  "executor", "step",
-                                           "chunk", "between", "front"};
+enum group { TOP, ENGINE, EXECUTOR, STEP, CHUNK, FRONT, GROUPS };
+static const char *const groups[GROUPS] = {NULL, "engine", "executor", "step", "chunk", "front"};
 struct field {
     enum group group;
     const char *key;
@@ -61,9 +60,7 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {CHUNK, "piece_over_row_s", &c->chunk.over_row_s, NULL, 0, s_max},
         {CHUNK, "piece_over_key_pair_s", &c->chunk.over_key_pair_s, NULL, 0, s_max},
         {CHUNK, "piece_over_long_row_s", &c->chunk.over_long_row_s, NULL, 0, s_max},
-        {BETWEEN, "fixed_s", &c->gap_s, NULL, 0, s_max},
-        {BETWEEN, "step_s", &c->gap_step_s, NULL, 0, s_max},
-        {BETWEEN, "run_s", &c->gap_run_s, NULL, 0, s_max},
+        {CHUNK, "gap_s", &c->gap_s, NULL, 0, s_max},
         {FRONT, "request_s", &c->front.request_s, NULL, 0, s_max},
         {FRONT, "wake_s", &c->front.wake_s, NULL, 0, s_max},
         {FRONT, "made_s", &c->front.made_s, NULL, 0, s_max},
@@ -101,6 +98,7 @@ static json_t *as_json(const struct calibration *c) {
     json_object_set_new(of[EXECUTOR], "kv_page_tokens", json_integer(KV_PAGE_TOKENS));
     json_object_set_new(of[STEP], "sequences", numbers(c->step.sequences, c->step.n_knots));
     json_object_set_new(of[STEP], "s", numbers(c->step.s, c->step.n_knots));
+    json_object_set_new(of[STEP], "gap_s", numbers(c->step.gap_s, c->step.n_knots));
     json_object_set_new(root, "fit",
                         json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:f}", "steps",
                                   (json_int_t)c->fit.steps, "chunks", (json_int_t)c->fit.chunks,
@@ -156,15 +154,22 @@ static enum st read_numbers(const struct doc_node *at, const char *key, double *
     return st;
 }
 
-static enum st read_steps(struct calibration *c, const struct doc_node *at, struct err *err) {
+static enum st read_knots(const struct calibration *c, const struct doc_node *at, const char *key,
+                          double *v, struct err *err) {
     uint32_t n = 0;
+    enum st st = read_numbers(at, key, v, &n, err);
+    if (!st && n != c->step.n_knots)
+        st = doc_fail(doc_find(at, key), err, "found %u numbers, expected %u as in sequences", n,
+                      c->step.n_knots);
+    return st;
+}
+
+static enum st read_steps(struct calibration *c, const struct doc_node *at, struct err *err) {
     enum st st = read_numbers(at, "sequences", c->step.sequences, &c->step.n_knots, err);
-    if (!st) st = read_numbers(at, "s", c->step.s, &n, err);
+    if (!st) st = read_knots(c, at, "s", c->step.s, err);
+    if (!st) st = read_knots(c, at, "gap_s", c->step.gap_s, err);
     if (st) return st;
-    if (n != c->step.n_knots)
-        return doc_fail(doc_find(at, "s"), err, "found %u numbers, expected %u as in sequences", n,
-                        c->step.n_knots);
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < c->step.n_knots; i++)
         if (c->step.sequences[i] <= (i ? c->step.sequences[i - 1] : 0))
             return doc_fail(doc_find(at, "sequences"), err, "expected ascending numbers");
     return ST_OK;

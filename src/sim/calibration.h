@@ -23,7 +23,9 @@ struct calibration {
     double expand_cost;
     struct {
         uint32_t n_knots;
-        double sequences[CALIBRATION_KNOTS_MAX], s[CALIBRATION_KNOTS_MAX]; /* linear between */
+        /* Linear between: a step, and what comes behind it. */
+        double sequences[CALIBRATION_KNOTS_MAX], s[CALIBRATION_KNOTS_MAX],
+            gap_s[CALIBRATION_KNOTS_MAX];
         double key_s;              /* a key that a sequence sees */
         double tail_s, tail_key_s; /* a row of a prompt tail, a key before it */
         double draft_s, guess_s;   /* a draft verified, a draft guessed */
@@ -38,8 +40,8 @@ struct calibration {
          * take CALIBRATION_LONG_S or longer, as it likelier ends in a long tile; less before. */
         double over_row_s, over_key_pair_s, over_long_row_s;
     } chunk;
-    double gap_s, gap_step_s, gap_run_s; /* behind a piece; behind a step; each of its runs */
-    double acceptance;                   /* of drafts */
+    double gap_s;      /* behind a piece */
+    double acceptance; /* of drafts */
     /* HTTP, text and client. Time that passes for each request; until an engine that rests takes what
      * is ready; and what a client's thread takes to make a request, the server's to read one and to
      * make tokens of its text, one after the other. */
@@ -81,6 +83,7 @@ enum st ST_CHECKED calibration_fit(struct calibration *c, struct record_file *f,
                                    struct err *err);
 double calibration_step_s(const struct calibration *c, const struct sim_step *s);
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k);
+double calibration_gap_s(const struct calibration *c, double requests); /* behind a step */
 struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k,
                                    double planned_s);
 #define CALIBRATION_LONG_S 1e-3

@@ -275,27 +275,34 @@ static const double gap_s_max = 1e-3, gap_run_s_max = 5e-5;
 static enum st fit_gaps(struct calibration *c, const struct record_file *f, const char *name,
                         struct err *err) {
     struct samples s;
-    double x[3];
-    if (!samples_new(&s, 3, f->n)) {
+    double x[LEAST_SQUARES_MAX];
+    uint32_t n = c->step.n_knots;
+    if (!samples_new(&s, n + 1, f->n)) {
         samples_free(&s);
         return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
     }
     for (uint64_t i = 0; i + 1 < f->n; i++) {
         double gap = (double)(int64_t)(f->v[i + 1].begin_ns - f->v[i].end_ns) / 1e9;
+        double *out = s.features + s.n * s.n_features;
         bool step = f->v[i].kind == RECORD_STEP;
         if (!(gap > 0 && gap < gap_s_max + (step ? f->v[i].runs * gap_run_s_max : 0))) continue;
-        s.features[3 * s.n] = !step;
-        s.features[3 * s.n + 1] = step;
-        s.features[3 * s.n + 2] = step ? f->v[i].runs : 0;
+        if (step) hats(out, c->step.sequences, n, f->v[i].runs);
+        out[n] = !step;
         s.weights[s.n] = 1;
         s.y[s.n++] = gap;
     }
-    least_squares(x, 3, s.features, s.y, s.weights, s.n);
+    least_squares(x, n + 1, s.features, s.y, s.weights, s.n);
     samples_free(&s);
-    c->gap_s = x[0];
-    c->gap_step_s = x[1];
-    c->gap_run_s = x[2];
+    memcpy(c->step.gap_s, x, n * sizeof *x);
+    c->gap_s = x[n];
     return ST_OK;
+}
+
+double calibration_gap_s(const struct calibration *c, double requests) {
+    double hat[CALIBRATION_KNOTS_MAX], t = 0;
+    hats(hat, c->step.sequences, c->step.n_knots, requests);
+    for (uint32_t i = 0; i < c->step.n_knots; i++) t += hat[i] * c->step.gap_s[i];
+    return fmax(t, 0);
 }
 
 /* --- pieces ----------------------------------------------------------------------------------- */

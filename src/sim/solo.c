@@ -246,8 +246,8 @@ bool solo_until(struct solo *s, double virtual_s) {
             continue;
         }
         s->pieces++;
-        double gap_s = s->runs_last ? s->k->gap_step_s : s->k->gap_s;
-        s->exec.now_ns += run_ns(gap_s + s->runs_last * s->k->gap_run_s);
+        s->exec.now_ns +=
+            run_ns(s->runs_last ? calibration_gap_s(s->k, s->runs_last) : s->k->gap_s);
     }
     s->wall_s += run_s(clock_now_ns() - begun);
     return !over(s);
