@@ -301,13 +301,13 @@ def test_azure_trace_over_midnight(tmp_path):
 
 
 @pytest.mark.parametrize("text,said", [
-    ("", "found no request"), ("hello\n", "line 1: header: found other columns, expected TIMESTAMP"), ("{\n", "line 1: "),
-    ('{"timestamp":0,"input_length":1}\n', "line 1: output_length: found nothing, expected a number"),
+    ("", "found no request"), ("hello\n", "line 1: header: found 'hello', expected TIMESTAMP"), ("{\n", "line 1: "),
+    ('{"timestamp":0,"input_length":1}\n', "line 1: output_length: found nothing, expected a whole number"),
     ('{"timestamp":5,"input_length":1,"output_length":1}\n{"timestamp":0,"input_length":1,"output_length":1}\n', "line 2: timestamp: found an earlier one"),
-    ('{"timestamp":0,"input_length":1,"output_length":1,"hash_ids":["a"]}\n', "hash_ids: found something else, expected integers"),
+    ('{"timestamp":0,"input_length":1,"output_length":1,"hash_ids":["a"]}\n', "hash_ids: found \"a\", expected whole numbers"),
     ('{"timestamp":0,"input_length":-4,"output_length":1}\n', "input_length: found -4"),
     ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,374\n", "line 2: row: found 2 fields"),
-    ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18-15,374,4\n", "line 2: TIMESTAMP: found 2023-11-16 18-15, expected YYYY-MM-DD"),
+    ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18-15,374,4\n", "line 2: TIMESTAMP: found '2023-11-16 18-15', expected YYYY-MM-DD"),
     ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "found no request")])
 def test_broken_traces_are_sentences(tmp_path, text, said):
     path = tmp_path / "trace"
