@@ -258,7 +258,7 @@ static enum st load(struct in *in, const struct doc_node *root) {
     if (kind == RUN_TRACE && !c->load.trace[0])
         return doc_fail(at, in->err, "arrivals: trace: expected trace: FILE");
     if (c->load.duration_s <= 0 && c->load.requests == 0)
-        return doc_fail(at, in->err, "found neither duration_s nor requests, expected one of them");
+        return doc_fail(at, in->err, "found neither, expected duration_s or requests");
     if (kind == RUN_POISSON && c->load.duration_s <= 0 &&
         (double)c->load.requests / c->load.rate > seconds_max)
         return doc_fail(doc_find(at, "requests"), in->err,
