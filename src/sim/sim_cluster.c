@@ -31,7 +31,9 @@ static enum st begin_worker(struct sim_cluster *c, struct sim_member *m, struct 
     struct node_options o = {
         .bus = m->bus, .name = m->name, .address = m->name, .router = router_name, .role = m->role};
     enum st st = c->o.worker(c->o.ctx, m, &o, err);
-    return st ? st : node_new(&m->node, &o, err);
+    if (st) return st;
+    sim_bus_clock(m->bus, m->clock_ns);
+    return node_new(&m->node, &o, err);
 }
 
 static void release(struct sim_cluster *c, struct sim_member *m) {

@@ -368,6 +368,29 @@ static void faults_of_hardware_that_nobody_uses_are_told(void **state) {
     assert_int_equal(o.faults_late, 1);
 }
 
+/* One request at a time, its prompt in one piece: the first token is there when that has been computed. */
+static void a_token_is_told_when_its_step_is_over(void **state) {
+    (void)state;
+    static const char one[] =
+        "hardware: gb200-nvl72\nmodel: deepseek-v2-lite\nmax_model_len: 4096\n"
+        "prefill: {chips: 1, weights: bf16}\n"
+        "decode: {chips: 1, mtp: false, weights: bf16}\n"
+        "load: {rate: 0.5, input_tokens: 300, output_tokens: 2, requests: 20}\n";
+    struct run_config *c = malloc(sizeof *c);
+    struct err err;
+    assert_non_null(c);
+    must(run_config_read(c, one, strlen(one), "run.yaml", &err), &err);
+    struct step_prefill p = {.tokens = 300, .key_pairs = 300 * 301 / 2, .requests = 1};
+    struct step_decode d = {.requests = 1, .kv_tokens = 301};
+    double prefill_s = step_prefill_s(&c->prefill.setup, &p, NULL),
+           decode_s = step_decode_s(&c->decode.setup, &d, NULL);
+    free(c);
+    struct run_report o = run_on(one, "", 1);
+    keeps_promises(&o);
+    assert_true(o.ttft_s.p50 > prefill_s && o.ttft_s.p50 < prefill_s + 1e-3);
+    assert_true(o.tpot_s.p50 > 0.99 * decode_s && o.tpot_s.p50 < decode_s + 1e-3);
+}
+
 /* Else the run would stand still, or something would come at once that never does. */
 static void hardware_that_lacks_a_figure_is_refused(void **state) {
     (void)state;
@@ -442,6 +465,7 @@ int main(void) {
         cmocka_unit_test(without_a_decode_worker_requests_fail_after_their_time),
         cmocka_unit_test(faults_of_hardware_that_nobody_uses_are_told),
         cmocka_unit_test(bad_descriptions_are_named_with_file_line_and_key),
+        cmocka_unit_test(a_token_is_told_when_its_step_is_over),
         cmocka_unit_test(hardware_that_lacks_a_figure_is_refused),
         cmocka_unit_test(a_bad_trace_is_named_by_the_line_that_names_it),
     };

@@ -110,12 +110,16 @@ static void deliver(struct sim_net *n, void *thing) {
     b->news = true;
 }
 
-/* Comes in its turn, after a delay. */
-void sim_post(struct sim_net *n, struct sim_item *i) {
-    uint64_t at = n->now_ns + sim_net_delay(n);
+static void post_from(struct sim_net *n, struct sim_item *i, uint64_t from_ns) {
+    uint64_t at = from_ns + sim_net_delay(n);
     if (at < i->to->last_due) at = i->to->last_due;
     i->to->last_due = at;
     sim_net_post(n, at, deliver, i);
+}
+
+/* Comes in its turn, after a delay. */
+void sim_post(struct sim_net *n, struct sim_item *i) {
+    post_from(n, i, n->now_ns);
 }
 
 static void post_gone(struct sim_net *n, struct sim_side *to, const char *why) {
@@ -212,7 +216,9 @@ static enum st sim_send(struct bus *base, bus_id peer, const void *data, size_t 
     if (!s || s->state != SIDE_UP) return ST_GONE;
     if (sim_other(s)->unread + len > BUS_UNSENT_MAX) return ST_FULL;
     sim_other(s)->unread += len;
-    sim_post(sim_self(base)->net, sim_item_new(sim_other(s), BUS_MESSAGE, data, len));
+    struct sim_bus *b = sim_self(base);
+    uint64_t now = b->net->now_ns, own = b->clock_ns ? *b->clock_ns : 0;
+    post_from(b->net, sim_item_new(sim_other(s), BUS_MESSAGE, data, len), own > now ? own : now);
     return ST_OK;
 }
 
@@ -315,6 +321,10 @@ static void sim_wake(struct bus *b) {
 
 static uint64_t sim_now(struct bus *b) {
     return sim_self(b)->net->now_ns;
+}
+
+void sim_bus_clock(struct bus *b, const uint64_t *clock_ns) {
+    sim_self(b)->clock_ns = clock_ns;
 }
 
 bool sim_bus_has_news(struct bus *base) {

@@ -36,6 +36,10 @@ bool sim_bus_has_news(struct bus *b);
 enum st ST_CHECKED sim_bus_new(struct bus **out, struct sim_net *n, const char *address,
                                const struct bus_identity *identity, struct err *err);
 
+/* Its owner's clock, which runs ahead while it computes: messages go out when it has. NULL: it never
+ * does. Operations on memory are begun by a thread of its own, and wait for nothing. */
+void sim_bus_clock(struct bus *b, const uint64_t *clock_ns);
+
 /* Faults. kill: peers see GONE after close_ns, its memory can be read until then and completes with
  * PEER_GONE after; the endpoint must be freed by the caller (bus_free) and never stepped again. */
 void sim_bus_kill(struct bus *b);

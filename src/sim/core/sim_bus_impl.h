@@ -95,6 +95,7 @@ struct sim_bus {
     struct ids sides, segments, imports;   /* struct sim_side, memory, import */
     struct sim_item *first, **end, *taken; /* taken: the caller still looks at it */
     bool news, stopped, killed;
+    const uint64_t *clock_ns; /* NULL: the net's */
     uint64_t stops;
     struct sim_op *parked_ops; /* of a stopped endpoint: they happen when it goes on */
     struct sim_conn *parked_conns;
