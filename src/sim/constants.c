@@ -17,9 +17,11 @@ const struct op_constants op_constants[] = {
      0},
     {"gate", "of a row on one vector core: the choice of its experts", NULL, 0, 0, 60 * US, 0, 0,
      0},
+    {"quantise", "of a row's copies on one vector core, before dispatch sends them", NULL, 0, 0,
+     60 * US, 0, 0, 0},
     {"attention", NULL, "of the peak, absorbed form", 0, 0, 0, 0.65, 0.2, 1},
     {"attention_wide", NULL, "of the peak, expanded heads", 0, 0, 0, 0.6, 0.2, 1},
-    {"dispatch", "start, quantising, counts and flags",
+    {"dispatch", "start, counts and flags",
      "of the wire time that each standard deviation of the slowest peer adds", 20 * US, 0, 200 * US,
      0.1, 0, 1},
     {"combine", "start and flags",
@@ -44,10 +46,10 @@ const struct op_constants *op_constants_find(const char *name) {
 enum st op_constants_check(const struct machine_operator *o, struct err *err) {
     const struct op_constants *c = op_constants_find(o->name);
     if (!c)
-        return err_set(err, ST_INVALID, "operator %s: found no such constants, expected %s",
-                       o->name,
-                       "memory, kernel, mla_prolog, o_proj, gate, attention, attention_wide, "
-                       "dispatch, combine, gmm, sample, prefill_layer or pool_card");
+        return err_set(
+            err, ST_INVALID, "operator %s: found no such constants, expected %s", o->name,
+            "memory, kernel, mla_prolog, o_proj, gate, quantise, attention, attention_wide, "
+            "dispatch, combine, gmm, sample, prefill_layer or pool_card");
     if (!(o->fixed_s >= c->fixed_min && o->fixed_s <= c->fixed_max))
         return err_set(err, ST_INVALID,
                        "operator %s: found a fixed time of %g us, expected %g to %g", o->name,

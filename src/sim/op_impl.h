@@ -15,6 +15,8 @@ struct op_work { /* one operator under way */
 /* Appends to the formula, if it was asked for. */
 void op_say(struct op_work *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 double op_memory_bps(const struct op_work *w); /* that streaming reaches */
+/* Work on rows by vector cores that nothing hides: `name`'s fixed time each. */
+void op_on_vectors(struct op_work *w, const char *name, double rows);
 
 /* The two loads that can be the busiest: a rank of routed experts, and one of the shared expert. */
 double op_rows_routed(const struct op_shape *s);

@@ -155,7 +155,10 @@ void op_exchange(struct op_work *w, bool dispatch) {
      * both are operators of their own. */
     w->c->hbm_bytes = s->bulk ? 0 : bytes * 2;
     w->c->serial_s = dispatch ? w->c->hbm_bytes / op_memory_bps(w) : 0;
-    w->c->fixed_s = o->fixed_s;
+    /* A rank alone has no flags to wait for; it puts its rows in order and back. */
+    w->c->fixed_s = at.all > 1 ? o->fixed_s : machine_operator(w->m, "kernel")->fixed_s;
+    if (dispatch && !s->bulk && s->activations != TYPE_BF16)
+        op_on_vectors(w, "quantise", s->tokens);
     if (!(w->c->network_s > 0) || isinf(w->c->network_s)) return;
     say(w, &at, &by, o->share, spread);
     if (rows > sent) op_say(w, ", %.0f rows of the busiest rank", rows);

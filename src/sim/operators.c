@@ -14,10 +14,9 @@
 #include "sim/portable.h"
 
 const char *const op_names[OPS + 1] = {
-    "embed",  "mla_prolog", "mla_up",     "attention", "attention_wide",
-    "o_proj", "gate",       "quantise",   "reorder",   "dispatch",
-    "gmm",    "combine",    "sum",        "dense",     "head",
-    "sample", "all_gather", "all_to_all", NULL};
+    "embed",    "mla_prolog", "mla_up",   "attention",  "attention_wide", "o_proj", "gate",
+    "quantise", "reorder",    "dispatch", "gmm",        "combine",        "sum",    "dense",
+    "head",     "sample",     "mtp_proj", "all_gather", "all_to_all",     NULL};
 
 enum { HALF = 2 /* bytes of a BF16 */, SINGLE = 4 };
 
@@ -78,45 +77,60 @@ static void pass(struct op_work *w, double bytes) {
     w->c->serial_s += bytes / op_memory_bps(w);
 }
 
-/* Work on rows by vector cores that nothing hides. */
-static void on_vectors(struct op_work *w, const char *name, double rows) {
+void op_on_vectors(struct op_work *w, const char *name, double rows) {
     double n = fmax(1, w->m->vector_cores * w->p.vectors);
     w->c->vector_s += rows * fixed(w, name) / n;
 }
 
+/* Tiles over the rows of a group. Where each group has what chance gives it (uneven), its last tile is
+ * half empty on average, whatever the mean is. */
+static double tiles_high(double rows, double height, bool uneven) {
+    return uneven ? fmax(1, rows / height + 0.5) : ceil(rows / height);
+}
+
 /* Groups of [rows, k] x [k, n]: tiles dealt to the cores in waves. Libraries choose the tile to suit
- * the shape, so the best of a few is taken; C7's own is 128 x 152. A tile costs its full size even
- * where the matrix ends inside it, and its core stands still while what it computed is stored (what a
- * shorter K costs on both kinds of chip), and no shorter than its start takes. */
+ * the shape, so the best of a few is taken; C7's own, and the largest, is 128 x 152. A tile costs its
+ * full size even where the matrix ends inside it, and its core stands still while what it computed is
+ * stored (what a shorter K costs on both kinds of chip), and no shorter than its start takes. A core is
+ * fed as fast as the largest tile needs: smaller ones, which use each value less often, wait for
+ * theirs. */
 static void matmul(struct op_work *w, double groups, double rows, double n, double k,
-                   enum machine_type type) {
+                   enum machine_type type, bool uneven) {
     static const double heights[] = {16, 32, 48, 64, 96, 128}, widths[] = {38, 76, 152};
-    double best = INFINITY, waves = 0, high = 0, wide = 0;
+    const double fed = 128. * 152 / (128 + 152); /* of the largest tile: products a value */
+    double best = INFINITY, waves = 0, high = 0, wide = 0, fill = 0;
     const struct machine_operator *o = machine_operator(w->m, "gmm");
     double core_rate = peak(w, type) / w->m->cube_cores * o->share;
     double store_s = HALF * cores(w) / op_memory_bps(w); /* of a value, while all cores store */
     for (size_t i = 0; i < sizeof heights / sizeof *heights; i++)
         for (size_t j = 0; j < sizeof widths / sizeof *widths; j++) {
-            double tiles = groups * ceil(rows / heights[i]) * ceil(n / widths[j]);
+            double tiles = groups * tiles_high(rows, heights[i], uneven) * ceil(n / widths[j]);
             double all = ceil(tiles / cores(w) - 1e-9);
             double size = heights[i] * widths[j];
-            double s = all * (size * 2 * k / core_rate + fmax(size * store_s, o->fixed_s));
+            double in = fmax(1, fed * (heights[i] + widths[j]) / size);
+            double s = all * (in * size * 2 * k / core_rate + fmax(size * store_s, o->fixed_s));
             if (s >= best) continue;
-            best = s, waves = all, high = heights[i], wide = widths[j];
+            best = s, waves = all, high = heights[i], wide = widths[j], fill = in;
         }
     w->c->compute_s += best;
     w->c->operations += 2 * groups * rows * n * k;
-    op_say(w, "%s%.0f waves x (2 x %.0f x %.0f x %.0f / %.1f TOPS a core + store %.2f us)",
-           w->c->compute_s > best ? " + " : "", waves, high, wide, k, core_rate * 1e-12,
-           fmax(high * wide * store_s, o->fixed_s) * 1e6);
+    op_say(w, "%s%.0f waves x (", w->c->compute_s > best ? " + " : "", waves);
+    if (fill > 1) op_say(w, "%.3g [fed] x ", fill);
+    op_say(w, "2 x %.0f x %.0f x %.0f / %.1f TOPS a core + store %.2f us)", high, wide, k,
+           core_rate * 1e-12, fmax(high * wide * store_s, o->fixed_s) * 1e6);
 }
 
 /* A linear layer: weights of the type, activations in it, BF16 out. */
+static void layer(struct op_work *w, double groups, double rows, double n, double k,
+                  enum machine_type type, bool uneven) {
+    double b = op_type_bytes(type);
+    matmul(w, groups, rows, n, k, type, uneven);
+    stream(w, groups * (n * k * b + rows * k * b + rows * n * HALF));
+}
+
 static void linear(struct op_work *w, double groups, double rows, double n, double k,
                    enum machine_type type) {
-    double b = op_type_bytes(type);
-    matmul(w, groups, rows, n, k, type);
-    stream(w, groups * (n * k * b + rows * k * b + rows * n * HALF));
+    layer(w, groups, rows, n, k, type, false);
 }
 
 static void mla_prolog(struct op_work *w) {
@@ -133,7 +147,7 @@ static void mla_prolog(struct op_work *w) {
     }
     pass(w, s->tokens * c->hidden * (3 * HALF + op_type_bytes(s->weights)));
     stream(w, s->tokens * config_kv_row(c) * s->kv_bytes);
-    if (!s->wide) on_vectors(w, "mla_prolog", s->tokens);
+    if (!s->wide) op_on_vectors(w, "mla_prolog", s->tokens);
     w->c->fixed_s += fixed(w, "kernel");
 }
 
@@ -160,11 +174,17 @@ static void attend(struct op_work *w, const char *name, double operations, doubl
     op_say(w, "%.4g GFLOP / %.4g TFLOPS", operations * 1e-9, rate * 1e-12);
 }
 
+/* The queries that meet a request's latents, of all its rows and heads, fill tiles of 16 at least; what
+ * is missing is computed all the same. */
+static double queries(const struct op_shape *s, double heads) {
+    return s->requests * ceil(s->tokens / s->requests * heads / 16 - 1e-9) * 16;
+}
+
 static void attention(struct op_work *w) {
     const struct op_shape *s = w->s;
     const struct model_config *c = s->model;
     double heads = s->heads ? s->heads : c->n_heads, row = config_kv_row(c);
-    attend(w, "attention", 2 * heads * (row + c->kv_lora) * s->tokens * s->kv_tokens,
+    attend(w, "attention", 2 * queries(s, heads) * (row + c->kv_lora) * s->kv_tokens,
            s->requests * s->kv_tokens * row * s->kv_bytes +
                s->tokens * heads * (row + c->kv_lora) * HALF);
 }
@@ -183,18 +203,30 @@ static void o_proj(struct op_work *w) {
     double heads = s->heads ? s->heads : c->n_heads;
     if (!s->wide) linear(w, heads, s->tokens, c->v_dim, c->kv_lora, TYPE_BF16);
     linear(w, 1, s->tokens, c->hidden, heads * c->v_dim, s->weights);
-    if (!s->wide) on_vectors(w, "o_proj", s->tokens);
+    if (!s->wide) op_on_vectors(w, "o_proj", s->tokens);
     w->c->fixed_s += (s->wide ? 1 : 2) * fixed(w, "kernel");
 }
 
 static void gate(struct op_work *w) {
     const struct op_shape *s = w->s;
     const struct model_config *c = s->model;
-    matmul(w, 1, s->tokens, c->n_experts, c->hidden, TYPE_BF16);
+    matmul(w, 1, s->tokens, c->n_experts, c->hidden, TYPE_BF16, false);
     stream(w, (double)c->n_experts * c->hidden * SINGLE + s->tokens * c->hidden * HALF);
     pass(w, s->tokens * c->hidden * 4 * HALF); /* what attention adds, and the norm */
-    if (!s->bulk) on_vectors(w, "gate", s->tokens);
+    if (!s->bulk) op_on_vectors(w, "gate", s->tokens);
     w->c->fixed_s += 2 * fixed(w, "kernel"); /* the norm and the matmul; the choice */
+}
+
+/* Of what goes on together: the longest, and a little more where two are nearly as long, for neither is
+ * ever quite hidden (the form that transfers have, flow.h). */
+static double longest(double a, double b, double c) {
+    return sqrt(sqrt(a * a * a * a + b * b * b * b + c * c * c * c));
+}
+
+/* Without what is fixed. */
+static double body_s(const struct op_work *w, const struct op_cost *c) {
+    double memory_s = c->hbm_bytes / op_memory_bps(w) - c->serial_s;
+    return longest(c->compute_s, memory_s, c->network_s) + c->serial_s + c->vector_s;
 }
 
 /* --- experts ---------------------------------------------------------------------------------- */
@@ -247,14 +279,16 @@ static void experts(struct op_work *w, double rows, double held, double inter) {
     const struct op_shape *s = w->s;
     double hidden = s->model->hidden, b = op_type_bytes(s->weights);
     double met = held * (1 - portable_pow(1 - 1 / held, rows)), each;
+    bool uneven = held > 1 && !s->even;
     if (rows <= 0) return;
     if (met < 1) met = fmin(1, rows);
     each = rows / met;
-    linear(w, met, each, 2 * inter, hidden, s->weights);
-    linear(w, met, each, hidden, inter, s->weights);
+    layer(w, met, each, 2 * inter, hidden, s->weights, uneven);
+    layer(w, met, each, hidden, inter, s->weights, uneven);
     pass(w, rows * inter * (2 * HALF + b));
 }
 
+/* A rank with fewer rows may have more experts' weights to read: the busiest is who takes longest. */
 static void gmm(struct op_work *w) {
     const struct op_shape *s = w->s;
     if (s->m) {
@@ -262,11 +296,12 @@ static void gmm(struct op_work *w) {
         return; /* bare, as it was measured */
     }
     const struct model_config *c = s->model;
-    double routed = op_rows_routed(s), shared = op_rows_shared(s);
-    if (shared > routed)
-        experts(w, shared, 1, c->moe_inter * (c->n_shared ? c->n_shared : 1));
-    else
-        experts(w, routed, op_experts_held(s), c->moe_inter);
+    struct op_cost none = *w->c, shared;
+    experts(w, op_rows_shared(s), 1, c->moe_inter * (c->n_shared ? c->n_shared : 1));
+    shared = *w->c;
+    *w->c = none;
+    experts(w, op_rows_routed(s), op_experts_held(s), c->moe_inter);
+    if (body_s(w, &shared) > body_s(w, w->c)) *w->c = shared;
     w->c->fixed_s += 3 * fixed(w, "kernel");
 }
 
@@ -280,7 +315,7 @@ static void dense(struct op_work *w) {
 
 static void head(struct op_work *w) {
     const struct model_config *c = w->s->model;
-    matmul(w, 1, w->s->tokens, c->vocab, c->hidden, TYPE_BF16);
+    matmul(w, 1, w->s->tokens, c->vocab, c->hidden, TYPE_BF16, false);
     stream(w, (double)c->vocab * c->hidden * HALF +
                   w->s->tokens * ((double)c->hidden * HALF + (double)c->vocab * SINGLE));
     w->c->fixed_s += fixed(w, "kernel");
@@ -289,6 +324,14 @@ static void head(struct op_work *w) {
 static void sample(struct op_work *w) {
     stream(w, w->s->tokens * w->s->model->vocab * SINGLE * 4); /* read and written twice */
     w->c->fixed_s += fixed(w, "sample");
+}
+
+/* Embedding and hidden state are normed and lie side by side; checkpoints keep the matrix in BF16. */
+static void mtp_proj(struct op_work *w) {
+    double rows = w->s->tokens, hidden = w->s->model->hidden;
+    linear(w, 1, rows, hidden, 2 * hidden, TYPE_BF16);
+    pass(w, rows * hidden * 4 * HALF);
+    w->c->fixed_s += 2 * fixed(w, "kernel");
 }
 
 /* Each token once in and once out. */
@@ -319,16 +362,11 @@ static void work(struct op_work *w, enum op op) {
     case OP_DENSE: dense(w); break;
     case OP_HEAD: head(w); break;
     case OP_SAMPLE: sample(w); break;
+    case OP_MTP_PROJ: mtp_proj(w); break;
     case OP_ALL_GATHER: op_collective(w, ALL_GATHER); break;
     case OP_ALL_TO_ALL: op_collective(w, ALL_TO_ALL); break;
     case OPS: assert(!"an operator");
     }
-}
-
-/* Of what goes on together: the longest, and a little more where two are nearly as long, for neither is
- * ever quite hidden (the form that transfers have, flow.h). */
-static double longest(double a, double b, double c) {
-    return sqrt(sqrt(a * a * a * a + b * b * b * b + c * c * c * c));
 }
 
 /* Puts what was said of computing or the network into the whole formula. */
@@ -368,7 +406,6 @@ void op_cost(struct op_cost *out, const struct machine *m, const struct op_place
     if (!by_hand && op != OP_ALL_GATHER && op != OP_ALL_TO_ALL && !(s->tokens > 0)) return;
     work(&w, op);
     out->memory_s = out->hbm_bytes / op_memory_bps(&w);
-    out->s = longest(out->compute_s, out->memory_s - out->serial_s, out->network_s) +
-             out->serial_s + out->vector_s + out->fixed_s;
+    out->s = body_s(&w, out) + out->fixed_s;
     if (s->explain) explain(&w);
 }

@@ -26,6 +26,7 @@ enum op {
     OP_DENSE, /* dense FFN, and shared expert where it is computed as one */
     OP_HEAD,
     OP_SAMPLE,
+    OP_MTP_PROJ, /* a draft layer's input: its token's embedding and the hidden state, as one */
     OP_ALL_GATHER,
     OP_ALL_TO_ALL,
     OPS

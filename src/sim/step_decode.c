@@ -43,10 +43,13 @@ static double fullest_over_mean(const struct step_setup *s, const struct step_de
     return 1 + d->kv_spread * op_expected_max(s->dies) / sqrt(fmax(1, d->requests));
 }
 
+/* Requests are whole: of 1.5 a die some have two, which are waited for; the experts have the mean. */
 static struct op_shape rows_of(const struct step_setup *s, const struct step_decode *d,
                                double share) {
-    struct op_shape shape = step_shape(s, d->requests * share * (s->mtp ? 2 : 1));
-    shape.requests = d->requests * share;
+    double rows = s->mtp ? 2 : 1, fullest = ceil(d->requests);
+    struct op_shape shape = step_shape(s, fullest * share * rows);
+    shape.mean_tokens = d->requests * share * rows;
+    shape.requests = fullest * share;
     shape.kv_tokens = d->kv_tokens * fullest_over_mean(s, d);
     return shape;
 }
@@ -164,10 +167,11 @@ static double run(const struct step_setup *s, const struct step_decode *d, const
     one(&k, s, OP_SAMPLE, &rows, c->n_layers);
     if (!s->mtp) return step_now(&k);
     /* The draft sees what the step accepted, padded to two rows; it guesses one token. */
+    one(&k, s, OP_MTP_PROJ, &rows, c->n_layers);
     for (uint32_t i = 0; i < CHAINS_MAX; i++) both[i] = moe->layer;
     step_lay(&k, both, moe->microbatches, c->n_layers, c->n_layers + 1);
     step_join(&k);
-    drafts.tokens = d->requests;
+    drafts.tokens = drafts.requests;
     one(&k, s, OP_HEAD, &drafts, c->n_layers);
     one(&k, s, OP_SAMPLE, &drafts, c->n_layers);
     return step_now(&k);

@@ -43,7 +43,7 @@ def test_help_fits_a_screen(command):
 
 
 NAMES = ["embed", "mla_prolog", "mla_up", "attention", "attention_wide", "o_proj", "gate", "quantise", "reorder", "dispatch", "gmm",
-         "combine", "sum", "dense", "head", "sample", "all_gather", "all-to-all", "reduce_scatter", "all_reduce", "transfer"]
+         "combine", "sum", "dense", "head", "sample", "mtp_proj", "all_gather", "all-to-all", "reduce_scatter", "all_reduce", "transfer"]
 
 
 @pytest.mark.parametrize("hardware", ["cloudmatrix384", "h800", "gb200-nvl72", "cpu"])
@@ -55,7 +55,7 @@ def test_every_operator_has_an_answer(hardware):
 
 def test_explain_prints_the_formula_with_its_numbers():
     out = ok("op", "dispatch", "--ep", "256", "--explain")
-    assert out.startswith("dispatch 152 us   = ") and "[slowest of 255 peers]" in out and "start 34.9 us" in out
+    assert out.startswith("dispatch 152 us   = ") and "[slowest of 255 peers]" in out and "vector cores" in out and "start 11.4 us" in out
 
 
 def test_a_transfer_takes_the_plane_that_has_the_way():

@@ -198,6 +198,29 @@ static void microbatches_are_used_only_where_they_help(void **state) {
     assert_true(decode(&forced, 4, 4096) > decode(&off, 4, 4096)); /* weights are read twice */
 }
 
+static void a_draft_layer_joins_its_token_and_the_hidden_state(void **state) {
+    (void)state;
+    struct step_setup s = filled(false, (struct step_setup){.dies = 320, .mtp = true});
+    struct step_trace t = {0};
+    double joined = 0;
+    step_decode_s(&s, &(struct step_decode){8, 4096, 0}, &t);
+    for (size_t i = 0; i < t.n; i++)
+        if (t.v[i].op == OP_MTP_PROJ) {
+            assert_true(joined == 0);
+            joined = t.v[i].s;
+        }
+    assert_true(joined > 2.0 * 7168 * 7168 * 2 / 1600e9); /* its weights are read */
+    free(t.v);
+}
+
+static void requests_are_whole(void **state) {
+    (void)state;
+    struct step_setup s = filled(false, (struct step_setup){.dies = 320, .imbalance = 1.5});
+    double one = decode(&s, 1, 65536), half = decode(&s, 0.5, 65536);
+    assert_true(half < one); /* the experts have fewer rows ... */
+    assert_true(half > 0.95 * one && half > decode(&s, 1, 32768)); /* ... a die all of one's keys */
+}
+
 static void launches_show_when_they_are_not_ahead(void **state) {
     (void)state;
     struct machine late = cm;
@@ -262,6 +285,8 @@ int main(void) {
         cmocka_unit_test(long_keys_cost_what_attention_costs),
         cmocka_unit_test(unequal_lengths_cost_what_the_fullest_die_has_more),
         cmocka_unit_test(microbatches_are_used_only_where_they_help),
+        cmocka_unit_test(a_draft_layer_joins_its_token_and_the_hidden_state),
+        cmocka_unit_test(requests_are_whole),
         cmocka_unit_test(launches_show_when_they_are_not_ahead),
         cmocka_unit_test(prefill_grows_with_what_is_computed),
         cmocka_unit_test(data_parallel_waits_for_the_fullest_die),
