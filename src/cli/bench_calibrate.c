@@ -250,14 +250,13 @@ static void print(const struct calibration *c, const char *path) {
            1e6 * c->chunk.row_s, 1e9 * c->chunk.key_pair_s, 1e9 * c->chunk.earlier_s,
            100 * c->fit.chunk_error, 100 * c->fit.chunk_bias);
     const struct sim_chunk k = {.tokens = 1024, .key_pairs = 1024 * 1025 / 2.0, .requests = 1};
-    struct sim_piece p = calibration_piece(c, &k, 0);
+    struct sim_piece p = calibration_piece(c, &k);
     printf("between    %.1f us after a piece; after a step", 1e6 * c->gap_s);
     for (uint32_t i = 0; i < c->step.n_knots; i++)
         printf(" %g:%.0f", c->step.sequences[i], 1e6 * c->step.gap_s[i]);
-    printf(" us by sequences; pieces of 1,024 rows end %.0f to %.0f us late and take %.0f us more "
+    printf(" us by sequences; pieces of 1,024 rows end %.0f us late and take %.0f us more "
            "after a step\n",
-           1e6 * p.over_s, 1e6 * calibration_piece(c, &k, CALIBRATION_LONG_S).over_s,
-           1e6 * p.resume_s);
+           1e6 * p.over_s, 1e6 * p.resume_s);
     printf("front      %.2f ms pass for a request, %.2f until an engine that rests takes it; %.1f "
            "us and %.1f ns a token to make it, %.1f ns a "
            "token to read and %.1f ns to make tokens of text\n",

@@ -59,7 +59,6 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {CHUNK, "resume_row_s", &c->chunk.resume_row_s, NULL, 0, s_max},
         {CHUNK, "piece_over_row_s", &c->chunk.over_row_s, NULL, 0, s_max},
         {CHUNK, "piece_over_key_pair_s", &c->chunk.over_key_pair_s, NULL, 0, s_max},
-        {CHUNK, "piece_over_long_row_s", &c->chunk.over_long_row_s, NULL, 0, s_max},
         {CHUNK, "gap_s", &c->gap_s, NULL, 0, s_max},
         {FRONT, "request_s", &c->front.request_s, NULL, 0, s_max},
         {FRONT, "wake_s", &c->front.wake_s, NULL, 0, s_max},

@@ -36,9 +36,7 @@ struct calibration {
         double fixed_s, run_s, row_s, key_pair_s, earlier_s;
         /* What a chunk has more to do after each step that came between its pieces. */
         double resume_s, resume_row_s;
-        /* A piece ends at the end of a tile, so long after it should; long_row: more, if it should
-         * take CALIBRATION_LONG_S or longer, as it likelier ends in a long tile; less before. */
-        double over_row_s, over_key_pair_s, over_long_row_s;
+        double over_row_s, over_key_pair_s; /* a piece ends with a tile, so long after it should */
     } chunk;
     double gap_s;      /* behind a piece */
     double acceptance; /* of drafts */
@@ -84,9 +82,7 @@ enum st ST_CHECKED calibration_fit(struct calibration *c, struct record_file *f,
 double calibration_step_s(const struct calibration *c, const struct sim_step *s);
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k);
 double calibration_gap_s(const struct calibration *c, double requests); /* behind a step */
-struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k,
-                                   double planned_s);
-#define CALIBRATION_LONG_S 1e-3
+struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k);
 
 enum st ST_CHECKED calibration_write(const struct calibration *c, const char *path,
                                      struct err *err);

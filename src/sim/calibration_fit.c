@@ -255,14 +255,9 @@ double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *
            k->key_pairs * c->chunk.key_pair_s + k->cached * c->chunk.earlier_s;
 }
 
-static double longish(double planned_s) {
-    return fmin(1, planned_s / CALIBRATION_LONG_S);
-}
-
-struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k,
-                                   double planned_s) {
-    double row_s = c->chunk.over_row_s + longish(planned_s) * c->chunk.over_long_row_s;
-    return (struct sim_piece){.over_s = k->tokens * row_s + k->key_pairs * c->chunk.over_key_pair_s,
+struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k) {
+    return (struct sim_piece){.over_s = k->tokens * c->chunk.over_row_s +
+                                        k->key_pairs * c->chunk.over_key_pair_s,
                               .resume_s = c->chunk.resume_s + k->tokens * c->chunk.resume_row_s};
 }
 
@@ -307,33 +302,26 @@ double calibration_gap_s(const struct calibration *c, double requests) {
 
 /* --- pieces ----------------------------------------------------------------------------------- */
 
-/* Those that let streams go on have little time; the others' is so long that its end says nothing. */
-static const uint64_t piece_ns_max = 5000000;
-
-/* Means, as how often streams go on depends on them: nothing is left out, as nothing is of a chunk's
- * time, which is the sum of its pieces'. */
+/* Of those between steps: how late they end decides how often streams go on. Means: nothing is left
+ * out, as nothing is of a chunk's time, which is the sum of its pieces'. */
 static enum st fit_pieces(struct calibration *c, const struct record_file *f, const char *name,
                           struct err *err) {
     struct samples s;
-    double x[3];
-    bool there = samples_new(&s, 3, f->n);
-    for (uint64_t i = 0; i < f->n && there; i++) {
+    double x[2];
+    bool there = samples_new(&s, 2, f->n);
+    for (uint64_t i = 1; i < f->n && there; i++) {
         const struct record_work *w = &f->v[i];
-        if (w->kind != RECORD_PIECE || w->over || w->until_ns > w->begin_ns + piece_ns_max)
-            continue;
-        double size = w->rows + (double)w->keys / KEYS_A_ROW,
-               planned_s = fmax(0, (double)(int64_t)(w->until_ns - w->begin_ns) / 1e9);
-        s.features[3 * s.n] = w->rows;
-        s.features[3 * s.n + 1] = (double)w->keys;
-        s.features[3 * s.n + 2] = w->rows * longish(planned_s);
+        if (w->kind != RECORD_PIECE || w->over || w[-1].kind != RECORD_STEP) continue;
+        double size = w->rows + (double)w->keys / KEYS_A_ROW;
+        s.features[2 * s.n] = w->rows;
+        s.features[2 * s.n + 1] = (double)w->keys;
         s.weights[s.n] = 1 / (size * size);
         s.y[s.n++] = fmax(0, (double)(int64_t)(w->end_ns - w->until_ns) / 1e9);
     }
     if (there) {
-        least_squares(x, 3, s.features, s.y, s.weights, s.n);
+        least_squares(x, 2, s.features, s.y, s.weights, s.n);
         c->chunk.over_row_s = x[0];
         c->chunk.over_key_pair_s = x[1];
-        c->chunk.over_long_row_s = x[2];
     }
     samples_free(&s);
     return there ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", name);

@@ -237,9 +237,9 @@ static void begin_chunk(struct sim_exec *s, const struct exec_run *runs, uint32_
 
 /* However short it should be, it gets on. */
 static void piece(struct sim_exec *s, uint64_t until_ns) {
-    uint64_t planned = until_ns > s->now_ns ? until_ns - s->now_ns : 0, ns = planned;
+    uint64_t ns = until_ns > s->now_ns ? until_ns - s->now_ns : 0;
     if (s->o.times.piece) {
-        struct sim_piece p = s->o.times.piece(s->o.times.ctx, &s->chunk, (double)planned / 1e9);
+        struct sim_piece p = s->o.times.piece(s->o.times.ctx, &s->chunk);
         ns += 1 + (uint64_t)fmin(p.over_s * 1e9, ns_max);
         if (s->stepped && p.resume_s > 0) s->chunk_left_ns += ns_of(s, p.resume_s);
     } else if (ns < piece_ns_min) {

@@ -29,9 +29,8 @@ struct sim_times {
     void *ctx;
     double (*step_s)(void *ctx, const struct sim_step *s);
     double (*chunk_s)(void *ctx, const struct sim_chunk *c);
-    /* A piece that should take so long, of the chunk that chunk_s was asked for last; NULL: it takes
-     * 1 ms or more. */
-    struct sim_piece (*piece)(void *ctx, const struct sim_chunk *c, double planned_s);
+    /* A piece of the chunk that chunk_s was asked for last; NULL: it takes 1 ms or more. */
+    struct sim_piece (*piece)(void *ctx, const struct sim_chunk *c);
 };
 
 struct sim_exec_options {

@@ -73,7 +73,7 @@ static double replayed_chunk(struct solo *s) {
                                   .tokens = k.last->rows,
                                   .key_pairs = (double)k.last->keys,
                                   .cached = (double)k.last->earlier};
-    double resume_s = k.resumed * calibration_piece(s->k, &was, 0).resume_s;
+    double resume_s = k.resumed * calibration_piece(s->k, &was).resume_s;
     return factor(k.s, calibration_chunk_s(s->k, &was) + resume_s);
 }
 
@@ -89,9 +89,9 @@ static double chunk_s(void *ctx, const struct sim_chunk *what) {
     return s->chunk_factor * calibration_chunk_s(s->k, what);
 }
 
-static struct sim_piece piece(void *ctx, const struct sim_chunk *what, double planned_s) {
+static struct sim_piece piece(void *ctx, const struct sim_chunk *what) {
     const struct solo *s = ctx;
-    struct sim_piece p = calibration_piece(s->k, what, planned_s);
+    struct sim_piece p = calibration_piece(s->k, what);
     p.resume_s *= s->chunk_factor;
     return p;
 }
