@@ -15,12 +15,10 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 
-enum { SPIN_MAX = 20000, THREADS_MAX = 1024, TURN_NS = 100000000 /* the most that Linux allows */ };
+enum { SPIN_MAX = 20000, THREADS_MAX = 1024 };
 
 struct worker {
     struct team *team;
@@ -90,27 +88,9 @@ static void wait_tile(struct team *t) {
     pthread_mutex_unlock(&t->lock);
 }
 
-/* linux/sched/types.h has it under a name that newer C libraries take. */
-struct turn {
-    uint32_t size, policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime, deadline, period;
-};
-
-void team_give_way(void) {
-    struct turn turn = {.size = sizeof turn};
-    if (syscall(SYS_sched_getattr, 0, &turn, sizeof turn, 0) != 0 || turn.policy != SCHED_OTHER)
-        return;
-    turn.runtime = TURN_NS;
-    (void)syscall(SYS_sched_setattr, 0, &turn, 0); /* earlier kernels keep their turns */
-}
-
 static void *worker_main(void *arg) {
     struct worker *w = arg;
     struct team *t = w->team;
-    team_give_way();
     while (!atomic_load(&t->stop)) {
         uint32_t tile = take_tile(t);
         if (tile == UINT32_MAX)

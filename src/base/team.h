@@ -29,11 +29,6 @@ void team_run(struct team *t, team_fn *fn, void *ctx, uint32_t n_tiles);
 uint32_t team_run_until(struct team *t, team_fn *fn, void *ctx, uint32_t first, uint32_t n_tiles,
                         uint64_t until_ns);
 
-/* The calling thread computes from now on: it takes long turns on its core, which the kernel breaks off
- * for who wakes up there and takes short ones, as threads of HTTP do (Linux 6.12; earlier ones let
- * those wait for up to a tick, 4 ms). The team's own threads do so. */
-void team_give_way(void);
-
 /* Cores this process may run on (affinity mask), at least 1. */
 uint32_t team_cores(void);
 

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/turn.h"
 #include "cli/progress.h"
 #include "serve/json_out.h"
 
@@ -278,6 +279,7 @@ enum st bench_run(struct bench_run *run, const struct bench_target *t, const str
     if (!run->v || !d.order || !d.timer || !d.look)
         d.st = err_set(err, ST_NO_MEMORY, "bench serve: out of memory");
     if (!d.st) {
+        turn_short();
         progress_begin(&d.progress, "bench");
         event_add(d.look, &look);
         run->begun_ns = d.begun_ns = clock_now_ns();

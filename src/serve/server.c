@@ -20,6 +20,7 @@
 #include <event2/listener.h>
 
 #include "base/clock.h"
+#include "base/turn.h"
 #include "serve/server_impl.h"
 #include "serve/tls.h"
 
@@ -259,6 +260,7 @@ uint16_t server_port(const struct server *s) {
 
 enum st server_run(struct server *s, struct err *err) {
     assert(s->worker);
+    turn_short();
     return event_base_dispatch(s->base) < 0
                ? err_set(err, ST_IO, "serve: the event loop failed: %s", strerror(errno))
                : ST_OK;

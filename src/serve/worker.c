@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/team.h"
+#include "base/turn.h"
 
 /* Jobs on their way to a thread, oldest first. The number of jobs is bounded by who submits. */
 struct job_queue {
@@ -118,6 +118,7 @@ static void *text_main(void *arg) {
     struct worker *w = arg;
     struct api_error why;
     struct job *j;
+    turn_short();
     while ((j = queue_pop(&w->text_queue, QUEUE_WAIT, &why))) {
         prepare(w, j, &why);
         mailbox_wake(w->mailbox);
@@ -246,7 +247,6 @@ static void *compute_main(void *arg) {
     struct worker *w = arg;
     struct task *first = NULL;
     bool progress = true;
-    team_give_way();
     while (!queue_over(&w->compute_queue) || first) {
         take_jobs(w, &first);
         /* only what was finished counts as progress */
