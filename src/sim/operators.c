@@ -174,17 +174,21 @@ static void attend(struct op_work *w, const char *name, double operations, doubl
     op_say(w, "%.4g GFLOP / %.4g TFLOPS", operations * 1e-9, rate * 1e-12);
 }
 
-/* The queries that meet a request's latents, of all its rows and heads, fill tiles of 16 at least; what
- * is missing is computed all the same. */
-static double queries(const struct op_shape *s, double heads) {
-    return s->requests * ceil(s->tokens / s->requests * heads / 16 - 1e-9) * 16;
+/* The queries that meet a request's latents, of all its rows and heads, fill tiles: of 64 on GPUs since
+ * Hopper (its matrix instruction, and FlashMLA), of 16 on cubes and others. What is missing is computed
+ * all the same. */
+static double queries(const struct op_work *w, double heads) {
+    const struct op_shape *s = w->s;
+    bool hopper = w->m->cube_cores == w->m->vector_cores && w->m->peak[TYPE_FP8] > 0;
+    double tile = hopper ? 64 : 16;
+    return s->requests * ceil(s->tokens / s->requests * heads / tile - 1e-9) * tile;
 }
 
 static void attention(struct op_work *w) {
     const struct op_shape *s = w->s;
     const struct model_config *c = s->model;
     double heads = s->heads ? s->heads : c->n_heads, row = config_kv_row(c);
-    attend(w, "attention", 2 * queries(s, heads) * (row + c->kv_lora) * s->kv_tokens,
+    attend(w, "attention", 2 * queries(w, heads) * (row + c->kv_lora) * s->kv_tokens,
            s->requests * s->kv_tokens * row * s->kv_bytes +
                s->tokens * heads * (row + c->kv_lora) * HALF);
 }

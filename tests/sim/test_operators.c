@@ -77,6 +77,8 @@ static void attention_is_its_roofline_by_hand(void **state) {
     s.heads = 1; /* two rows of one head fill an eighth of a tile */
     op_cost(&c, &cm, NULL, OP_ATTENTION, &s);
     near(c.operations, 2.0 * 16 * 1088 * 4096 * 48, 1e-12);
+    op_cost(&c, &h800, NULL, OP_ATTENTION, &s);
+    near(c.operations, 2.0 * 64 * 1088 * 4096 * 48, 1e-12);
 }
 
 static void one_row_reads_the_weights_and_no_more_than_its_experts(void **state) {
