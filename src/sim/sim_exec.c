@@ -213,6 +213,7 @@ static void step(void *ctx, struct exec_run *runs, uint32_t n_runs) {
         count_run(&what, &runs[i]); /* drafts to come are told as they were asked for */
         compute(s, &runs[i]);
     }
+    what.mean_requests = (double)n_runs / s->o.dies;
     what.kv_tokens = what.requests > 0 ? kv / what.requests : 0;
     s->now_ns += ns_of(s, s->o.times.step_s(s->o.times.ctx, &what));
 }

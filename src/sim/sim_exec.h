@@ -12,6 +12,7 @@
 /* What work costs on the instance, in seconds of virtual time. */
 struct sim_step {            /* one decode step */
     double requests;         /* of the fullest die */
+    double mean_requests;    /* of all dies */
     double kv_tokens;        /* mean over that die's requests */
     double rows;             /* of all dies, drafts and prompt tails counted in */
     double tails, tail_keys; /* of them: rows of prompt tails, and keys before them */

@@ -58,6 +58,7 @@ struct step_decode {
     /* Of lengths, standard deviation over mean, where kv_tokens is the mean of all dies and the one
      * with the most is to be waited for; 0: it is that die's. */
     double kv_spread;
+    double mean_requests; /* of all dies, which their experts share; 0: as of the fullest */
 };
 /* One step: draft and main model, head, sampling, launches. trace: NULL or filled. */
 double step_decode_s(const struct step_setup *s, const struct step_decode *d,

@@ -43,12 +43,13 @@ static double fullest_over_mean(const struct step_setup *s, const struct step_de
     return 1 + d->kv_spread * op_expected_max(s->dies) / sqrt(fmax(1, d->requests));
 }
 
-/* Requests are whole: of 1.5 a die some have two, which are waited for; the experts have the mean. */
+/* Requests are whole: of 1.5 a die some have two, which are waited for; the experts have the mean of
+ * all dies. */
 static struct op_shape rows_of(const struct step_setup *s, const struct step_decode *d,
                                double share) {
     double rows = s->mtp ? 2 : 1, fullest = ceil(d->requests);
     struct op_shape shape = step_shape(s, fullest * share * rows);
-    shape.mean_tokens = d->requests * share * rows;
+    shape.mean_tokens = (d->mean_requests > 0 ? d->mean_requests : d->requests) * share * rows;
     shape.requests = fullest * share;
     shape.kv_tokens = d->kv_tokens * fullest_over_mean(s, d);
     return shape;

@@ -143,7 +143,7 @@ static bool setup_of(struct step_setup *s, const struct machine *m, uint32_t die
 }
 
 static double decode(const struct step_setup *s, double requests, double keys) {
-    struct step_decode d = {requests, keys, 0};
+    struct step_decode d = {requests, keys, 0, 0};
     double t = step_decode_s(s, &d, NULL);
     const struct model_config *c = &s->model;
     double keys_read = requests * keys * c->n_layers * config_kv_row(c) * 2;

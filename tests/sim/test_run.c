@@ -391,6 +391,30 @@ static void a_token_is_told_when_its_step_is_over(void **state) {
     assert_true(o.tpot_s.p50 > 0.99 * decode_s && o.tpot_s.p50 < decode_s + 1e-3);
 }
 
+/* One request on eight dies: the experts of all of them have its row to compute, not eight. */
+static void dies_without_requests_give_experts_no_rows(void **state) {
+    (void)state;
+    static const char one[] =
+        "hardware: gb200-nvl72\nmodel: deepseek-v2-lite\nmax_model_len: 4096\n"
+        "prefill: {chips: 1, weights: bf16}\n"
+        "decode: {chips: 8, mtp: false, weights: bf16}\n"
+        "load: {rate: 0.5, input_tokens: 300, output_tokens: 2, requests: 20}\n";
+    struct run_config *c = malloc(sizeof *c);
+    struct err err;
+    assert_non_null(c);
+    must(run_config_read(c, one, strlen(one), "run.yaml", &err), &err);
+    struct step_decode d = {.requests = 1, .kv_tokens = 304, .mean_requests = 1. / 8}, all = d;
+    all.mean_requests = 1;
+    double decode_s = step_decode_s(&c->decode.setup, &d, NULL),
+           all_s = step_decode_s(&c->decode.setup, &all, NULL);
+    free(c);
+    struct run_report o = run_on(one, "", 1);
+    keeps_promises(&o);
+    assert_true(all_s > 1.02 * decode_s);
+    assert_true(o.tpot_s.p50 > 0.99 * decode_s && o.tpot_s.p50 < decode_s + 1e-3);
+    assert_true(o.tpot_s.p50 < all_s);
+}
+
 /* Else the run would stand still, or something would come at once that never does. */
 static void hardware_that_lacks_a_figure_is_refused(void **state) {
     (void)state;
@@ -466,6 +490,7 @@ int main(void) {
         cmocka_unit_test(faults_of_hardware_that_nobody_uses_are_told),
         cmocka_unit_test(bad_descriptions_are_named_with_file_line_and_key),
         cmocka_unit_test(a_token_is_told_when_its_step_is_over),
+        cmocka_unit_test(dies_without_requests_give_experts_no_rows),
         cmocka_unit_test(hardware_that_lacks_a_figure_is_refused),
         cmocka_unit_test(a_bad_trace_is_named_by_the_line_that_names_it),
     };

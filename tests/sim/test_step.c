@@ -36,7 +36,7 @@ static struct step_setup filled(bool prefill, struct step_setup s) {
 }
 
 static double decode(const struct step_setup *s, double requests, double kv) {
-    return step_decode_s(s, &(struct step_decode){requests, kv, 0}, NULL);
+    return step_decode_s(s, &(struct step_decode){requests, kv, 0, 0}, NULL);
 }
 
 static double prefill(const struct step_setup *s, double prompts, double length, double cached) {
@@ -112,7 +112,7 @@ static void a_trace_ends_when_the_step_does(void **state) {
     struct step_trace t = {0};
     struct step_setup s =
         filled(false, (struct step_setup){.dies = 320, .mtp = true, .microbatches = true});
-    double step_s = step_decode_s(&s, &(struct step_decode){48, 4096, 0}, &t);
+    double step_s = step_decode_s(&s, &(struct step_decode){48, 4096, 0, 0}, &t);
     check_trace(&t, step_s);
     t.n = 0;
     struct step_setup p = filled(true, (struct step_setup){.dies = 32, .microbatches = true});
@@ -120,7 +120,7 @@ static void a_trace_ends_when_the_step_does(void **state) {
     check_trace(&t, (step_s = step_prefill_s(&p, &b, &t)));
     t.n = 0;
     s.microbatches = false; /* one microbatch: the step is the sum of its pieces */
-    step_s = step_decode_s(&s, &(struct step_decode){48, 4096, 0}, &t);
+    step_s = step_decode_s(&s, &(struct step_decode){48, 4096, 0, 0}, &t);
     double sum = 0;
     for (size_t i = 0; i < t.n; i++) sum += t.v[i].s;
     assert_true(fabs(sum - step_s) < 1e-9);
@@ -173,7 +173,7 @@ static void long_keys_cost_what_attention_costs(void **state) {
 static void unequal_lengths_cost_what_the_fullest_die_has_more(void **state) {
     (void)state;
     struct step_setup s = filled(false, (struct step_setup){.dies = 320, .weights = TYPE_INT8});
-    struct step_decode even = {4, 4096, 0}, odd = {4, 4096, 0.5}, many = {100, 4096, 0.5};
+    struct step_decode even = {4, 4096, 0, 0}, odd = {4, 4096, 0.5, 0}, many = {100, 4096, 0.5, 0};
     double more = step_decode_s(&s, &odd, NULL) / step_decode_s(&s, &even, NULL);
     assert_true(step_decode_s(&s, &odd, NULL) ==
                 decode(&s, 4, 4096 * (1 + 0.5 * op_expected_max(320) / 2)));
@@ -203,7 +203,7 @@ static void a_draft_layer_joins_its_token_and_the_hidden_state(void **state) {
     struct step_setup s = filled(false, (struct step_setup){.dies = 320, .mtp = true});
     struct step_trace t = {0};
     double joined = 0;
-    step_decode_s(&s, &(struct step_decode){8, 4096, 0}, &t);
+    step_decode_s(&s, &(struct step_decode){8, 4096, 0, 0}, &t);
     for (size_t i = 0; i < t.n; i++)
         if (t.v[i].op == OP_MTP_PROJ) {
             assert_true(joined == 0);
@@ -219,6 +219,10 @@ static void requests_are_whole(void **state) {
     double one = decode(&s, 1, 65536), half = decode(&s, 0.5, 65536);
     assert_true(half < one); /* the experts have fewer rows ... */
     assert_true(half > 0.95 * one && half > decode(&s, 1, 32768)); /* ... a die all of one's keys */
+    struct step_decode few = {.requests = 1, .kv_tokens = 65536, .mean_requests = 0.5};
+    assert_true(step_decode_s(&s, &few, NULL) == half);
+    few = (struct step_decode){.requests = 64, .kv_tokens = 1024, .mean_requests = 4};
+    assert_true(step_decode_s(&s, &few, NULL) < 0.9 * decode(&s, 64, 1024));
 }
 
 static void launches_show_when_they_are_not_ahead(void **state) {
