@@ -93,7 +93,7 @@ static enum st setup(struct asked *a, const struct args *f, struct err *err) {
 
 static enum st fits(const struct asked *a, const struct args *f, struct err *err) {
     double room = step_kv_room_bytes(&a->setup, a->prefill), each = step_kv_token_bytes(&a->setup);
-    double tokens = a->decode.requests * f->kv;
+    double tokens = ceil(a->decode.requests) * f->kv; /* a request lies on one die */
     if (a->prefill || tokens * each <= room) return ST_OK;
     return err_set(
         err, ST_INVALID,

@@ -137,6 +137,7 @@ def test_reuse_makes_a_batch_shorter():
     (["step", "decode", "--ep", "321"], ["ep", "320"]),
     (["step", "decode", "--hardware", "gb200-nvl72", "--chips", "100"], ["found 100", "at most the 72"]),
     (["step", "decode", "--batch", "4000"], ["--batch 4000", "GB of KV"]),
+    (["step", "decode", "--batch", "1", "--kv", "600000"], ["--kv 600000", "GB of KV"]),
     (["step", "decode", "--plane", "x"], ["found x"]),
     (["step", "decode", "--attention-share", "1"], ["attention share", "less than 1"]),
 ])
