@@ -189,6 +189,10 @@ enum st doc_read(struct doc **out, const void *bytes, size_t len, const char *na
                  struct err *err) {
     struct doc *d = calloc(1, sizeof *d);
     char *copy = NULL;
+    if (len >= 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0) { /* a byte order mark */
+        bytes = (const char *)bytes + 3;
+        len -= 3;
+    }
     if (len > DOC_BYTES_MAX) {
         free(d);
         return err_set(err, ST_INVALID, "%s: found %zu bytes, expected at most 1 MiB", name, len);

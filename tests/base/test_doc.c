@@ -27,7 +27,8 @@ static void refused(const char *text, const char *sentence) {
 
 static void a_tree_has_kinds_keys_and_lines(void **state) {
     (void)state;
-    struct doc *d = read_text("a: 1\n# no\nlist:\n  - x\n  - {k: 'v', e: }\n");
+    struct doc *d = read_text("\xef\xbb\xbf"
+                              "a: 1\n# no\nlist:\n  - x\n  - {k: 'v', e: }\n");
     const struct doc_node *root = doc_root(d), *list = doc_find(root, "list");
     assert_int_equal(root->n, 2);
     assert_int_equal(list->kind, DOC_LIST);
@@ -45,7 +46,7 @@ static void a_tree_has_kinds_keys_and_lines(void **state) {
 
 static void an_empty_document_is_an_empty_mapping(void **state) {
     (void)state;
-    const char *const empty[] = {"", "\n", "# words\n", "---\n", NULL};
+    const char *const empty[] = {"", "\n", "# words\n", "---\n", "\xef\xbb\xbf", NULL};
     for (const char *const *e = empty; *e; e++) {
         struct doc *d = read_text(*e);
         assert_int_equal(doc_root(d)->kind, DOC_MAP);
