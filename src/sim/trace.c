@@ -223,9 +223,10 @@ static int64_t days(int64_t y, int64_t m, int64_t d) {
 static bool timestamp(const char *text, double *out) {
     int y, mo, d, h, mi, used = 0;
     double s;
-    if (sscanf(text, "%4d-%2d-%2d %2d:%2d:%lf%n", &y, &mo, &d, &h, &mi, &s, &used) != 6 ||
-        text[used] || y < 1970 || mo < 1 || mo > 12 || d < 1 || d > 31 || h < 0 || h > 23 ||
-        mi < 0 || mi > 59 || !(s >= 0 && s < 61))
+    if (text[strspn(text, "0123456789-: .")] ||
+        sscanf(text, "%4d-%2d-%2d %2d:%2d:%lf%n", &y, &mo, &d, &h, &mi, &s, &used) != 6 ||
+        text[used] || text[0] == ' ' || y < 1970 || mo < 1 || mo > 12 || d < 1 || d > 31 || h < 0 ||
+        h > 23 || mi < 0 || mi > 59 || !(s >= 0 && s < 61))
         return false;
     *out = (double)(days(y, mo, d) * 86400 + h * 3600 + mi * 60) + s;
     return true;
@@ -243,7 +244,7 @@ static enum st csv_line(struct reader *r) {
     char *fields[COLUMNS_MAX], text[64];
     int n = split(r->text, fields), last = c->in > c->out ? c->in : c->out;
     double at_s = 0, n_in, n_out;
-    snprintf(text, sizeof text, "%d fields", n);
+    snprintf(text, sizeof text, "%d field%s", n, n == 1 ? "" : "s");
     if (n <= last || n <= c->time) return bad(r, "row", text, "as many as the header");
     if (c->time >= 0 && !timestamp(fields[c->time], &at_s))
         return bad_field(r, "TIMESTAMP", fields[c->time], "YYYY-MM-DD HH:MM:SS.FFF");
@@ -263,6 +264,8 @@ static enum st take_line(struct reader *r) {
     r->line++;
     if (memchr(r->text, 0, r->len)) return bad(r, "line", "a zero byte", "text");
     if (r->len > 0 && r->text[r->len - 1] == '\r') r->len--;
+    if (r->line == 1 && r->len >= 3 && memcmp(r->text, "\xef\xbb\xbf", 3) == 0)
+        memmove(r->text, r->text + 3, r->len -= 3); /* a byte order mark */
     r->text[r->len] = 0;
     enum st st = ST_OK;
     if (r->len > 0 && r->format == FORMAT_UNKNOWN && r->text[0] != '{') {
@@ -359,13 +362,15 @@ static enum st open_file(int *fd, const char *path, struct err *err) {
 /* Nothing more came: is that the end? */
 static enum st check_end(const struct reader *r, gzFile f, int n) {
     int code;
-    const char *why = gzerror(f, &code);
+    const char *why = gzerror(f, &code), *colon = strstr(why, ": "); /* behind the name it gave */
     if (n == 0 && code != Z_BUF_ERROR) return ST_OK;
     if (code == Z_ERRNO)
         return err_set(r->err, ST_IO, "%s: cannot read: %s", r->name, strerror(errno));
     return err_set(r->err, ST_CORRUPT, "%s: line %llu: %s, expected whole gzip data", r->name,
                    (unsigned long long)r->line + 1,
-                   n == 0 ? "the file ends in the middle of its gzip data" : why);
+                   n == 0  ? "the file ends in the middle of its gzip data"
+                   : colon ? colon + 2
+                           : why);
 }
 
 enum st trace_open(struct trace *t, const char *path, uint32_t n_max, struct err *err) {

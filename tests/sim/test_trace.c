@@ -41,7 +41,7 @@ static void azure_rows_become_requests_with_times(void **state) {
     (void)state;
     struct trace t;
     struct err err;
-    const char *text = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
+    const char *text = "\xef\xbb\xbfTIMESTAMP,ContextTokens,GeneratedTokens\r\n"
                        "2023-11-30 23:59:59.5000000,374,44\r\n"
                        "2023-12-01 00:00:01.2500000,10,1";
     assert_int_equal(read_text(&t, text, &err), ST_OK);
@@ -101,6 +101,8 @@ static void what_is_wrong_is_named_with_line_and_key(void **state) {
          "t: line 2: TIMESTAMP: found '2023-11-16 25:00:00'"},
         {"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 15:00:00,1.5,1\n",
          "t: line 2: ContextTokens: found '1.5'"},
+        {"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 15:00:0x3,1,1\n",
+         "t: line 2: TIMESTAMP: found '2023-11-16 15:00:0x3'"},
         {"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 15:00:00,1\n",
          "t: line 2: row: found 2 fields"},
     };
