@@ -301,7 +301,15 @@ static enum st fault(struct in *in, const struct doc_node *at, struct run_fault 
     if (!st) st = number(in, at, "share", 0.001, 1, 1, &f->share);
     if (!st) st = number(in, at, "slow", 1, 1000, 1, &f->slow);
     if (!st && kind == RUN_CUT && f->for_s > 0)
-        st = doc_fail(doc_find(at, "for_s"), in->err, "found with a cut, which is of one moment");
+        st = doc_fail(doc_find(at, "for_s"), in->err,
+                      "found with what: cut, which is of one moment");
+    if (!st && doc_find(at, "share") && kind != RUN_LINK && kind != RUN_SUB_PLANE)
+        st =
+            doc_fail(doc_find(at, "share"), in->err,
+                     "found with what: %s, expected with link or sub-plane", run_fault_names[kind]);
+    if (!st && doc_find(at, "slow") && kind != RUN_SLOW)
+        st = doc_fail(doc_find(at, "slow"), in->err, "found with what: %s, expected with slow",
+                      run_fault_names[kind]);
     if (!st && f->index >= n)
         st = doc_fail(at, in->err, "index: found %s %u, expected less than the %u there are",
                       run_fault_names[kind], f->index, n);
@@ -330,11 +338,11 @@ static enum st faults(struct in *in, const struct doc_node *root) {
     if (at && at->kind != DOC_LIST)
         return doc_fail(at, in->err, "found %.60s, expected a list",
                         at->kind == DOC_MAP ? "a mapping" : at->text);
-    for (uint32_t i = 0; at && i < at->n && !st; i++) {
-        if (c->n_faults == sizeof c->faults / sizeof *c->faults)
-            return doc_fail(&at->at[i], in->err, "more than %u faults", c->n_faults);
+    const uint32_t most = sizeof c->faults / sizeof *c->faults;
+    if (at && at->n > most)
+        return doc_fail(at, in->err, "found %u, expected at most %u", at->n, most);
+    for (uint32_t i = 0; at && i < at->n && !st; i++)
         st = fault(in, &at->at[i], &c->faults[c->n_faults++]);
-    }
     static const char *const keys[] = {"mtbf_h", "repair_s", NULL};
     if (!st) st = mapping(in, root, "random_faults", keys, &random);
     if (!st) st = number(in, random, "repair_s", 0, 1e7, 1, &c->repair_s);
