@@ -335,7 +335,7 @@ int cli_bench_calibrate(int argc, char **argv) {
     struct flag flags[ENGINE_FLAGS_MAX + 4] = {
         {"output", "FILE", FLAG_STR, &a.output, 0, 0, "where the result goes, JSON", false},
         {"seconds", "S", FLAG_F32, &a.seconds, 1, 3600,
-         "for how long it measures, about (default 60)", false},
+         "for how long it measures, about (default 60; a large model needs many minutes)", false},
         {"record", "FILE", FLAG_STR, &a.record, 0, 0,
          "keep what the server wrote down of its steps", true},
     };

@@ -231,8 +231,9 @@ static enum st fit_chunks(struct calibration *c, const struct record_file *f, co
         size_t n = s.n;
         samples_free(&s);
         if (!there) return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
-        return err_set(err, ST_INVALID, "%s: %zu prompt chunks, expected at least %d", name, n,
-                       SAMPLES_MIN);
+        return err_set(err, ST_INVALID,
+                       "%s: %zu prompt chunks, expected at least %d: it must measure for longer",
+                       name, n, SAMPLES_MIN);
     }
     c->fit.chunks = s.n;
     struct solved of = solve(&s, x);
