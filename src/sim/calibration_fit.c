@@ -332,11 +332,45 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
 
 enum { MADE, READ, TEXT, FRONT_PARTS };
 
-static void sample(struct samples *s, uint32_t n_prompt, double seconds) {
-    if (!(seconds > 0)) return;
-    s->features[2 * s->n] = 1;
-    s->features[2 * s->n + 1] = n_prompt;
-    s->y[s->n++] = seconds;
+struct prompt {
+    double tokens, s;
+};
+
+struct prompts {
+    size_t n;
+    struct prompt *v;
+};
+
+static int by_tokens(const void *a, const void *b) {
+    return compare(&((const struct prompt *)a)->tokens, &((const struct prompt *)b)->tokens);
+}
+
+static int by_s(const void *a, const void *b) {
+    return compare(&((const struct prompt *)a)->s, &((const struct prompt *)b)->s);
+}
+
+static double median_s(struct prompt *v, size_t n) {
+    qsort(v, n, sizeof *v, by_s);
+    return v[n / 2].s;
+}
+
+/* A fixed part and a part a token, neither below 0, through the medians of the shortest and the longest
+ * third (Tukey's resistant line): the part a token is small beside what threads wait now and then. */
+static void line(double *fixed, double *each, struct prompts *p) {
+    size_t third = (p->n + 2) / 3;
+    struct prompt *longest = p->v + p->n - third;
+    *fixed = *each = 0;
+    if (p->n == 0) return;
+    qsort(p->v, p->n, sizeof *p->v, by_tokens);
+    double tokens = longest[third / 2].tokens - p->v[third / 2].tokens,
+           s = median_s(longest, third) - median_s(p->v, third);
+    if (tokens > 0 && s > 0) *each = s / tokens;
+    for (size_t i = 0; i < p->n; i++) p->v[i].s -= *each * p->v[i].tokens;
+    *fixed = fmax(0, median_s(p->v, p->n));
+}
+
+static void sample(struct prompts *p, uint32_t tokens, double seconds) {
+    if (seconds > 0) p->v[p->n++] = (struct prompt){tokens, seconds};
 }
 
 static double between(uint64_t from_ns, uint64_t to_ns) {
@@ -356,11 +390,11 @@ static double beside(const struct record_file *f, uint64_t *i, uint64_t taken_ns
 }
 
 static void fit_front_parts(struct calibration *c, const struct record_file *f,
-                            const struct calibration_seen *seen, struct samples *parts,
+                            const struct calibration_seen *seen, struct prompts *parts,
                             double *others) {
     uint64_t i = 0;
     uint32_t n = 0;
-    double x[FRONT_PARTS][2] = {{0}};
+    double read_s;
     for (uint32_t k = 0; k < seen->n_made; k++)
         sample(&parts[MADE], seen->made[k].n_prompt, seen->made[k].s);
     for (uint32_t k = 0; k < seen->n_alone && k < f->n_requests; k++) {
@@ -371,26 +405,24 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
         sample(&parts[TEXT], q->n_prompt, between(q->arrived_ns, q->taken_ns));
         if (other > 0) others[n++] = other;
     }
-    for (int p = 0; p < FRONT_PARTS; p++)
-        if (parts[p].n > 0) (void)solve(&parts[p], x[p]);
+    line(&c->front.made_s, &c->front.made_token_s, &parts[MADE]);
+    line(&read_s, &c->front.read_token_s, &parts[READ]);
+    line(&c->front.wake_s, &c->front.text_token_s, &parts[TEXT]);
     qsort(others, n, sizeof *others, compare);
-    c->front.made_s = x[MADE][0];
-    c->front.made_token_s = x[MADE][1];
-    c->front.read_token_s = x[READ][1];
-    c->front.text_token_s = x[TEXT][1];
-    c->front.wake_s = x[TEXT][0];
-    c->front.request_s = x[READ][0] + (n ? others[n / 2] : 0);
+    c->front.request_s = read_s + (n ? others[n / 2] : 0);
 }
 
 static enum st fit_front(struct calibration *c, const struct record_file *f,
                          const struct calibration_seen *seen, const char *name, struct err *err) {
-    struct samples parts[FRONT_PARTS];
+    struct prompts parts[FRONT_PARTS] = {{0}};
     double *others = calloc(seen->n_alone + 1, sizeof *others);
     bool there = others != NULL;
-    for (int p = 0; p < FRONT_PARTS; p++)
-        there = samples_new(&parts[p], 2, p == MADE ? seen->n_made : seen->n_alone) && there;
+    for (int p = 0; p < FRONT_PARTS; p++) {
+        parts[p].v = calloc((p == MADE ? seen->n_made : seen->n_alone) + 1, sizeof *parts[p].v);
+        there = there && parts[p].v;
+    }
     if (there) fit_front_parts(c, f, seen, parts, others);
-    for (int p = 0; p < FRONT_PARTS; p++) samples_free(&parts[p]);
+    for (int p = 0; p < FRONT_PARTS; p++) free(parts[p].v);
     free(others);
     return there ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
 }

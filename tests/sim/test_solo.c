@@ -368,6 +368,50 @@ static void what_was_recorded_while_the_cores_were_elsewhere_is_left_out(void **
     record_file_release(&f);
 }
 
+/* What it costs a token is small beside what a thread waits for a core now and then. */
+static void what_the_front_takes_is_found_though_threads_wait_for_cores(void **state) {
+    (void)state;
+    enum { N = 90 };
+    struct record_file f = {.x = {.vocab = 1000, .max_model_len = 8192}};
+    struct calibration c = {0};
+    struct calibration_alone alone[N];
+    struct calibration_made made[N];
+    struct err err;
+    uint64_t now = 1, rng = 7;
+    f.v = calloc((size_t)4 * N, sizeof *f.v);
+    f.requests = calloc(N, sizeof *f.requests);
+    assert_true(f.v && f.requests);
+    for (uint32_t i = 0; i < N; i++) {
+        rng = rng * 6364136223846793005u + 1442695040888963407u;
+        uint32_t n = 64 + (uint32_t)(rng >> 33) % 6000;
+        uint64_t late = i % 5 ? (rng >> 20) % 40000 : 4000000, sent = now,
+                 arrived = sent + 200000 + 8 * n + late, taken = arrived + 90000 + 120 * n;
+        f.requests[f.n_requests++] = (struct record_request){arrived, taken, n};
+        f.v[f.n++] = (struct record_work){.kind = RECORD_PIECE,
+                                          .begin_ns = taken + 1000,
+                                          .end_ns = taken + 1000 + n * 20000,
+                                          .runs = 1,
+                                          .rows = n,
+                                          .begins = true,
+                                          .over = true};
+        now = f.v[f.n - 1].end_ns + 150000;
+        alone[i] = (struct calibration_alone){n, sent, now};
+        made[i] = (struct calibration_made){n, 7e-6 + 12e-9 * n + (i % 7 ? 0 : 3e-4)};
+        for (int k = 0; k < 3; k++, now += 201000)
+            f.v[f.n++] = (struct record_work){
+                .kind = RECORD_STEP, .begin_ns = now, .end_ns = now + 200000, .runs = 1, .rows = 1};
+    }
+    struct calibration_seen seen = {.alone = alone, .n_alone = N, .made = made, .n_made = N};
+    must(calibration_fit(&c, &f, &seen, "samples", &err), &err);
+    assert_true(fabs(c.front.read_token_s / 8e-9 - 1) < 0.3);
+    assert_true(fabs(c.front.text_token_s / 120e-9 - 1) < 0.05);
+    assert_true(fabs(c.front.wake_s / 90e-6 - 1) < 0.02);
+    assert_true(fabs(c.front.made_token_s / 12e-9 - 1) < 0.05);
+    assert_true(fabs(c.front.made_s / 7e-6 - 1) < 0.3);
+    assert_true(fabs(c.front.request_s / (200e-6 + 20e-6 + 151e-6) - 1) < 0.1);
+    record_file_release(&f);
+}
+
 static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) {
     (void)state;
     char path[] = "/tmp/calibration-XXXXXX";
@@ -405,6 +449,7 @@ int main(void) {
         cmocka_unit_test(odd_recordings_give_a_table_of_numbers),
         cmocka_unit_test(a_replay_of_what_the_table_has_no_time_for_ends),
         cmocka_unit_test(what_was_recorded_while_the_cores_were_elsewhere_is_left_out),
+        cmocka_unit_test(what_the_front_takes_is_found_though_threads_wait_for_cores),
         cmocka_unit_test(what_is_written_is_read_and_what_lacks_a_key_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
