@@ -8,7 +8,7 @@ says how the machine was, a run during which it changed is made again, and each 
 calibration of its state. Hosts move virtual cores that sleep and wake up: meanwhile each is kept awake by a process of the
 idle class, which whatever else wants the core takes it from at once.
 
-bench/predict.py [--model M] [--trace FILE --first N --rows N] [--calibration FILE] [--runs 5] [-- flags of serve]"""
+bench/predict.py [--model M] [--trace FILE --first N --rows N] [--runs 5] [-- flags of serve]"""
 import argparse, atexit, gzip, json, os, random, re, shutil, signal, statistics, subprocess, sys, tempfile, threading, time
 
 root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -37,20 +37,29 @@ def run(*command):
     return p.stdout
 
 
+def stay_awake(core, parent):
+    os.sched_setaffinity(0, {core})
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    while os.getppid() == parent:
+        for _ in range(100000):
+            pass
+
+
 def keep_awake():
-    """A process each core, until this one ends."""
+    """A process each core, until this one ends; none where they would use up a quota that all share."""
+    quota = "/sys/fs/cgroup/cpu.max"
+    if os.path.exists(quota) and not open(quota).read().startswith("max"):
+        return
+    parent = os.getpid()
     for core in os.sched_getaffinity(0):
         pid = os.fork()
         if pid:
             atexit.register(os.kill, pid, signal.SIGKILL)
             continue
-        os.sched_setaffinity(0, {core})
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        parent = os.getppid()
-        while os.getppid() == parent:
-            for _ in range(100000):
-                pass
-        os._exit(0)
+        try:
+            stay_awake(core, parent)
+        finally:
+            os._exit(0)
 
 
 def probe():
@@ -58,8 +67,8 @@ def probe():
 
 
 def alike(a, b):
-    """ns from core to core."""
-    return max(a, b) < 1.5 * min(a, b) or max(a, b) == 0
+    """ns from core to core; 0: others had the cores, which says nothing."""
+    return max(a, b) < 1.5 * min(a, b) or min(a, b) == 0
 
 
 # --- the load ---------------------------------------------------------------------------------------------------

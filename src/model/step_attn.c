@@ -10,7 +10,7 @@
 /* Heads of one generated token that share the reading of its latents. */
 enum { HEADS_A_TILE = 16 };
 /* Rows times blocks of keys that a head of a prompt run goes over in one tile: the longest tile of a
- * chunk, which a piece may end late by, does not grow with the context, and little with the rows. */
+ * chunk, which a piece may end late by, does not grow with the context, and with the rows only where they are many. */
 enum { ROW_BLOCKS_A_TILE = 1024, BLOCKS_A_TILE_MAX = 8 };
 
 static const float lora_norm_eps =

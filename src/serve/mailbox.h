@@ -13,7 +13,7 @@ struct mailbox {
     pthread_mutex_t lock;
     struct job *first, *last; /* jobs with something new, oldest first */
     bool news;                /* since mailbox_wake */
-    int fd;                   /* eventfd: readable when there is something to take */
+    int fd; /* eventfd: readable from mailbox_wake until there is nothing to take */
 };
 
 enum st ST_CHECKED mailbox_init(struct mailbox *m, struct err *err);

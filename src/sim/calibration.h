@@ -14,7 +14,7 @@ enum { CALIBRATION_KNOTS_MAX = 16 };
 struct calibration {
     char model[256], cpu[128];
     uint32_t threads;
-    /* Probes: the machine's state when it was measured (cli/limits.h). hop: the one it was most often
+    /* Probes: the machine's state when it was measured (cli/limits.h). hop: the one it was longest
      * in, 0 where others had the cores; what was recorded in another is left out. */
     double read_gbs, hop_ns;
     struct engine_options engine;

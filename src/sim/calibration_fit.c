@@ -105,10 +105,11 @@ static struct solved solve(struct samples *s, double *x) {
         s->errors[kept++] = fabs(s->fitted[k] / s->y[k] - 1);
     }
     qsort(s->errors, kept, sizeof *s->errors, compare);
-    return (struct solved){.dropped = s->n - kept,
-                           .error = kept ? s->errors[kept / 2] : 0,
-                           .bias = measured > 0 ? fitted / measured - 1 : 0,
-                           .stall_share = stalled > 0 ? stalled / (stallable + fitted) : 0};
+    return (struct solved){
+        .dropped = s->n - kept,
+        .error = kept ? s->errors[kept / 2] : 0,
+        .bias = measured > 0 ? fitted / measured - 1 : 0,
+        .stall_share = stalled > 0 && stallable + fitted > 0 ? stalled / (stallable + fitted) : 0};
 }
 
 /* --- steps ------------------------------------------------------------------------------------ */

@@ -85,16 +85,19 @@ uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t
 
 /* --- members ---------------------------------------------------------------------------------- */
 
-/* Asked a hundred thousand times an hour for much the same: kept by requests, by their mean to an
- * eighth of the fullest die's, and by KV to a sixteenth of a page. */
+enum { TENTHS_MAX = 200 };
+
+/* Asked a hundred thousand times an hour for much the same: kept by requests, by their mean to a tenth
+ * of itself, and by KV to a sixteenth of a page. */
 static double decode_s(void *ctx, const struct sim_step *s) {
     struct run_member *m = ctx;
     double kv = ceil(s->kv_tokens / KV_STEP) * KV_STEP;
-    double eighths = s->requests > 0 ? ceil(s->mean_requests / s->requests * 8 - 1e-9) : 0;
-    uint64_t key = ((uint64_t)eighths << 56 | (uint64_t)s->requests << 32 | (uint64_t)kv) + 1;
-    struct run_step *known = &m->steps[key * UINT64_C(0x9e3779b97f4a7c15) >> 32 & (RUN_STEPS - 1)];
-    struct step_decode d = {
-        .requests = s->requests, .kv_tokens = kv, .mean_requests = s->requests * eighths / 8};
+    uint64_t tenths = 0;
+    double mean = s->requests;
+    for (; tenths < TENTHS_MAX && mean * 0.9 >= s->mean_requests; tenths++) mean *= 0.9;
+    uint64_t key = (tenths << 56 | (uint64_t)s->requests << 32 | (uint64_t)kv) + 1;
+    struct run_step *known = &m->steps[key * UINT64_C(0x9e3779b97f4a7c15) >> 52 & (RUN_STEPS - 1)];
+    struct step_decode d = {.requests = s->requests, .kv_tokens = kv, .mean_requests = mean};
     if (known->key != key) *known = (struct run_step){key, step_decode_s(m->setup, &d, NULL)};
     return known->s;
 }

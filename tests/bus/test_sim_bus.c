@@ -68,6 +68,23 @@ static void a_read_of_memory_that_changes_arrives_torn_now_and_then(void **state
     bus_queue_free(l.q);
 }
 
+static void what_a_killed_endpoint_was_computing_still_is_never_sent(void **state) {
+    struct rig *r = *state;
+    for (int dies_before = 0; dies_before < 2; dies_before++) {
+        struct pair p;
+        pair_new(r, &p);
+        uint64_t clock = sim_net_now(r->world);
+        sim_bus_clock(p.b->bus, &clock);
+        clock += dies_before ? usual.close_ns / 2 : 0;
+        assert_int_equal(bus_send(p.b->bus, p.ba, "x", 1), ST_OK);
+        sim_bus_kill(p.b->bus);
+        end_close(p.b);
+        if (!dies_before) take(r, p.a, BUS_MESSAGE);
+        take(r, p.a, BUS_GONE);
+        end_close(p.a);
+    }
+}
+
 static void a_killed_endpoints_memory_is_readable_until_its_end_is_seen(void **state) {
     struct rig *r = *state;
     struct pair p;
@@ -292,6 +309,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         CONFORMANCE(&sim),
         CONF(a_read_of_memory_that_changes_arrives_torn_now_and_then, &sim),
+        CONF(what_a_killed_endpoint_was_computing_still_is_never_sent, &sim),
         CONF(a_killed_endpoints_memory_is_readable_until_its_end_is_seen, &sim),
         CONF(a_stopped_endpoint_answers_nothing_and_its_writes_happen_later, &sim),
         CONF(a_short_stop_is_not_noticed, &sim),

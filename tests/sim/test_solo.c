@@ -420,11 +420,24 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     int fd = mkstemp(path);
     FILE *f = fdopen(fd, "w");
     assert_non_null(f);
+    c.step.n_knots = 2;
+    for (int i = 0; i < 2; i++) {
+        c.step.sequences[i] = 1 + i;
+        c.step.s[i] = 0.01 + 0.01 * i;
+        c.step.gap_s[i] = 0.03 + 0.01 * i;
+    }
+    c.step.guessing_s = 0.05;
+    c.step.stall_share = 0.06;
+    c.front.wake_s = 0.07;
     must(calibration_write(&c, path, &err), &err);
     must(calibration_open(&d, path, &err), &err);
     assert_int_equal(d.n_pages, c.n_pages);
     assert_int_equal(d.engine.speculate, SPECULATE_OFF);
-    near(d.step.s[0], c.step.s[0]);
+    near(d.step.s[1], 0.02);
+    near(d.step.gap_s[1], 0.04);
+    near(d.step.guessing_s, 0.05);
+    near(d.step.stall_share, 0.06);
+    near(d.front.wake_s, 0.07);
     near(d.chunk.row_s, c.chunk.row_s);
     fprintf(f, "{\"supernode_calibration\": 1}\n");
     fflush(f);

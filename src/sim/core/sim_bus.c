@@ -90,7 +90,7 @@ static bool arrives(struct sim_side *s, struct sim_item *i) {
     case BUS_REFUSED: s->state = SIDE_GONE; return true;
     case BUS_SEGMENT: return !i->memory->freed && import_segment(s, i);
     case BUS_NOTIFY: return !i->memory->freed;
-    case BUS_MESSAGE:
+    case BUS_MESSAGE: return s->dead_ns == 0 || i->from_ns <= s->dead_ns;
     case BUS_SUSPENDED:
     case BUS_RESUMED: return true;
     }
@@ -217,8 +217,10 @@ static enum st sim_send(struct bus *base, bus_id peer, const void *data, size_t 
     if (sim_other(s)->unread + len > BUS_UNSENT_MAX) return ST_FULL;
     sim_other(s)->unread += len;
     struct sim_bus *b = sim_self(base);
+    struct sim_item *i = sim_item_new(sim_other(s), BUS_MESSAGE, data, len);
     uint64_t now = b->net->now_ns, own = b->clock_ns ? *b->clock_ns : 0;
-    post_from(b->net, sim_item_new(sim_other(s), BUS_MESSAGE, data, len), own > now ? own : now);
+    i->from_ns = own > now ? own : now;
+    post_from(b->net, i, i->from_ns);
     return ST_OK;
 }
 
@@ -294,6 +296,9 @@ static void end_all(struct sim_bus *b, const char *why) {
 }
 
 void sim_bus_kill(struct bus *b) {
+    const struct ids *sides = &sim_self(b)->sides;
+    for (uint32_t i = 0; i < sides->len; i++)
+        sim_other(sides->v[i].thing)->dead_ns = sim_self(b)->net->now_ns;
     end_all(sim_self(b), "the peer died");
 }
 

@@ -44,6 +44,7 @@ struct sim_side {
     bus_id id;
     struct bus_identity identity; /* its endpoint's */
     bool sees_silence;            /* SUSPENDED was said */
+    uint64_t dead_ns;             /* when its peer was killed; 0: it was not */
     uint64_t last_due;            /* of what comes to this side: nothing overtakes */
     uint64_t unread;              /* bytes of messages under way to it, or not taken */
     struct sim_import *imports;
@@ -62,6 +63,7 @@ struct sim_item {
     struct sim_item *next;
     struct sim_side *to;
     struct bus_event ev;
+    uint64_t from_ns;          /* a message: when it went out */
     struct sim_memory *memory; /* SEGMENT, NOTIFY */
     char bytes[];              /* data, or text */
 };
