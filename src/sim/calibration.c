@@ -22,7 +22,7 @@ struct field {
     uint32_t *u;
     double min, max;
 };
-enum { FIELDS_MAX = 48 };
+enum { FIELDS_MAX = 48, FORMAT = 2 };
 
 static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
     const double s_max = 1e4;
@@ -85,7 +85,7 @@ static json_t *as_json(const struct calibration *c) {
     struct field f[FIELDS_MAX];
     uint32_t n = fields(f, &copy);
     json_t *root = json_object(), *of[GROUPS] = {root};
-    json_object_set_new(root, "supernode_calibration", json_integer(1));
+    json_object_set_new(root, "supernode_calibration", json_integer(FORMAT));
     json_object_set_new(root, "model", json_string(c->model));
     json_object_set_new(root, "cpu", json_string(c->cpu));
     for (int g = 1; g < GROUPS; g++) json_object_set_new(root, groups[g], of[g] = json_object());
@@ -177,10 +177,12 @@ static enum st read_steps(struct calibration *c, const struct doc_node *at, stru
 static enum st read_all(struct calibration *c, const struct doc_node *root, struct err *err) {
     struct field f[FIELDS_MAX];
     uint32_t n = fields(f, c), mode = 0;
+    uint64_t format = 0;
     const struct doc_node *of[GROUPS] = {root};
     enum st st = root->kind == DOC_MAP
                      ? doc_need(root, "supernode_calibration", err)
                      : doc_fail(root, err, "expected what bench calibrate writes");
+    if (!st) st = doc_count(root, "supernode_calibration", FORMAT, FORMAT, &format, err);
     for (int g = 1; g < GROUPS && !st; g++) {
         st = doc_need(root, groups[g], err);
         of[g] = doc_find(root, groups[g]);

@@ -443,6 +443,12 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 2"));
+    rewind(f);
+    fprintf(f, "{\"supernode_calibration\": 2}\n");
+    fflush(f);
+    assert_int_equal(ftruncate(fd, 29), 0);
+    assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
     assert_non_null(strstr(err.text, "engine"));
     fclose(f);
     remove(path);
