@@ -19,7 +19,8 @@ struct mailbox {
 enum st ST_CHECKED mailbox_init(struct mailbox *m, struct err *err);
 void mailbox_release(struct mailbox *m);
 
-/* Any computing thread; the HTTP thread learns of it by mailbox_wake. False: the inbox is at its limit, the HTTP thread does not keep up. */
+/* Any computing thread; the HTTP thread learns of it by mailbox_wake. False: the inbox is
+ * at its limit, the HTTP thread does not keep up. */
 bool mailbox_token(struct mailbox *m, struct job *j, uint32_t record, const struct token_out *t);
 /* The job's end; error may be NULL. The job must not be touched afterwards. */
 void mailbox_done(struct mailbox *m, struct job *j, const struct api_error *error);

@@ -176,13 +176,12 @@ static enum st read_steps(struct calibration *c, const struct doc_node *at, stru
 
 static enum st read_all(struct calibration *c, const struct doc_node *root, struct err *err) {
     struct field f[FIELDS_MAX];
-    uint32_t n = fields(f, c), mode = 0;
-    uint64_t format = 0;
+    uint32_t n = fields(f, c), mode = 0, found = 0;
+    const struct field format = {TOP, "supernode_calibration", NULL, &found, FORMAT, FORMAT};
     const struct doc_node *of[GROUPS] = {root};
     enum st st = root->kind == DOC_MAP
-                     ? doc_need(root, "supernode_calibration", err)
+                     ? read_field(root, &format, err)
                      : doc_fail(root, err, "expected what bench calibrate writes");
-    if (!st) st = doc_count(root, "supernode_calibration", FORMAT, FORMAT, &format, err);
     for (int g = 1; g < GROUPS && !st; g++) {
         st = doc_need(root, groups[g], err);
         of[g] = doc_find(root, groups[g]);

@@ -191,13 +191,19 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     return ST_OK;
 }
 
-double calibration_step_s(const struct calibration *c, const struct sim_step *s) {
+/* The line through what stands at the knots. */
+static double between_knots(const struct calibration *c, const double *knots_s, double requests) {
     double hat[CALIBRATION_KNOTS_MAX], t = 0;
-    hats(hat, c->step.sequences, c->step.n_knots, s->requests);
-    for (uint32_t i = 0; i < c->step.n_knots; i++) t += hat[i] * c->step.s[i];
-    t = fmax(t, 0) + s->requests * s->kv_tokens * c->step.key_s + s->tails * c->step.tail_s +
-        s->tail_keys * c->step.tail_key_s + s->drafts * c->step.draft_s +
-        s->guesses * c->step.guess_s + (s->guesses > 0 ? c->step.guessing_s : 0);
+    hats(hat, c->step.sequences, c->step.n_knots, requests);
+    for (uint32_t i = 0; i < c->step.n_knots; i++) t += hat[i] * knots_s[i];
+    return fmax(t, 0);
+}
+
+double calibration_step_s(const struct calibration *c, const struct sim_step *s) {
+    double t = between_knots(c, c->step.s, s->requests) +
+               s->requests * s->kv_tokens * c->step.key_s + s->tails * c->step.tail_s +
+               s->tail_keys * c->step.tail_key_s + s->drafts * c->step.draft_s +
+               s->guesses * c->step.guess_s + (s->guesses > 0 ? c->step.guessing_s : 0);
     return t * (1 + c->step.stall_share);
 }
 
@@ -296,10 +302,7 @@ static enum st fit_gaps(struct calibration *c, const struct record_file *f, cons
 }
 
 double calibration_gap_s(const struct calibration *c, double requests) {
-    double hat[CALIBRATION_KNOTS_MAX], t = 0;
-    hats(hat, c->step.sequences, c->step.n_knots, requests);
-    for (uint32_t i = 0; i < c->step.n_knots; i++) t += hat[i] * c->step.gap_s[i];
-    return fmax(t, 0);
+    return between_knots(c, c->step.gap_s, requests);
 }
 
 /* --- pieces ----------------------------------------------------------------------------------- */
@@ -331,7 +334,7 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
 
 /* --- the front -------------------------------------------------------------------------------- */
 
-enum { MADE, READ, TEXT, FRONT_PARTS };
+enum { MADE, READ, TEXT, REST, FRONT_PARTS };
 
 struct prompt {
     double tokens, s;
@@ -391,40 +394,34 @@ static double beside(const struct record_file *f, uint64_t *i, uint64_t taken_ns
 }
 
 static void fit_front_parts(struct calibration *c, const struct record_file *f,
-                            const struct calibration_seen *seen, struct prompts *parts,
-                            double *others) {
+                            const struct calibration_seen *seen, struct prompts *parts) {
     uint64_t i = 0;
-    uint32_t n = 0;
     double read_s;
     for (uint32_t k = 0; k < seen->n_made; k++)
         sample(&parts[MADE], seen->made[k].n_prompt, seen->made[k].s);
     for (uint32_t k = 0; k < seen->n_alone && k < f->n_requests; k++) {
         const struct calibration_alone *a = &seen->alone[k];
         const struct record_request *q = &f->requests[k];
-        double other = beside(f, &i, q->taken_ns, a->first_ns);
         sample(&parts[READ], q->n_prompt, between(a->sent_ns, q->arrived_ns));
         sample(&parts[TEXT], q->n_prompt, between(q->arrived_ns, q->taken_ns));
-        if (other > 0) others[n++] = other;
+        sample(&parts[REST], q->n_prompt, beside(f, &i, q->taken_ns, a->first_ns));
     }
     line(&c->front.made_s, &c->front.made_token_s, &parts[MADE]);
     line(&read_s, &c->front.read_token_s, &parts[READ]);
     line(&c->front.wake_s, &c->front.text_token_s, &parts[TEXT]);
-    qsort(others, n, sizeof *others, compare);
-    c->front.request_s = read_s + (n ? others[n / 2] : 0);
+    c->front.request_s = read_s + (parts[REST].n ? median_s(parts[REST].v, parts[REST].n) : 0);
 }
 
 static enum st fit_front(struct calibration *c, const struct record_file *f,
                          const struct calibration_seen *seen, const char *name, struct err *err) {
     struct prompts parts[FRONT_PARTS] = {{0}};
-    double *others = calloc(seen->n_alone + 1, sizeof *others);
-    bool there = others != NULL;
+    bool there = true;
     for (int p = 0; p < FRONT_PARTS; p++) {
         parts[p].v = calloc((p == MADE ? seen->n_made : seen->n_alone) + 1, sizeof *parts[p].v);
         there = there && parts[p].v;
     }
-    if (there) fit_front_parts(c, f, seen, parts, others);
+    if (there) fit_front_parts(c, f, seen, parts);
     for (int p = 0; p < FRONT_PARTS; p++) free(parts[p].v);
-    free(others);
     return there ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
 }
 

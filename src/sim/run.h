@@ -11,6 +11,7 @@
 #include "sim/trace.h"
 
 enum { RUN_MEMBERS_MAX = CLUSTER_MEMBERS_MAX };
+#define RUN_SECONDS_MAX 1e7 /* of virtual time that a description may ask for */
 
 enum run_arrivals { RUN_TRACE, RUN_POISSON, RUN_CLOSED };
 enum run_fault_kind {

@@ -16,7 +16,7 @@ enum {
     KV_PAGES_MAX = 1 << 25,
     SSD_BLOCKS_MAX = 1 << 27
 };
-static const double seconds_max = 1e7, step_s_max = 1e4;
+static const double step_s_max = 1e4;
 
 struct in { /* what is being read */
     struct run_config *c;
@@ -244,7 +244,7 @@ static enum st load(struct in *in, const struct doc_node *root) {
     if (!st) st = count(in, at, "input_tokens", 1, TOKENS_MAX, &c->load.n_in);
     if (!st) st = count(in, at, "output_tokens", 1, TOKENS_MAX, &c->load.n_out);
     if (!st) st = doc_count(at, "requests", 1, 1000000000, &c->load.requests, in->err);
-    if (!st) st = number(in, at, "duration_s", 1e-3, seconds_max, 1, &c->load.duration_s);
+    if (!st) st = number(in, at, "duration_s", 1e-3, RUN_SECONDS_MAX, 1, &c->load.duration_s);
     if (!st) st = count(in, at, "tenants", 1, 64, &c->load.tenants);
     if (!st) st = doc_bool(at, "spread", &c->load.spread, in->err);
     if (!st) st = number(in, at, "leave_share", 0, 1, 1, &c->load.leave_share);
@@ -260,11 +260,11 @@ static enum st load(struct in *in, const struct doc_node *root) {
     if (c->load.duration_s <= 0 && c->load.requests == 0)
         return doc_fail(at, in->err, "found neither, expected duration_s or requests");
     if (kind == RUN_POISSON && c->load.duration_s <= 0 &&
-        (double)c->load.requests / c->load.rate > seconds_max)
+        (double)c->load.requests / c->load.rate > RUN_SECONDS_MAX)
         return doc_fail(doc_find(at, "requests"), in->err,
                         "found %llu, expected at most %.0f: what comes in %.0f s",
-                        (unsigned long long)c->load.requests, seconds_max * c->load.rate,
-                        seconds_max);
+                        (unsigned long long)c->load.requests, RUN_SECONDS_MAX * c->load.rate,
+                        RUN_SECONDS_MAX);
     return ST_OK;
 }
 
@@ -296,8 +296,8 @@ static enum st fault(struct in *in, const struct doc_node *at, struct run_fault 
     f->kind = (enum run_fault_kind)kind;
     uint32_t n = run_fault_places(in->c, f->kind);
     if (!st) st = count(in, at, "index", 0, 1000000, &f->index);
-    if (!st) st = number(in, at, "at_s", 0, 1e7, 1, &f->at_s);
-    if (!st) st = number(in, at, "for_s", 0, 1e7, 1, &f->for_s);
+    if (!st) st = number(in, at, "at_s", 0, RUN_SECONDS_MAX, 1, &f->at_s);
+    if (!st) st = number(in, at, "for_s", 0, RUN_SECONDS_MAX, 1, &f->for_s);
     if (!st) st = number(in, at, "share", 0.001, 1, 1, &f->share);
     if (!st) st = number(in, at, "slow", 1, 1000, 1, &f->slow);
     if (!st && kind == RUN_CUT && f->for_s > 0)
@@ -345,7 +345,7 @@ static enum st faults(struct in *in, const struct doc_node *root) {
         st = fault(in, &at->at[i], &c->faults[c->n_faults++]);
     static const char *const keys[] = {"mtbf_h", "repair_s", NULL};
     if (!st) st = mapping(in, root, "random_faults", keys, &random);
-    if (!st) st = number(in, random, "repair_s", 0, 1e7, 1, &c->repair_s);
+    if (!st) st = number(in, random, "repair_s", 0, RUN_SECONDS_MAX, 1, &c->repair_s);
     if (!st) st = mapping(in, random, "mtbf_h", run_fault_names, &mtbf);
     for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
         st = random_fault(in, mtbf, (enum run_fault_kind)k);

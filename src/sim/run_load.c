@@ -387,10 +387,10 @@ static enum st open_trace(struct run_load *r, struct err *err) {
         return err_set(err, ST_INVALID, "%s: all requests come at once, expected load.requests",
                        c->load.trace);
     double last_s = trace_is_timed(r) && c->load.requests ? trace_time(r, c->load.requests - 1) : 0;
-    if (!(c->load.duration_s > 0) && last_s > 1e7)
-        return err_set(err, ST_INVALID,
-                       "%s: %llu requests come in %.0f s, expected 10000000 at most", c->load.trace,
-                       (unsigned long long)c->load.requests, last_s);
+    if (!(c->load.duration_s > 0) && last_s > RUN_SECONDS_MAX)
+        return err_set(err, ST_INVALID, "%s: %llu requests come in %.0f s, expected %.0f at most",
+                       c->load.trace, (unsigned long long)c->load.requests, last_s,
+                       RUN_SECONDS_MAX);
     return ST_OK;
 }
 

@@ -25,15 +25,22 @@ static void must(enum st st, const struct err *err) {
     if (st) fail_msg("%s", err->text);
 }
 
-static struct run_report run_on(const char *what, const char *more, uint64_t seed) {
+/* The caller frees it. */
+static struct run_config *described(const char *text) {
     struct run_config *c = malloc(sizeof *c);
+    struct err err;
+    assert_non_null(c);
+    must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
+    return c;
+}
+
+static struct run_report run_on(const char *what, const char *more, uint64_t seed) {
     struct run *r;
     struct run_report o;
     struct err err;
     char text[4096];
-    assert_non_null(c);
     snprintf(text, sizeof text, "%sseed: %u\n%s", what, (unsigned)seed, more);
-    must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
+    struct run_config *c = described(text);
     must(run_new(&r, c, &err), &err);
     for (double at = 1; run_until(r, at) && at < 7200; at++) continue;
     must(run_report(r, &o, &err), &err);
@@ -380,10 +387,7 @@ static void a_token_is_told_when_its_step_is_over(void **state) {
         "prefill: {chips: 1, weights: bf16}\n"
         "decode: {chips: 1, mtp: false, weights: bf16}\n"
         "load: {rate: 0.5, input_tokens: 300, output_tokens: 2, requests: 20}\n";
-    struct run_config *c = malloc(sizeof *c);
-    struct err err;
-    assert_non_null(c);
-    must(run_config_read(c, one, strlen(one), "run.yaml", &err), &err);
+    struct run_config *c = described(one);
     struct step_prefill p = {.tokens = 300, .key_pairs = 300 * 301 / 2, .requests = 1};
     struct step_decode d = {.requests = 1, .kv_tokens = 301};
     double prefill_s = step_prefill_s(&c->prefill.setup, &p, NULL),
@@ -403,10 +407,7 @@ static void dies_without_requests_give_experts_no_rows(void **state) {
         "prefill: {chips: 1, weights: bf16}\n"
         "decode: {chips: 8, mtp: false, weights: bf16}\n"
         "load: {rate: 0.5, input_tokens: 300, output_tokens: 2, requests: 20}\n";
-    struct run_config *c = malloc(sizeof *c);
-    struct err err;
-    assert_non_null(c);
-    must(run_config_read(c, one, strlen(one), "run.yaml", &err), &err);
+    struct run_config *c = described(one);
     struct step_decode d = {.requests = 1, .kv_tokens = 304, .mean_requests = 1. / 8}, all = d;
     all.mean_requests = 1;
     double decode_s = step_decode_s(&c->decode.setup, &d, NULL),

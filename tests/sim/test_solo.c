@@ -262,7 +262,7 @@ static void what_chunks_have_more_to_do_after_steps_is_found(void **state) {
     record_file_release(&f);
 }
 
-/* Rows of a piece, its keys, and its rows again where it is long: they tell apart badly. */
+/* Rows, pairs of keys, and nearly the rows again: they tell apart badly. */
 static void what_is_fitted_does_not_depend_on_the_unit_of_time(void **state) {
     (void)state;
     enum { N = 300 };
@@ -272,8 +272,8 @@ static void what_is_fitted_does_not_depend_on_the_unit_of_time(void **state) {
     for (int k = 0; k < N; k++) {
         rng = rng * 6364136223846793005u + 1442695040888963407u;
         double rows = 64 + (double)((rng >> 33) % 900), past = (double)((rng >> 43) % 500),
-               longish = 0.8 + (double)((rng >> 52) % 20) / 100;
-        double f[3] = {rows, rows * (past + rows / 2), rows * longish};
+               nearly = 0.8 + (double)((rng >> 52) % 20) / 100;
+        double f[3] = {rows, rows * (past + rows / 2), rows * nearly};
         memcpy(features[k], f, sizeof f);
         s[k] = f[0] * truth[0] + f[1] * truth[1] + f[2] * truth[2];
         ns[k] = s[k] * 1e9;
