@@ -25,7 +25,8 @@ WARN    := -Wall -Wextra -Wconversion -Wshadow -Wno-sign-conversion -Wstrict-pro
 # No contraction and no errno: results are the same on every machine, and sqrtf and rintf become instructions.
 CFLAGS  := -std=gnu11 -D_GNU_SOURCE -O3 -g -ffp-contract=off -fno-math-errno -pthread -fstack-protector-strong $(WARN) \
            -DSUPERNODE_VERSION='"$(VERSION)"' -Isrc -MMD -MP
-SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+# "undefined" leaves out numbers too large for the integer they become.
+SANFLAGS := $(if $(SAN),-fsanitize=$(SAN)$(if $(findstring undefined,$(SAN)),$(comma)float-cast-overflow) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 LDFLAGS := -pthread $(if $(SAN),-fsanitize=$(SAN))
 LDLIBS  := -lm
 

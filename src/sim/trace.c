@@ -147,10 +147,8 @@ static enum st mooncake_line(struct reader *r) {
     enum st st = get_number(r, json, "timestamp", false, 0, 1e12, &at_ms);
     if (!st) st = get_number(r, json, "input_length", true, 1, TRACE_TOKENS_MAX, &n_in);
     if (!st) st = get_number(r, json, "output_length", true, 0, TRACE_TOKENS_MAX, &n_out);
-    struct trace_row row = {.at_s = at_ms / 1e3,
-                            .n_in = (uint32_t)n_in,
-                            .n_out = (uint32_t)n_out,
-                            .block = r->t->n_blocks};
+    struct trace_row row = {.at_s = at_ms / 1e3, .block = r->t->n_blocks};
+    if (!st) row.n_in = (uint32_t)n_in, row.n_out = (uint32_t)n_out;
     if (!st && r->t->n_rows > 0 && row.at_s < r->last_s)
         st = bad(r, "timestamp", "an earlier one than the line before", "times in order");
     if (!st) st = get_blocks(r, json, &row);
