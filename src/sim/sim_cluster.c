@@ -79,12 +79,15 @@ void sim_member_kill(struct sim_cluster *c, struct sim_member *m) {
 void sim_member_stop(struct sim_member *m) {
     sim_bus_stop(m->bus);
     m->stopped = true;
+    m->stopped_ns = bus_now(m->bus);
 }
 
 void sim_member_continue(struct sim_cluster *c, struct sim_member *m) {
+    uint64_t now = sim_net_now(c->net);
     sim_bus_continue(m->bus);
     m->stopped = false;
-    m->due_ns = m->copy_ns = sim_net_now(c->net);
+    if (m->busy_ns > m->stopped_ns) m->busy_ns += now - m->stopped_ns; /* the rest of its step */
+    m->due_ns = m->copy_ns = now;
 }
 
 enum node_state sim_member_state(const struct sim_member *m) {

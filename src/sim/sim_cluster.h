@@ -22,6 +22,7 @@ struct sim_member {
     uint64_t *clock_ns;       /* the executor's */
     bool news;                /* came while it was busy */
     uint64_t due_ns, busy_ns; /* wants to be stepped; cannot be before */
+    uint64_t stopped_ns;      /* since when it stands still */
     uint64_t copy_ns;         /* its copying thread gets no core before */
     uint32_t lives;
 };

@@ -85,6 +85,39 @@ static void what_a_killed_endpoint_was_computing_still_is_never_sent(void **stat
     }
 }
 
+/* It computes for 10 ms, and stands still for 5 at 2 ms, and for 5 more at 12, when it has 3 left. */
+static void what_a_stopped_endpoint_was_computing_still_is_sent_as_much_later(void **state) {
+    struct rig *r = *state;
+    struct pair p;
+    pair_new(r, &p);
+    while (sim_net_next(r->world) != UINT64_MAX) rig_step(r);
+    const uint64_t ms = 1000000, t = sim_net_now(r->world);
+    uint64_t clock = t;
+    sim_bus_clock(p.b->bus, &clock);
+    p.b->idle = true;
+    assert_int_equal(bus_send(p.b->bus, p.ba, "before", 6), ST_OK);
+    clock = t + 10 * ms;
+    assert_int_equal(bus_send(p.b->bus, p.ba, "1", 1), ST_OK);
+    assert_int_equal(bus_send(p.b->bus, p.ba, "2", 1), ST_OK);
+    sim_net_advance(r->world, t + 2 * ms);
+    sim_bus_stop(p.b->bus);
+    sim_net_advance(r->world, t + 7 * ms);
+    sim_bus_continue(p.b->bus);
+    sim_net_advance(r->world, t + 12 * ms);
+    sim_bus_stop(p.b->bus);
+    sim_net_advance(r->world, t + 17 * ms);
+    sim_bus_continue(p.b->bus);
+    sim_net_advance(r->world, t + 20 * ms);
+    end_step(p.a);
+    assert_int_equal(p.a->n - p.a->taken, 1);
+    assert_memory_equal(take(r, p.a, BUS_MESSAGE)->data, "before", 6);
+    sim_net_advance(r->world, t + 30 * ms); /* a slow message takes 10 */
+    end_step(p.a);
+    assert_int_equal(p.a->n - p.a->taken, 2);
+    assert_memory_equal(take(r, p.a, BUS_MESSAGE)->data, "1", 1);
+    assert_memory_equal(take(r, p.a, BUS_MESSAGE)->data, "2", 1);
+}
+
 static void a_killed_endpoints_memory_is_readable_until_its_end_is_seen(void **state) {
     struct rig *r = *state;
     struct pair p;
@@ -310,6 +343,7 @@ int main(void) {
         CONFORMANCE(&sim),
         CONF(a_read_of_memory_that_changes_arrives_torn_now_and_then, &sim),
         CONF(what_a_killed_endpoint_was_computing_still_is_never_sent, &sim),
+        CONF(what_a_stopped_endpoint_was_computing_still_is_sent_as_much_later, &sim),
         CONF(a_killed_endpoints_memory_is_readable_until_its_end_is_seen, &sim),
         CONF(a_stopped_endpoint_answers_nothing_and_its_writes_happen_later, &sim),
         CONF(a_short_stop_is_not_noticed, &sim),

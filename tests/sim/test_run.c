@@ -3,6 +3,7 @@
  * that one seed is one run. */
 #include "sim/run.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -399,6 +400,36 @@ static void a_token_is_told_when_its_step_is_over(void **state) {
     assert_true(o.tpot_s.p50 > 0.99 * decode_s && o.tpot_s.p50 < decode_s + 1e-3);
 }
 
+/* A node stands still for a second in the middle of a prompt batch, or of a decode step, of 0.3 s, once
+ * or twice: what comes of it comes as much later, and not at the end that it would have had. */
+static void who_hangs_in_a_step_goes_on_with_what_was_left_of_it(void **state) {
+    (void)state;
+    static const char one[] =
+        "hardware: gb200-nvl72\nmodel: deepseek-v2-lite\nmax_model_len: 4096\n"
+        "prefill: {chips: 4, weights: bf16, layer_fixed_ms: 12}\n"
+        "decode: {chips: 4, mtp: false, weights: bf16}\n"
+        "load: {arrivals: closed, input_tokens: 300, output_tokens: 3, requests: 1}\n";
+    static const char slow[] = "{what: slow, index: 4, at_s: 0, slow: 50}";
+    char faults[512];
+    snprintf(faults, sizeof faults, "faults: [%s]\n", slow);
+    struct run_report calm = run_on(one, faults, 1);
+    assert_true(calm.ttft_s.p50 > 0.3 && calm.tpot_s.p50 > 0.3);
+    for (int decode = 0; decode < 2; decode++)
+        for (int times = 1; times <= 2; times++) {
+            double at_s = decode ? calm.ttft_s.p50 + 0.1 : 0.1;
+            snprintf(faults, sizeof faults,
+                     "faults: [%s, {what: hang, index: %d, at_s: %.3f, for_s: 1}, {what: hang, "
+                     "index: %d, at_s: %.3f, for_s: 1}]\n",
+                     slow, decode, at_s, decode, times == 2 ? at_s + 1.1 : 1000);
+            struct run_report o = run_on(one, faults, 1);
+            keeps_promises(&o);
+            double late_s = o.e2e_s.p50 - calm.e2e_s.p50, first_s = o.ttft_s.p50 - calm.ttft_s.p50;
+            if (fabs(late_s - times) > 1e-3 || fabs(first_s - (decode ? 0 : times)) > 1e-3)
+                fail_msg("node %d: %.4f s late, the first token %.4f, after %d s", decode, late_s,
+                         first_s, times);
+        }
+}
+
 /* One request on eight dies: the experts of all of them have its row to compute, not eight. */
 static void dies_without_requests_give_experts_no_rows(void **state) {
     (void)state;
@@ -495,6 +526,7 @@ int main(void) {
         cmocka_unit_test(faults_of_hardware_that_nobody_uses_are_told),
         cmocka_unit_test(bad_descriptions_are_named_with_file_line_and_key),
         cmocka_unit_test(a_token_is_told_when_its_step_is_over),
+        cmocka_unit_test(who_hangs_in_a_step_goes_on_with_what_was_left_of_it),
         cmocka_unit_test(dies_without_requests_give_experts_no_rows),
         cmocka_unit_test(hardware_that_lacks_a_figure_is_refused),
         cmocka_unit_test(a_bad_trace_is_named_by_the_line_that_names_it),

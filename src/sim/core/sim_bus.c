@@ -90,7 +90,7 @@ static bool arrives(struct sim_side *s, struct sim_item *i) {
     case BUS_REFUSED: s->state = SIDE_GONE; return true;
     case BUS_SEGMENT: return !i->memory->freed && import_segment(s, i);
     case BUS_NOTIFY: return !i->memory->freed;
-    case BUS_MESSAGE: return s->dead_ns == 0 || i->from_ns <= s->dead_ns;
+    case BUS_MESSAGE:
     case BUS_SUSPENDED:
     case BUS_RESUMED: return true;
     }
@@ -110,16 +110,47 @@ static void deliver(struct sim_net *n, void *thing) {
     b->news = true;
 }
 
-static void post_from(struct sim_net *n, struct sim_item *i, uint64_t from_ns) {
-    uint64_t at = from_ns + sim_net_delay(n);
+/* It is on its way from now on, behind what went before. */
+static void travel(struct sim_net *n, struct sim_item *i) {
+    uint64_t at = n->now_ns + i->delay_ns;
     if (at < i->to->last_due) at = i->to->last_due;
     i->to->last_due = at;
     sim_net_post(n, at, deliver, i);
 }
 
-/* Comes in its turn, after a delay. */
 void sim_post(struct sim_net *n, struct sim_item *i) {
-    post_from(n, i, n->now_ns);
+    i->delay_ns = sim_net_delay(n);
+    travel(n, i);
+}
+
+/* The sender's clock is there, if it has not stood still since. */
+static void go_out(struct sim_net *n, void *thing) {
+    struct sim_item *i = thing;
+    struct sim_bus *from = sim_other(i->to)->bus; /* NULL: it closed, but had said this before */
+    if (n->over || i->to->dead) {
+        item_free(i);
+    } else if (from && from->stopped) {
+        i->next = NULL;
+        *from->unsaid_end = i;
+        from->unsaid_end = &i->next;
+    } else if (from && i->held_ns < from->held_ns) {
+        i->from_ns += from->held_ns - i->held_ns;
+        i->held_ns = from->held_ns;
+        sim_net_post(n, i->from_ns, go_out, i);
+    } else {
+        travel(n, i);
+    }
+}
+
+void sim_say(struct sim_bus *b, struct sim_item *i) {
+    uint64_t now = b->net->now_ns, own = b->clock_ns ? *b->clock_ns : 0;
+    i->from_ns = own;
+    i->held_ns = b->held_ns;
+    i->delay_ns = sim_net_delay(b->net);
+    if (own > now)
+        sim_net_post(b->net, own, go_out, i);
+    else
+        travel(b->net, i);
 }
 
 static void post_gone(struct sim_net *n, struct sim_side *to, const char *why) {
@@ -216,11 +247,7 @@ static enum st sim_send(struct bus *base, bus_id peer, const void *data, size_t 
     if (!s || s->state != SIDE_UP) return ST_GONE;
     if (sim_other(s)->unread + len > BUS_UNSENT_MAX) return ST_FULL;
     sim_other(s)->unread += len;
-    struct sim_bus *b = sim_self(base);
-    struct sim_item *i = sim_item_new(sim_other(s), BUS_MESSAGE, data, len);
-    uint64_t now = b->net->now_ns, own = b->clock_ns ? *b->clock_ns : 0;
-    i->from_ns = own > now ? own : now;
-    post_from(b->net, i, i->from_ns);
+    sim_say(sim_self(base), sim_item_new(sim_other(s), BUS_MESSAGE, data, len));
     return ST_OK;
 }
 
@@ -256,6 +283,7 @@ void sim_bus_stop(struct bus *base) {
     struct sim_bus *b = sim_self(base);
     if (b->stopped) return;
     b->stopped = true;
+    b->stopped_ns = b->net->now_ns;
     b->stops++;
     for (uint32_t i = 0; i < b->sides.len; i++) {
         struct sim_side *s = sim_other(b->sides.v[i].thing);
@@ -271,11 +299,22 @@ static void release_parked_conns(struct sim_bus *b) {
     }
 }
 
+/* It is said as much later as the endpoint stood still. */
+static void release_unsaid(struct sim_bus *b) {
+    for (struct sim_item *i; (i = b->unsaid);) {
+        b->unsaid = i->next;
+        sim_net_post(b->net, b->net->now_ns, go_out, i);
+    }
+    b->unsaid_end = &b->unsaid;
+}
+
 void sim_bus_continue(struct bus *base) {
     struct sim_bus *b = sim_self(base);
     if (!b->stopped) return;
     b->stopped = false;
+    b->held_ns += b->net->now_ns - b->stopped_ns;
     b->news = true;
+    release_unsaid(b);
     release_parked_conns(b);
     sim_ops_continue(b);
     for (uint32_t i = 0; i < b->sides.len; i++) {
@@ -291,14 +330,14 @@ void sim_bus_continue(struct bus *base) {
 static void end_all(struct sim_bus *b, const char *why) {
     while (b->sides.len) close_side(b->net, b->sides.v[b->sides.len - 1].thing, why);
     b->killed = true; /* nobody finds it any more */
+    release_unsaid(b);
     release_parked_conns(b);
     sim_ops_drop(b);
 }
 
 void sim_bus_kill(struct bus *b) {
     const struct ids *sides = &sim_self(b)->sides;
-    for (uint32_t i = 0; i < sides->len; i++)
-        sim_other(sides->v[i].thing)->dead_ns = sim_self(b)->net->now_ns;
+    for (uint32_t i = 0; i < sides->len; i++) sim_other(sides->v[i].thing)->dead = true;
     end_all(sim_self(b), "the peer died");
 }
 
@@ -391,6 +430,7 @@ enum st sim_bus_new(struct bus **out, struct sim_net *n, const char *address,
     b->identity = *identity;
     if (address) snprintf(b->address, sizeof b->address, "%s", address);
     b->end = &b->first;
+    b->unsaid_end = &b->unsaid;
     b->next = n->buses;
     b->link = &n->buses;
     if (b->next) b->next->link = &b->next;

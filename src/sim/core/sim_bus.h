@@ -36,9 +36,9 @@ bool sim_bus_has_news(struct bus *b);
 enum st ST_CHECKED sim_bus_new(struct bus **out, struct sim_net *n, const char *address,
                                const struct bus_identity *identity, struct err *err);
 
-/* Its owner's clock, which runs ahead while it computes: messages go out when it has. NULL: it never
- * does; who is killed before never sends them. Operations on memory are begun by a thread of its own,
- * and wait for nothing. */
+/* Its owner's clock, which runs ahead while it computes: messages go out when it has. Who is killed
+ * before never sends them, who is stopped before sends them later by as long. NULL: it never does.
+ * Operations on memory are begun by a thread of its own, and wait for nothing. */
 void sim_bus_clock(struct bus *b, const uint64_t *clock_ns);
 
 /* Faults. kill: peers see GONE after close_ns, its memory can be read until then and completes with

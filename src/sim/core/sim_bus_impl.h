@@ -44,7 +44,7 @@ struct sim_side {
     bus_id id;
     struct bus_identity identity; /* its endpoint's */
     bool sees_silence;            /* SUSPENDED was said */
-    uint64_t dead_ns;             /* when its peer was killed; 0: it was not */
+    bool dead;                    /* its peer was killed */
     uint64_t last_due;            /* of what comes to this side: nothing overtakes */
     uint64_t unread;              /* bytes of messages under way to it, or not taken */
     struct sim_import *imports;
@@ -63,7 +63,9 @@ struct sim_item {
     struct sim_item *next;
     struct sim_side *to;
     struct bus_event ev;
-    uint64_t from_ns;          /* a message: when it went out */
+    /* What the owner says: when it goes out, once its clock is there; how long the sender had stood
+     * still before; and how long it then takes. */
+    uint64_t from_ns, held_ns, delay_ns;
     struct sim_memory *memory; /* SEGMENT, NOTIFY */
     char bytes[];              /* data, or text */
 };
@@ -97,9 +99,10 @@ struct sim_bus {
     struct ids sides, segments, imports;   /* struct sim_side, memory, import */
     struct sim_item *first, **end, *taken; /* taken: the caller still looks at it */
     bool news, stopped, killed;
-    const uint64_t *clock_ns; /* NULL: the net's */
-    uint64_t stops;
-    struct sim_op *parked_ops; /* of a stopped endpoint: they happen when it goes on */
+    const uint64_t *clock_ns;              /* NULL: the net's */
+    uint64_t stops, stopped_ns, held_ns;   /* held: for how long it was stopped, all in all */
+    struct sim_item *unsaid, **unsaid_end; /* of a stopped endpoint: what it was about to say */
+    struct sim_op *parked_ops;             /* of a stopped endpoint: they happen when it goes on */
     struct sim_conn *parked_conns;
 };
 
@@ -119,6 +122,8 @@ struct sim_item *sim_item_new(struct sim_side *to, enum bus_event_kind kind, con
                               size_t len);
 /* It comes in its turn, after a delay. */
 void sim_post(struct sim_net *n, struct sim_item *i);
+/* The same for what the owner says, whose clock may run ahead: it goes out when it is there. */
+void sim_say(struct sim_bus *b, struct sim_item *i);
 
 /* sim_memory.c: segments and operations on them, as bus.h has them */
 enum st sim_segment_new(struct bus *b, size_t bytes, enum bus_rights rights, bus_id *id,

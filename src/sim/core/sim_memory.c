@@ -47,7 +47,7 @@ enum st sim_share(struct bus *base, bus_id peer, bus_id segment, uint64_t tag) {
     m->refs++;
     i->ev.len = m->bytes;
     i->ev.value = tag;
-    sim_post(sim_self(base)->net, i);
+    sim_say(sim_self(base), i);
     return ST_OK;
 }
 
