@@ -19,8 +19,6 @@ struct args {
     bool json;
 };
 
-static const double stuck_s =
-    1e5; /* the longest batch that a description may ask for takes a tenth */
 #define BY "sim run: --"
 
 /* What stands on the command line goes before what stands in the file, and is checked as that is. */
@@ -62,8 +60,7 @@ static void go(struct run *r, const struct run_config *c) {
     struct progress p;
     double step_s = c->load.duration_s > 0 ? c->load.duration_s / 1000 : 1, at_s = 0;
     progress_begin(&p, "sim run");
-    while (run_until(r, at_s += step_s) && run_stuck_s(r) < stuck_s + c->no_worker_s)
-        show(&p, c, r);
+    while (run_until(r, at_s += step_s) && run_stuck_s(r) < run_stuck_s_max(c)) show(&p, c, r);
     progress_end(&p);
 }
 
@@ -225,7 +222,7 @@ static void go_solo(struct solo *s, const struct run_config *c) {
     struct progress p;
     double at_s = 0;
     progress_begin(&p, "sim run");
-    while (solo_until(s, at_s += 1) && solo_stuck_s(s) < stuck_s) {
+    while (solo_until(s, at_s += 1) && solo_stuck_s(s) < run_stuck_s_max(c)) {
         char note[128];
         bool timed = c->load.duration_s > 0;
         snprintf(note, sizeof note, "%.0f s, %llu requests", at_s,

@@ -12,6 +12,7 @@
 
 enum { RUN_MEMBERS_MAX = CLUSTER_MEMBERS_MAX };
 #define RUN_SECONDS_MAX 1e7 /* of virtual time that a description may ask for */
+#define RUN_STEP_S_MAX  1e4 /* of the largest batch that it may ask for, where no chip is slow */
 
 enum run_arrivals { RUN_TRACE, RUN_POISSON, RUN_CLOSED };
 enum run_fault_kind {
@@ -134,6 +135,9 @@ double run_now_s(const struct run *r);
 uint64_t run_finished(const struct run *r);
 /* How long no request that is under way was told anything: too long, and nothing moves any more. */
 double run_stuck_s(const struct run *r);
+/* How long that may be: after ten of the longest batches on the slowest chip that its faults make, nothing
+ * moves any more. */
+double run_stuck_s_max(const struct run_config *c);
 /* At the end, or where nothing moves any more: what has not ended is lost. */
 enum st ST_CHECKED run_report(struct run *r, struct run_report *out, struct err *err);
 

@@ -16,7 +16,6 @@ enum {
     KV_PAGES_MAX = 1 << 25,
     SSD_BLOCKS_MAX = 1 << 27
 };
-static const double step_s_max = 1e4;
 
 struct in { /* what is being read */
     struct run_config *c;
@@ -85,11 +84,11 @@ static enum st moves(struct in *in, const struct run_instances *i, bool prefill)
     struct step_decode d = {.requests = i->requests_per_die, .kv_tokens = keys};
     struct step_prefill p = {.tokens = tokens, .key_pairs = tokens * keys / 2, .requests = 1};
     double s = prefill ? step_prefill_s(&i->setup, &p, NULL) : step_decode_s(&i->setup, &d, NULL);
-    if (s <= step_s_max) return ST_OK;
+    if (s <= RUN_STEP_S_MAX) return ST_OK;
     return err_set(in->err, ST_INVALID,
                    "the largest batch would take %g s on %s, expected at most %g: a figure is "
                    "missing or too small there",
-                   s, in->c->machine.name, step_s_max);
+                   s, in->c->machine.name, RUN_STEP_S_MAX);
 }
 
 static enum st instances(struct in *in, const struct doc_node *root, bool prefill) {

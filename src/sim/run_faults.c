@@ -11,6 +11,7 @@ const char *const run_fault_names[RUN_FAULTS + 1] = {"chip", "node", "link", "su
                                                      "slow", "hang", "cut",  NULL};
 
 enum { FAULTS_MAX = 2000000 };
+static const double random_slow = 2;
 
 struct run_due_fault {
     struct heap_node in;
@@ -95,7 +96,7 @@ enum st run_faults_new(struct run *r, struct err *err) {
                                   .at_s = at,
                                   .for_s = k == RUN_CUT ? 0 : c->repair_s,
                                   .share = 0.1,
-                                  .slow = 2};
+                                  .slow = random_slow};
             st = add_both(r, &f, err);
         }
     r->slow = st ? NULL : malloc((r->faults.len + (size_t)1) * sizeof *r->slow);
@@ -112,6 +113,13 @@ void run_faults_free(struct run *r) {
 double run_faults_next(const struct run *r) {
     const struct run_due_fault *d = due_of(heap_first(&r->faults));
     return d ? d->at_s : INFINITY;
+}
+
+double run_stuck_s_max(const struct run_config *c) {
+    double slow = c->mtbf_s[RUN_SLOW] > 0 ? random_slow : 1;
+    for (uint32_t i = 0; i < c->n_faults; i++)
+        if (c->faults[i].kind == RUN_SLOW) slow = fmax(slow, c->faults[i].slow);
+    return 10 * RUN_STEP_S_MAX * slow + c->no_worker_s;
 }
 
 static bool stands_on(const struct run *r, const struct run_member *m, const struct run_fault *f) {

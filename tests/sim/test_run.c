@@ -508,6 +508,28 @@ static void a_bad_trace_is_named_by_the_line_that_names_it(void **state) {
     free(c);
 }
 
+/* A batch of nearly 10,000 s, on a chip that is slowed down a thousandfold, is waited for. */
+static void the_slowest_chip_says_how_long_nothing_may_move(void **state) {
+    (void)state;
+    static const struct {
+        const char *faults;
+        double slow;
+    } cases[] = {{"", 1},
+                 {"faults: [{what: hang, at_s: 1}, {what: slow, at_s: 1, slow: 1000}, "
+                  "{what: slow, at_s: 9, slow: 3}]\n",
+                  1000},
+                 {"random_faults: {mtbf_h: {slow: 1}}\n", 2},
+                 {"random_faults: {mtbf_h: {chip: 1}}\n", 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[512];
+        snprintf(text, sizeof text, "load: {duration_s: 10}\nno_worker_timeout_s: 5\n%s",
+                 cases[i].faults);
+        struct run_config *c = described(text);
+        assert_true(fabs(run_stuck_s_max(c) - 1e5 * cases[i].slow - 5) < 1e-3);
+        free(c);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_request_ends_with_its_tokens),
@@ -529,6 +551,7 @@ int main(void) {
         cmocka_unit_test(who_hangs_in_a_step_goes_on_with_what_was_left_of_it),
         cmocka_unit_test(dies_without_requests_give_experts_no_rows),
         cmocka_unit_test(hardware_that_lacks_a_figure_is_refused),
+        cmocka_unit_test(the_slowest_chip_says_how_long_nothing_may_move),
         cmocka_unit_test(a_bad_trace_is_named_by_the_line_that_names_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
