@@ -405,11 +405,16 @@ static enum st unknown(const char *name, struct err *err) {
                    all);
 }
 
+bool machine_is_path(const char *name) {
+    size_t n = strlen(name);
+    return strchr(name, '/') || (n > 5 && strcmp(name + n - 5, ".yaml") == 0);
+}
+
 enum st machine_open(struct machine *m, const char *name, struct err *err) {
     const char *bytes;
-    size_t len, n = strlen(name);
+    size_t len;
     struct doc *d;
-    if (strchr(name, '/') || (n > 5 && strcmp(name + n - 5, ".yaml") == 0)) {
+    if (machine_is_path(name)) {
         enum st st = doc_open(&d, name, err);
         return st ? st : from_doc(m, d, err);
     }

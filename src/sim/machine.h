@@ -76,6 +76,7 @@ struct machine {
 /* name: of an embedded description ("cloudmatrix384"), or the path of a file (has a '/' or ends in
  * .yaml). */
 enum st ST_CHECKED machine_open(struct machine *m, const char *name, struct err *err);
+bool machine_is_path(const char *name);
 enum st ST_CHECKED machine_read(struct machine *m, const void *bytes, size_t len, const char *name,
                                 struct err *err);
 /* Embedded descriptions by name, NULL at the end. */

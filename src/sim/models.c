@@ -37,7 +37,7 @@ const char *const *sim_model_names(void) {
     return names;
 }
 
-static bool is_path(const char *name) {
+bool sim_model_is_path(const char *name) {
     size_t n = strlen(name);
     return strchr(name, '/') || (n > 5 && strcmp(name + n - 5, ".json") == 0);
 }
@@ -58,7 +58,7 @@ enum st sim_model_open(struct model_config *c, const char *name, struct err *err
     while (names[i] && strcmp(names[i], name) != 0) i++;
     if (names[i])
         st = json_parse(&json, configs[i], strlen(configs[i]), name, err);
-    else if (is_path(name))
+    else if (sim_model_is_path(name))
         st = open_path(&json, name, err);
     else
         st = err_set(err, ST_NOT_FOUND,

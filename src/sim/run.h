@@ -47,7 +47,7 @@ struct run_instances {
 struct run_config {
     char server[4096];   /* a calibration (calibration.h): then it is that server, and no cluster */
     char server_at[512]; /* who names it, for errors: "FILE: line N: server: " */
-    char hardware[256], model[256];
+    char hardware[4096], model[4096];
     struct machine machine;
     uint64_t seed;
     uint32_t max_model_len;
@@ -133,7 +133,7 @@ void run_free(struct run *r); /* NULL is allowed */
 bool run_until(struct run *r, double virtual_s);
 double run_now_s(const struct run *r);
 uint64_t run_finished(const struct run *r);
-/* How long no request that is under way was told anything: too long, and nothing moves any more. */
+/* How long no request that is under way was told anything. */
 double run_stuck_s(const struct run *r);
 /* How long that may be: after ten of the longest batches on the slowest chip that its faults make, nothing
  * moves any more. */

@@ -60,6 +60,43 @@ static enum st mapping(struct in *in, const struct doc_node *at, const char *key
     return doc_only(*out, keys, in->err);
 }
 
+/* --- paths ------------------------------------------------------------------------------------ */
+
+/* They are relative to the description that has them, or to where the command is run whose flag it is. */
+static enum st put_path(struct in *in, const struct doc_node *at, const char *path, char *out,
+                        size_t size) {
+    const char *slash = strrchr(in->name, '/');
+    bool here = path[0] == '/' || !slash || at->by;
+    int len = here ? snprintf(out, size, "%s", path)
+                   : snprintf(out, size, "%.*s/%s", (int)(slash - in->name), in->name, path);
+    if ((size_t)len < size) return ST_OK;
+    return doc_fail(at, in->err, "found a path of %d bytes, expected at most %zu", len, size - 1);
+}
+
+/* place: who names it, for what is found wrong when it is opened. */
+static enum st path_of(struct in *in, const struct doc_node *map, const char *key, char *out,
+                       size_t size, char place[sizeof in->err->text]) {
+    const struct doc_node *at = doc_find(map, key);
+    const char *path = NULL;
+    struct err named;
+    enum st st = doc_text(map, key, &path, in->err);
+    if (st || !path) return st;
+    if (!path[0]) return doc_fail(at, in->err, "found '', expected a path");
+    (void)doc_fail(at, &named, "%s", "");
+    snprintf(place, sizeof named.text, "%s", named.text);
+    return put_path(in, at, path, out, size);
+}
+
+/* What is built in has a name, which stays. */
+static enum st name_or_path(struct in *in, const struct doc_node *map, const char *key,
+                            bool (*is_path)(const char *), char *out, size_t size) {
+    const char *v = NULL;
+    enum st st = doc_text(map, key, &v, in->err);
+    if (st || !v) return st;
+    if (is_path(v)) return put_path(in, doc_find(map, key), v, out, size);
+    return text(in, map, key, out, size);
+}
+
 /* --- instances -------------------------------------------------------------------------------- */
 
 /* err says "KEY: ..." of something the section has, or has not: its place goes before. */
@@ -185,26 +222,6 @@ static enum st fits(struct in *in, const struct doc_node *root) {
 static const char *const run_arrivals_names[] = {"trace", "poisson", "closed", NULL};
 
 /* --- load, faults ----------------------------------------------------------------------------- */
-
-/* A path is relative to the description that names it, or to where the command is run. place: who names
- * it, for what is found wrong when it is opened. */
-static enum st path_of(struct in *in, const struct doc_node *at, const char *key, char *out,
-                       size_t size, char place[sizeof in->err->text]) {
-    char path[2048] = "";
-    enum st st = text(in, at, key, path, sizeof path);
-    const char *slash = strrchr(in->name, '/');
-    struct err named;
-    if (st || !doc_find(at, key)) return st;
-    if (!path[0]) return doc_fail(doc_find(at, key), in->err, "found '', expected a path");
-    (void)doc_fail(doc_find(at, key), &named, "%s", "");
-    snprintf(place, sizeof named.text, "%s", named.text);
-    if (path[0] == '/' || !slash || doc_find(at, key)->by)
-        snprintf(out, size, "%s", path);
-    else
-        snprintf(out, size, "%.*s/%s", (int)(slash - in->name < 2000 ? slash - in->name : 2000),
-                 in->name, path);
-    return ST_OK;
-}
 
 /* What only other arrivals look at; but a flag may have changed them. */
 static enum st unused(struct in *in, const struct doc_node *at) {
@@ -494,8 +511,9 @@ static enum st read_all(struct in *in, const struct doc_node *root) {
     struct run_config *c = in->c;
     if (root->kind == DOC_MAP && doc_find(root, "server")) return read_server(in, root);
     enum st st = doc_only(root, keys, in->err);
-    if (!st) st = text(in, root, "hardware", c->hardware, sizeof c->hardware);
-    if (!st) st = text(in, root, "model", c->model, sizeof c->model);
+    if (!st)
+        st = name_or_path(in, root, "hardware", machine_is_path, c->hardware, sizeof c->hardware);
+    if (!st) st = name_or_path(in, root, "model", sim_model_is_path, c->model, sizeof c->model);
     if (!st) st = doc_count(root, "seed", 0, UINT64_MAX >> 1, &c->seed, in->err);
     if (!st) st = count(in, root, "max_model_len", 1024, TOKENS_MAX, &c->max_model_len);
     if (st) return st;

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`supernode sim run` as a planner uses it: the examples, one seed is one run, the real public traces where they are, and wrong descriptions."""
-import gzip, json, os, subprocess
+import gzip, json, os, shutil, subprocess
 
 import pytest
 
@@ -16,8 +16,8 @@ pool: {servers: 4, dram_gb: 64}
 """
 
 
-def sim(*args, code=0):
-    p = subprocess.run([BIN, "sim", "run", *map(str, args)], capture_output=True, text=True, timeout=300, cwd=ROOT)
+def sim(*args, code=0, cwd=ROOT):
+    p = subprocess.run([BIN, "sim", "run", *map(str, args)], capture_output=True, text=True, timeout=300, cwd=cwd)
     assert p.returncode == code, (p.stdout, p.stderr)
     return p
 
@@ -61,6 +61,49 @@ def test_rare_requests_and_long_answers_are_waited_for(tmp_path):
         r = report(path)
         promises(r)
         assert r["finished"] == r["requests"] > 0 and r["virtual_s"] > 3600, r
+
+
+BESIDE = """hardware: slow.yaml
+model: deepseek-v2-lite
+max_model_len: 1024
+prefill: {chips: 1, weights: bf16}
+decode: {chips: 1, mtp: false, weights: bf16, requests_per_chip: 4}
+load: {trace: ../trace.jsonl, requests: 1}
+"""
+
+
+def lay_out(folder):
+    """A description that names what lies beside it: an accelerator with hardly any bandwidth, a model, a trace."""
+    (folder / "plans/tiny").mkdir(parents=True)
+    hardware = open(os.path.join(ROOT, "hardware/gb200-nvl72.yaml")).read()
+    assert "hbm_gbs: {value: 8000" in hardware
+    (folder / "plans/slow.yaml").write_text(hardware.replace("hbm_gbs: {value: 8000", "hbm_gbs: {value: 0.04"))
+    shutil.copy(os.path.join(ROOT, "models/tiny/config.json"), folder / "plans/tiny")
+    (folder / "trace.jsonl").write_text('{"timestamp": 0, "input_length": 100, "output_length": 2, "hash_ids": [1]}\n')
+    return folder / "plans/run.yaml"
+
+
+def test_paths_are_relative_to_the_description_and_those_of_flags_to_where_it_is_run(tmp_path):
+    path = lay_out(tmp_path)
+    path.write_text(BESIDE.replace("deepseek-v2-lite", "tiny/"))
+    ways = [(["plans/run.yaml"], tmp_path), (["run.yaml"], path.parent), ([path], "/"), (["plans/run.yaml", "--trace", "trace.jsonl"], tmp_path)]
+    for args, cwd in ways:
+        r = json.loads(sim(*args, "--json", cwd=cwd).stdout)
+        promises(r)
+        assert r["finished"] == 1 and r["prompt_tokens"] == 100 and r["hardware"] == "gb200-nvl72"
+
+
+def test_a_step_of_a_day_on_a_slow_chip_is_waited_for(tmp_path):
+    path = lay_out(tmp_path)
+    path.write_text(BESIDE + "faults: [{what: slow, index: 1, at_s: 0, slow: 1000}]\n")
+    r = report(path)
+    promises(r)
+    assert r["finished"] == 1 and r["tpot_s"]["p50"] > 1e5, r
+
+
+@pytest.mark.parametrize("name", sorted(os.listdir(os.path.join(ROOT, "examples"))))
+def test_the_examples_run_from_anywhere(tmp_path, name):
+    sim(os.path.join(ROOT, "examples", name), "--duration", 1, cwd=tmp_path)
 
 
 def test_the_summary_says_what_was_checked(tmp_path):

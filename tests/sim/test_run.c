@@ -508,6 +508,35 @@ static void a_bad_trace_is_named_by_the_line_that_names_it(void **state) {
     free(c);
 }
 
+static void paths_are_relative_to_the_description_and_names_stay_names(void **state) {
+    (void)state;
+    static const char *const bad[][2] = {
+        {"hardware: x.yaml\n", "hardware: /nowhere/x.yaml: cannot open"},
+        {"hardware: ../x\n", "hardware: /nowhere/../x: cannot open"},
+        {"hardware: /else/x.yaml\n", "hardware: /else/x.yaml: cannot open"},
+        {"hardware: cray\n", "hardware cray: unknown"},
+        {"model: x.json\n", "model: /nowhere/x.json: cannot open"},
+        {"model: ./folder\n", "model: /nowhere/./folder: cannot open"},
+        {"model: llama\n", "model llama: found no"},
+    };
+    static const char place[] = "/nowhere/run.yaml: line 1: ";
+    struct run_config *c = malloc(sizeof *c);
+    struct err err;
+    assert_non_null(c);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char expected[256];
+        snprintf(expected, sizeof expected, "%s%s", place, bad[i][1]);
+        enum st st = run_config_read(c, bad[i][0], strlen(bad[i][0]), "/nowhere/run.yaml", &err);
+        if (!st || strncmp(err.text, expected, strlen(expected)) != 0)
+            fail_msg("found %d \"%s\", expected \"%s\"", st, st ? err.text : "", expected);
+    }
+    const char good[] = "server: x.json\nload: {trace: traces/x.csv, requests: 1}\n";
+    must(run_config_read(c, good, strlen(good), "some/where/run.yaml", &err), &err);
+    assert_string_equal(c->server, "some/where/x.json");
+    assert_string_equal(c->load.trace, "some/where/traces/x.csv");
+    free(c);
+}
+
 /* A batch of nearly 10,000 s, on a chip that is slowed down a thousandfold, is waited for. */
 static void the_slowest_chip_says_how_long_nothing_may_move(void **state) {
     (void)state;
@@ -551,6 +580,7 @@ int main(void) {
         cmocka_unit_test(who_hangs_in_a_step_goes_on_with_what_was_left_of_it),
         cmocka_unit_test(dies_without_requests_give_experts_no_rows),
         cmocka_unit_test(hardware_that_lacks_a_figure_is_refused),
+        cmocka_unit_test(paths_are_relative_to_the_description_and_names_stay_names),
         cmocka_unit_test(the_slowest_chip_says_how_long_nothing_may_move),
         cmocka_unit_test(a_bad_trace_is_named_by_the_line_that_names_it),
     };
