@@ -72,7 +72,8 @@ static void what_is_wrong_is_named_with_line_and_key(void **state) {
         {"{\"timestamp\": 0, \"input_length\": 5, \"output_length\": 1, \"hash_ids\": [1]}\n"
          "{\"timestamp\": 0, \"input_length\": -5, \"output_length\": 1, \"hash_ids\": [1]}",
          "t: line 2: input_length: found -5, expected a whole number from 1 to 4194304"},
-        {"{\"timestamp\": 0, \"input_length\": 6666666666600, \"output_length\": 1, \"hash_ids\": []}",
+        {"{\"timestamp\": 0, \"input_length\": 6666666666600, \"output_length\": 1, \"hash_ids\": "
+         "[]}",
          "t: line 1: input_length: found 6666666666600, expected a whole"},
         {"{\"timestamp\": 0, \"input_length\": 1.5, \"output_length\": 1}",
          "t: line 1: input_length: found 1.5, expected a whole number from 1 to 4194304"},
