@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* supernode bench calibrate: what a server of this model costs on this machine, as a table from which
- * `sim run` predicts it. A server is started that writes down its steps (engine/record.h) and serves
- * closed loops of several widths and lengths; the table is fitted to what it wrote, so that the
+ * `sim run` predicts it. Servers are started that write down their steps (engine/record.h) and serve
+ * closed loops of several widths and lengths; the table is fitted to what they wrote, so that the
  * threads of HTTP and of the client, which share the cores with the engine, are in it as they are when
- * it serves. Requests that are alone tell what they cost beside their computation. */
+ * it serves. One after the other, since each is a few percent faster or slower for as long as it lives,
+ * by where its memory and threads came to be. Requests that are alone tell what they cost beside their
+ * computation. */
 #include "cli/bench_calibrate.h"
 
 #include <errno.h>
@@ -24,7 +26,15 @@
 #include "cli/up_child.h"
 #include "sim/calibration.h"
 
-enum { START_S = 600, STOP_S = 60, SEEN_MAX = 4096, WIDTHS_MAX = 20, BURST_MAX = 32 };
+enum {
+    SERVERS = 4,
+    START_S = 600,
+    STOP_S = 60,
+    SEEN_MAX = 4096,
+    WIDTHS_MAX = 20,
+    BURST_MAX = 32,
+    WARM_WIDTH = 8
+};
 
 /* Prompts between mere tails of a step and the longest that is likely; some share a prefix, so that rows
  * come behind keys that are there already, some go on so long that others' prompts are computed beside
@@ -44,13 +54,19 @@ struct args {
 
 struct calibrate {
     struct args *a;
-    const char *model; /* as given, or NULL */
-    char dir[64], record[4096], exe[4096];
+    const char *model;                  /* as given, or NULL */
+    char dir[64], steps[80], exe[4096]; /* steps: of the server that runs */
+    char record[4096];
+    FILE *recording; /* what all servers wrote */
     struct child server;
     struct bench_target target;
-    struct record_file head; /* what the recording's first line says */
+    struct record_file head; /* what a recording's first line says */
     struct progress progress;
     uint64_t begun_ns, rounds;
+    uint32_t widths[WIDTHS_MAX], n_widths;
+    struct turns {
+        uint32_t next, loads; /* of lengths; since the beginning */
+    } turns[WIDTHS_MAX];
     double tokens_per_s; /* best so far, prompts counted in */
     struct calibration_seen seen;
     struct calibration_alone alone[SEEN_MAX];
@@ -69,10 +85,11 @@ static void command_line(struct calibrate *b) {
     static const char *const modes[] = {"auto", "off", "on"}, *const kv[] = {"auto", "f32", "bf16"};
     const struct engine_args *a = &b->a->engine;
     struct child *c = &b->server;
+    child_init(c, "serve", b->dir);
     child_arg(c, "serve");
     if (b->model) child_arg(c, "%s", b->model);
     child_arg(c, "--port=0");
-    child_arg(c, "--record-steps=%s", b->record);
+    child_arg(c, "--record-steps=%s", b->steps);
     child_arg(c, "--max-num-seqs=%u", a->engine.max_num_seqs);
     child_arg(c, "--max-num-batched-tokens=%u", a->engine.max_num_batched_tokens);
     child_arg(c, "--speculate=%s", modes[a->speculate]);
@@ -104,27 +121,19 @@ static enum st wait_up(struct calibrate *b, char *url, size_t size, struct err *
 
 static enum st begin(struct calibrate *b, struct err *err) {
     char url[256];
-    ssize_t len = readlink("/proc/self/exe", b->exe, sizeof b->exe - 1);
-    if (len < 0 || !mkdtemp(b->dir))
-        return err_set(err, ST_IO, "bench calibrate: cannot begin: %s", strerror(errno));
-    if (b->a->record)
-        snprintf(b->record, sizeof b->record, "%s", b->a->record);
-    else
-        snprintf(b->record, sizeof b->record, "%s/steps", b->dir);
-    child_init(&b->server, "serve", b->dir);
     command_line(b);
     enum st st = child_start(&b->server, b->exe, clock_now_ns(), err);
     if (!st) st = wait_up(b, url, sizeof url, err);
-    if (!st) st = record_read(&b->head, b->record, err);
-    if (st) return st;
-    b->target.base = event_base_new();
-    if (!b->target.base) return err_set(err, ST_NO_MEMORY, "bench calibrate: out of memory");
-    return http_client_new(&b->target.client, b->target.base, url, err);
+    record_file_release(&b->head);
+    if (!st) st = record_read(&b->head, b->steps, err);
+    return st ? st : http_client_new(&b->target.client, b->target.base, url, err);
 }
 
 /* What it wrote is whole once it ended. */
 static enum st stop(struct calibrate *b, struct err *err) {
     uint64_t begun = clock_now_ns();
+    http_client_free(b->target.client);
+    b->target.client = NULL;
     if (b->server.pid == 0) return ST_OK;
     child_signal(&b->server, SIGTERM);
     while (waitpid(b->server.pid, NULL, WNOHANG) == 0) {
@@ -137,6 +146,25 @@ static enum st stop(struct calibrate *b, struct err *err) {
         usleep(10000);
     }
     b->server.pid = 0;
+    return ST_OK;
+}
+
+/* Adds what was recorded since then; the first line stands once. */
+static enum st keep(struct calibrate *b, uint64_t since_ns, struct err *err) {
+    FILE *in = fopen(b->steps, "re");
+    char *line = NULL;
+    size_t cap = 0;
+    if (!in)
+        return err_set(err, ST_IO, "bench calibrate: %s: cannot read: %s", b->steps,
+                       strerror(errno));
+    if (getline(&line, &cap, in) > 0 && ftell(b->recording) == 0) fputs(line, b->recording);
+    while (getline(&line, &cap, in) > 0) {
+        unsigned long long at_ns = 0; /* it began, or arrived */
+        (void)!sscanf(line, line[0] == 'R' ? "R %*u %llu" : "%*c %llu", &at_ns);
+        if (at_ns >= since_ns) fputs(line, b->recording);
+    }
+    free(line);
+    fclose(in);
     return ST_OK;
 }
 
@@ -190,44 +218,85 @@ static void probe(struct calibrate *b) {
 
 /* A closed loop of so many clients. */
 static enum st load(struct calibrate *b, const struct bench_random *r, uint32_t width,
-                    struct err *err) {
+                    struct bench_run *run, struct err *err) {
     struct bench_load l = {.seed = ++b->rounds, .vocabulary = {.n_ids = b->head.x.vocab - 3}};
-    struct bench_run run = {0};
     b->target.concurrency_max = width;
     enum st st = bench_load_random(&l, r, err);
-    if (!st) st = bench_run(&run, &b->target, &l, err);
-    if (!st) st = took(b, &run, width, err);
-    bench_run_release(&run);
+    if (!st) st = bench_run(run, &b->target, &l, err);
     bench_load_release(&l);
     return st;
 }
 
-/* Each width gets an equal part of what time is left; the lengths take turns in it. */
-static enum st loads(struct calibrate *b, struct err *err) {
-    uint32_t widths[WIDTHS_MAX], n = 0, most = b->head.engine.max_num_seqs;
-    double all_s = (double)b->a->seconds;
-    for (uint32_t w = 1; w < most && n + 1 < WIDTHS_MAX; w *= 2) widths[n++] = w;
-    widths[n++] = most;
-    progress_begin(&b->progress, "bench calibrate");
-    probe(b);
-    b->begun_ns = clock_now_ns();
-    for (uint32_t i = 0; i < n; i++) {
-        double at_s = since_s(b->begun_ns), end_s = at_s + (all_s - at_s) / (n - i);
-        for (uint32_t k = 0; since_s(b->begun_ns) < end_s && k < 50 * LENGTHS; k++) {
-            char note[64];
-            struct bench_random r = requests(b, &lengths[k % LENGTHS], widths[i]);
-            snprintf(note, sizeof note, "%u at once", widths[i]);
-            progress_show(&b->progress, (uint64_t)since_s(b->begun_ns), (uint64_t)all_s, note);
-            /* who is alone must begin with a chunk */
-            if (widths[i] == 1 && lengths[k % LENGTHS].in_min < EXECUTOR_RIDE_ROWS) continue;
-            if (!fits(b, &r, k == 0 ? INFINITY : end_s - since_s(b->begun_ns))) continue;
-            enum st st = load(b, &r, widths[i], err);
-            if (st) return st;
-            probe(b);
+/* Weights are mapped and read the first time; nobody looks. */
+static enum st warm_up(struct calibrate *b, struct err *err) {
+    struct bench_run run = {0};
+    struct bench_random r = requests(b, &lengths[0], WARM_WIDTH);
+    enum st st = load(b, &r, WARM_WIDTH, &run, err);
+    bench_run_release(&run);
+    return st;
+}
+
+/* The lengths take turns; those are left out that would take too long, unless there was none yet. */
+static enum st loads(struct calibrate *b, uint32_t width, struct turns *turns, double end_s,
+                     struct err *err) {
+    uint32_t left_out = 0;
+    char note[64];
+    snprintf(note, sizeof note, "%u at once", width);
+    while (since_s(b->begun_ns) < end_s && left_out < LENGTHS) {
+        const struct lengths *l = &lengths[turns->next++ % LENGTHS];
+        struct bench_random r = requests(b, l, width);
+        struct bench_run run = {0};
+        double room_s = turns->loads ? end_s - since_s(b->begun_ns) : INFINITY;
+        /* who is alone must begin with a chunk */
+        if ((width == 1 && l->in_min < EXECUTOR_RIDE_ROWS) || !fits(b, &r, room_s)) {
+            left_out++;
+            continue;
         }
+        left_out = 0;
+        turns->loads++;
+        progress_show(&b->progress, (uint64_t)since_s(b->begun_ns), (uint64_t)b->a->seconds, note);
+        enum st st = load(b, &r, width, &run, err);
+        if (!st) st = took(b, &run, width, err);
+        bench_run_release(&run);
+        if (st) return st;
+        probe(b);
+    }
+    return ST_OK;
+}
+
+/* Each width gets an equal part of the time that is left. */
+static enum st serve(struct calibrate *b, double end_s, struct err *err) {
+    struct err ignored;
+    uint64_t warm_ns = 0;
+    enum st st = begin(b, err);
+    if (!st) st = warm_up(b, err);
+    if (!st) warm_ns = clock_now_ns();
+    if (!st) probe(b);
+    for (uint32_t i = 0; i < b->n_widths && !st; i++) {
+        double at_s = since_s(b->begun_ns);
+        st = loads(b, b->widths[i], &b->turns[i], at_s + (end_s - at_s) / (b->n_widths - i), err);
+    }
+    enum st stopped = stop(b, st ? &ignored : err);
+    if (!st) st = stopped;
+    return st ? st : keep(b, warm_ns, err);
+}
+
+/* As each server does of the time that is left. */
+static enum st measure(struct calibrate *b, struct err *err) {
+    double all_s = (double)b->a->seconds;
+    uint32_t most = b->a->engine.engine.max_num_seqs;
+    enum st st = ST_OK;
+    for (uint32_t w = 1; w < most && b->n_widths + 1 < WIDTHS_MAX; w *= 2)
+        b->widths[b->n_widths++] = w;
+    b->widths[b->n_widths++] = most;
+    progress_begin(&b->progress, "bench calibrate");
+    b->begun_ns = clock_now_ns();
+    for (uint32_t i = 0; i < SERVERS && since_s(b->begun_ns) < all_s && !st; i++) {
+        double at_s = since_s(b->begun_ns);
+        st = serve(b, at_s + (all_s - at_s) / (SERVERS - i), err);
     }
     progress_end(&b->progress);
-    return ST_OK;
+    return st;
 }
 
 /* --- the whole -------------------------------------------------------------------------------- */
@@ -280,8 +349,12 @@ static enum st measure_limits(struct calibrate *b, struct calibration *c, struct
 
 static enum st finish(struct calibrate *b, struct calibration *c, struct err *err) {
     struct record_file f;
-    enum st st = stop(b, err);
-    if (!st) st = measure_limits(b, c, err);
+    enum st st = measure_limits(b, c, err);
+    bool failed = ferror(b->recording);
+    failed |= fclose(b->recording) != 0;
+    b->recording = NULL;
+    if (!st && failed)
+        st = err_set(err, ST_IO, "bench calibrate: %s: not all could be written", b->record);
     if (!st) st = record_read(&f, b->record, err);
     if (st) return st;
     st = calibration_fit(c, &f, &b->seen, "bench calibrate", err);
@@ -294,12 +367,30 @@ static void release(struct calibrate *b) {
     struct err ignored;
     (void)!stop(b, &ignored);
     team_free(b->team);
-    http_client_free(b->target.client);
     if (b->target.base) event_base_free(b->target.base);
     record_file_release(&b->head);
+    if (b->recording) fclose(b->recording);
     if (!b->a->record) (void)unlink(b->record);
+    (void)unlink(b->steps);
     (void)unlink(b->server.log);
     (void)rmdir(b->dir);
+}
+
+static enum st prepare(struct calibrate *b, struct err *err) {
+    ssize_t len = readlink("/proc/self/exe", b->exe, sizeof b->exe - 1);
+    if (len < 0 || !mkdtemp(b->dir))
+        return err_set(err, ST_IO, "bench calibrate: cannot begin: %s", strerror(errno));
+    snprintf(b->steps, sizeof b->steps, "%s/steps", b->dir);
+    if (b->a->record)
+        snprintf(b->record, sizeof b->record, "%s", b->a->record);
+    else
+        snprintf(b->record, sizeof b->record, "%s/all", b->dir);
+    b->recording = fopen(b->record, "we");
+    if (!b->recording)
+        return err_set(err, ST_IO, "bench calibrate: %s: cannot write: %s", b->record,
+                       strerror(errno));
+    b->target.base = event_base_new();
+    return b->target.base ? ST_OK : err_set(err, ST_NO_MEMORY, "bench calibrate: out of memory");
 }
 
 static enum st run(struct args *a, const char *model, struct err *err) {
@@ -319,9 +410,9 @@ static enum st run(struct args *a, const char *model, struct err *err) {
     snprintf(c.model, sizeof c.model, "%s", b->target.model);
     uint32_t threads = a->engine.model.threads;
     enum st st = team_new(&b->team, threads ? threads : team_cores(), err);
+    if (!st) st = prepare(b, err);
     if (!st) st = measure_limits(b, &c, err);
-    if (!st) st = begin(b, err);
-    if (!st) st = loads(b, err);
+    if (!st) st = measure(b, err);
     if (!st) st = finish(b, &c, err);
     if (!st) print(&c, a->output);
     release(b);

@@ -56,7 +56,7 @@ struct calibration {
 
 /* What a client saw of a recorded server; clock_now_ns of both. */
 struct calibration_seen {
-    /* Requests with nobody beside them, the first that were recorded. */
+    /* Requests with nobody beside them, in their order. */
     const struct calibration_alone {
         uint32_t n_prompt;
         uint64_t sent_ns, first_ns; /* its first token came */

@@ -395,13 +395,15 @@ static double beside(const struct record_file *f, uint64_t *i, uint64_t taken_ns
 
 static void fit_front_parts(struct calibration *c, const struct record_file *f,
                             const struct calibration_seen *seen, struct prompts *parts) {
-    uint64_t i = 0;
+    uint64_t i = 0, r = 0;
     double read_s;
     for (uint32_t k = 0; k < seen->n_made; k++)
         sample(&parts[MADE], seen->made[k].n_prompt, seen->made[k].s);
-    for (uint32_t k = 0; k < seen->n_alone && k < f->n_requests; k++) {
+    for (uint32_t k = 0; k < seen->n_alone; k++) {
         const struct calibration_alone *a = &seen->alone[k];
-        const struct record_request *q = &f->requests[k];
+        while (r < f->n_requests && f->requests[r].arrived_ns < a->sent_ns) r++;
+        if (r == f->n_requests) break;
+        const struct record_request *q = &f->requests[r];
         sample(&parts[READ], q->n_prompt, between(a->sent_ns, q->arrived_ns));
         sample(&parts[TEXT], q->n_prompt, between(q->arrived_ns, q->taken_ns));
         sample(&parts[REST], q->n_prompt, beside(f, &i, q->taken_ns, a->first_ns));
