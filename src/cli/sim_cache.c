@@ -55,20 +55,29 @@ static enum st setup(struct asked *a, const struct args *f, struct err *err) {
     return st ? st : step_setup_fill(s, true, err);
 }
 
+static struct cache_shape shape_of(const struct asked *a, const struct args *f,
+                                   const struct machine_plane *p, double reuse) {
+    return (struct cache_shape){.setup = &a->setup,
+                                .plane = p,
+                                .batch_tokens = f->tokens,
+                                .prompt = f->prompt,
+                                .reuse = reuse};
+}
+
 static void add(struct asked *a, const struct args *f, const struct machine_plane *p,
                 double reuse) {
     struct row *r = &a->rows[a->n++];
+    struct cache_shape shape = shape_of(a, f, p, reuse);
     *r = (struct row){.plane = p, .reuse = reuse};
-    cache_cost(&r->cost, &(struct cache_shape){.setup = &a->setup,
-                                               .plane = p,
-                                               .batch_tokens = f->tokens,
-                                               .prompt = f->prompt,
-                                               .reuse = reuse});
+    cache_cost(&r->cost, &shape);
 }
 
 static enum st fill(struct asked *a, const struct args *f, struct err *err) {
     const struct machine *m = &a->s.machine;
     bool one = f->reuse > 0;
+    struct cache_shape all = shape_of(a, f, NULL, 0); /* found or computed, they take as much */
+    if (cache_fits(&all, err))
+        return err_prefix(err, "cache: --batch %u in prompts of %u: ", f->tokens, f->prompt);
     add(a, f, NULL, 0);
     for (uint32_t i = 0; i < m->n_planes; i++) {
         const struct machine_plane *p = &m->planes[i];

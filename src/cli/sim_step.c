@@ -92,14 +92,12 @@ static enum st setup(struct asked *a, const struct args *f, struct err *err) {
 }
 
 static enum st fits(const struct asked *a, const struct args *f, struct err *err) {
-    double room = step_kv_room_bytes(&a->setup, a->prefill), each = step_kv_token_bytes(&a->setup);
-    double tokens = ceil(a->decode.requests) * f->kv; /* a request lies on one die */
-    if (a->prefill || tokens * each <= room) return ST_OK;
-    return err_set(
-        err, ST_INVALID,
-        "step: --batch %u of --kv %u: found %.1f GB of KV a die, expected at most the %.1f "
-        "GB that weights leave",
-        f->batch, f->kv, tokens * each * 1e-9, room * 1e-9);
+    enum st st = a->prefill ? step_prefill_fits(&a->setup, &a->batch, err)
+                            : step_decode_fits(&a->setup, &a->decode, err);
+    if (!st) return ST_OK;
+    if (a->prefill)
+        return err_prefix(err, "step: --tokens %u in prompts of %u: ", f->tokens, f->prompt);
+    return err_prefix(err, "step: --batch %u of --kv %u: ", f->batch, f->kv);
 }
 
 /* Prompts of one length; of each the first part is in the cache already. */

@@ -21,22 +21,29 @@ static double load_rate(const struct machine *m, const struct machine_plane *p) 
     return rate;
 }
 
+static struct step_prefill batch_of(const struct cache_shape *s) {
+    double chips = (double)s->setup->dies / s->setup->machine->dies_per_chip,
+           tokens = s->batch_tokens * chips, reuse = s->plane ? s->reuse : 0,
+           prompts = tokens / s->prompt, first = s->prompt * reuse, n = s->prompt - first;
+    return (struct step_prefill){.tokens = tokens - tokens * reuse,
+                                 .key_pairs = prompts * (n * first + n * (n + 1) / 2),
+                                 .cached = tokens * reuse,
+                                 .requests = prompts};
+}
+
+enum st cache_fits(const struct cache_shape *s, struct err *err) {
+    struct step_prefill p = batch_of(s);
+    return step_prefill_fits(s->setup, &p, err);
+}
+
 void cache_cost(struct cache_cost *out, const struct cache_shape *s) {
     const struct step_setup *setup = s->setup;
-    const struct machine *m = setup->machine;
-    double chips = (double)setup->dies / m->dies_per_chip, tokens = s->batch_tokens * chips,
-           reuse = s->plane ? s->reuse : 0, cached = tokens * reuse, rest = tokens - cached,
-           prompts = tokens / s->prompt;
-    double first = s->prompt * reuse, n = s->prompt - first;
-    struct step_prefill p = {.tokens = rest,
-                             .key_pairs = prompts * (n * first + n * (n + 1) / 2),
-                             .cached = cached,
-                             .requests = prompts};
+    struct step_prefill p = batch_of(s);
     *out = (struct cache_cost){.compute_s = step_prefill_s(setup, &p, NULL)};
-    if (s->plane && cached > 0) {
+    if (s->plane && p.cached > 0) {
         assert(cache_plane_reaches(s->plane));
-        out->load_bytes = cached * step_kv_token_bytes(setup);
-        out->load_bps = load_rate(m, s->plane);
+        out->load_bytes = p.cached * step_kv_token_bytes(setup);
+        out->load_bps = load_rate(setup->machine, s->plane);
         out->load_s = out->load_bytes / setup->dies / out->load_bps;
     }
     out->batch_s = out->load_s + out->compute_s;

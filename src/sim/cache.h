@@ -28,5 +28,7 @@ bool cache_plane_reaches(const struct machine_plane *p);
  * paper tells it in (4.4.2); how far they overlap is not published. Each die loads its share of what
  * is found, once; staged attention then gathers it with the rest (step_prefill_s). */
 void cache_cost(struct cache_cost *out, const struct cache_shape *s);
+/* Whether found and computed ones fit beside the weights; else ST_INVALID, with a sentence. */
+enum st ST_CHECKED cache_fits(const struct cache_shape *s, struct err *err);
 
 #endif

@@ -135,6 +135,15 @@ double step_kv_room_bytes(const struct step_setup *s, bool prefill) {
     return room > 0 ? room : 0;
 }
 
+enum st step_room_for(const struct step_setup *s, bool prefill, double tokens, struct err *err) {
+    double room = step_kv_room_bytes(s, prefill), bytes = tokens * step_kv_token_bytes(s);
+    if (bytes <= room) return ST_OK;
+    return err_set(err, ST_INVALID,
+                   "found %.1f GB of KV on the fullest die, expected at most the %.1f GB that "
+                   "weights leave",
+                   bytes * 1e-9, room * 1e-9);
+}
+
 double step_handover_s(const struct step_setup *s, const struct machine_plane *p, double tokens) {
     return transfer_s(p, TRANSFER_READ, true, tokens * step_kv_token_bytes(s));
 }

@@ -78,6 +78,11 @@ double step_kv_token_bytes(const struct step_setup *s);
 /* What a die holds of weights, and what is left of its memory for KV, bytes. */
 double step_weight_bytes(const struct step_setup *s, bool prefill);
 double step_kv_room_bytes(const struct step_setup *s, bool prefill);
+/* Whether the fullest die has room for the KV of such a step; else ST_INVALID, with a sentence. */
+enum st ST_CHECKED step_decode_fits(const struct step_setup *s, const struct step_decode *d,
+                                    struct err *err);
+enum st ST_CHECKED step_prefill_fits(const struct step_setup *s, const struct step_prefill *p,
+                                     struct err *err);
 
 /* A prompt's KV from prefill to decode: one die reads it over a plane when the prompt is complete. */
 double step_handover_s(const struct step_setup *s, const struct machine_plane *p, double tokens);

@@ -55,6 +55,11 @@ static struct op_shape rows_of(const struct step_setup *s, const struct step_dec
     return shape;
 }
 
+enum st step_decode_fits(const struct step_setup *s, const struct step_decode *d, struct err *err) {
+    struct op_shape shape = rows_of(s, d, 1);
+    return step_room_for(s, false, shape.requests * shape.kv_tokens, err);
+}
+
 static double stream_s(const struct step_chain *c, uint32_t stream) {
     double s = 0;
     for (uint32_t i = 0; i < c->n; i++)

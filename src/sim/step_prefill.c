@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A batch of prompts through an instance (step.h; CloudMatrix paper 4.3). Staged: all tokens lie
  * packed over the dies for what is done a token (sequence parallel), over the heads for attention
- * (tensor parallel), and over the dies again; an all-gather and an all-to-all lie between. Data
- * parallel: each prompt on one die, and the fullest die is waited for. Two microbatches keep three
- * engines busy: cubes, vectors, and the copy engines that move bytes between dies. */
+ * (tensor parallel), and over the dies again; an all-gather and an all-to-all lie between. A head
+ * stays whole: where a second group of dies can have all heads again, each group has prompts of its
+ * own. Data parallel: each prompt on one die, and the fullest die is waited for. Two microbatches keep
+ * three engines busy: cubes, vectors, and the copy engines that move bytes between dies. */
 #include <math.h>
 
 #include "sim/step_impl.h"
@@ -14,40 +15,60 @@ enum engine { CUBES, VECTORS, COPIES };
  * chip with copy engines of its own keeps none. */
 static const double gpu_cubes_left = 1 - 24.0 / 132;
 
+struct group { /* of dies that attention's stages are spread over */
+    double dies;
+    double share; /* of all prompts, that the fullest group has */
+};
+
+static struct group group_of(const struct step_setup *s, const struct step_prefill *p) {
+    double n = floor(fmin((double)s->dies / s->model.n_heads, p->requests));
+    if (n < 2) return (struct group){s->dies, 1};
+    return (struct group){s->dies / n, ceil(p->requests / n) / p->requests};
+}
+
 static void staged(struct step_chain *c, const struct step_setup *s, const struct step_prefill *p,
                    double share, const struct op_place *at) {
     const struct model_config *m = &s->model;
-    double tokens = p->tokens * share, cached = p->cached * share, dies = s->dies;
-    double split = fmin(dies, m->n_heads); /* more dies than heads: they share a head's rows */
+    struct group g = group_of(s, p);
+    double tokens = p->tokens * g.share * share, cached = p->cached * g.share * share,
+           dies = g.dies;
     struct op_shape own = step_shape(s, tokens / dies), heads = own;
     double latents = (m->q_lora ? m->q_lora : m->hidden) * op_type_bytes(s->weights) +
                      config_kv_row(m) * s->kv_bytes;
     own.wide = heads.wide = true;
     step_chain_add(c, s, at, OP_MLA_PROLOG, &own, CUBES);
-    heads.ranks = s->dies;
+    heads.ranks = (uint32_t)ceil(dies);
     heads.bytes = tokens * latents + cached * config_kv_row(m) * s->kv_bytes;
     step_chain_add(c, s, at, OP_ALL_GATHER, &heads, CUBES);
-    heads.heads = (uint32_t)ceil(m->n_heads / split);
-    heads.tokens = tokens * split / dies;
+    heads.heads = (uint32_t)ceil(m->n_heads / dies);
+    heads.tokens = tokens;
     heads.cached = cached;
     heads.kv_tokens = p->key_pairs / p->tokens;
     step_chain_add(c, s, at, OP_MLA_UP, &heads, CUBES);
     step_chain_add(c, s, at, OP_ATTENTION_WIDE, &heads, CUBES);
-    heads.bytes = tokens / dies * m->n_heads * m->v_dim * 2.0;
+    heads.bytes = tokens * heads.heads * m->v_dim * 2.0;
     step_chain_add(c, s, at, OP_ALL_TO_ALL, &heads, CUBES);
     step_chain_add(c, s, at, OP_QUANTISE, &own, VECTORS);
     step_chain_add(c, s, at, OP_O_PROJ, &own, CUBES);
 }
 
-/* Tokens of the fullest die when every prompt, or what is computed of one, is on one. */
+/* The part of all tokens that the fullest die has: evenly over its group where attention is staged,
+ * else every prompt, or what is computed of one, is on one die. */
 static double fullest(const struct step_setup *s, const struct step_prefill *p) {
     double prompts = fmax(1, p->requests);
-    return p->tokens / prompts * ceil(prompts / s->dies);
+    struct group g = group_of(s, p);
+    if (s->attention == STEP_ATTENTION_STAGED) return g.share / g.dies;
+    return ceil(prompts / s->dies) / prompts;
+}
+
+enum st step_prefill_fits(const struct step_setup *s, const struct step_prefill *p,
+                          struct err *err) {
+    return step_room_for(s, true, (p->tokens + p->cached) * fullest(s, p), err);
 }
 
 static void data_parallel(struct step_chain *c, const struct step_setup *s,
                           const struct step_prefill *p, double share, const struct op_place *at) {
-    struct op_shape own = step_shape(s, fullest(s, p) * share);
+    struct op_shape own = step_shape(s, p->tokens * fullest(s, p) * share);
     own.wide = true;
     own.cached = own.tokens * p->cached / p->tokens;
     own.kv_tokens = p->key_pairs / p->tokens;
@@ -84,7 +105,7 @@ static void make(struct step_chain *c, const struct step_setup *s, const struct 
     bool gpu = s->machine->cube_cores == s->machine->vector_cores;
     double left = gpu && moe && microbatches > 1 ? gpu_cubes_left : 1;
     struct op_place at = {left, left, 1};
-    double mean = p->tokens / s->dies * share, tokens = stages ? mean : fullest(s, p) * share;
+    double mean = p->tokens / s->dies * share, tokens = p->tokens * fullest(s, p) * share;
     *c = (struct step_chain){.n = 0};
     step_chain_fixed(c, s->layer_fixed_s * share, CUBES);
     if (stages)

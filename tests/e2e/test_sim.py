@@ -138,6 +138,11 @@ def test_reuse_makes_a_batch_shorter():
     (["step", "decode", "--hardware", "gb200-nvl72", "--chips", "100"], ["found 100", "at most the 72"]),
     (["step", "decode", "--batch", "4000"], ["--batch 4000", "GB of KV"]),
     (["step", "decode", "--batch", "1", "--kv", "600000"], ["--kv 600000", "GB of KV"]),
+    (["step", "decode", "--batch", "250", "--kv-spread", "1"], ["--batch 250", "46.0 GB of KV on the fullest die", "36.8 GB"]),
+    (["step", "prefill", "--tokens", "16777216"], ["--tokens 16777216", "GB of KV"]),
+    (["step", "prefill", "--ep", "16"], ["GB of KV", "0.0 GB that weights leave"]),
+    (["step", "prefill", "--attention", "data", "--tokens", "16000", "--prompt", "256000"], ["--tokens 16000 in prompts of 256000", "GB of KV"]),
+    (["cache", "--batch", "16777216", "--reuse", "0.5"], ["cache: --batch 16777216", "GB of KV"]),
     (["step", "decode", "--plane", "x"], ["found x"]),
     (["step", "decode", "--attention-share", "1"], ["attention share", "less than 1"]),
 ])

@@ -262,6 +262,57 @@ static void data_parallel_waits_for_the_fullest_die(void **state) {
     assert_true(prefill(&s, 0.9, 4096, 0) < one && prefill(&s, 0.9, 4096, 0) > 0.8 * one);
 }
 
+static double attention_of_a_layer(uint32_t dies, double prompts) {
+    struct step_setup s = filled(true, (struct step_setup){.dies = dies});
+    struct step_prefill p = {
+        .tokens = prompts * 4096, .key_pairs = prompts * 4096 * 2048, .requests = prompts};
+    struct step_trace t = {0};
+    double found = 0;
+    step_prefill_s(&s, &p, &t);
+    for (size_t i = 0; i < t.n && found == 0; i++)
+        if (t.v[i].op == OP_ATTENTION_WIDE) found = t.v[i].s;
+    free(t.v);
+    return found;
+}
+
+/* 128 heads: what dies beyond 128 have no head for helps nobody, until a second group has all again. */
+static void a_head_is_not_cut(void **state) {
+    (void)state;
+    double one = attention_of_a_layer(128, 64);
+    assert_true(attention_of_a_layer(64, 64) > 1.9 * one);
+    assert_true(attention_of_a_layer(200, 64) == one);
+    assert_true(attention_of_a_layer(255, 64) == one);
+    double two = attention_of_a_layer(256, 64);
+    assert_true(two > 0.5 * one && two < 0.51 * one);
+    assert_true(attention_of_a_layer(256, 1) ==
+                attention_of_a_layer(128, 1)); /* a prompt is whole */
+    assert_true(attention_of_a_layer(256, 3) > 1.3 * attention_of_a_layer(256, 2));
+}
+
+/* By the formula of unequal lengths, or by whole prompts: the die that has the most. */
+static void keys_that_the_fullest_die_has_no_room_for_are_refused(void **state) {
+    (void)state;
+    struct err err;
+    struct step_setup d = filled(false, (struct step_setup){.dies = 320, .mtp = true});
+    struct step_decode alike = {125, 4096, 0, 0}, odd = {125, 4096, 1, 0};
+    assert_int_equal(step_decode_fits(&d, &alike, &err), ST_OK);
+    assert_int_equal(step_decode_fits(&d, &odd, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, "GB of KV on the fullest die"));
+    struct step_setup p = filled(true, (struct step_setup){.dies = 32}), own = p;
+    struct step_prefill many = {.tokens = 32 * 130000.0, .cached = 32 * 130000.0, .requests = 64},
+                        one = {.tokens = 16 * 130000.0, .cached = 0, .requests = 1};
+    assert_int_equal(step_prefill_fits(&p, &many, &err), ST_INVALID);
+    many.cached = 0;
+    assert_int_equal(step_prefill_fits(&p, &many, &err), ST_OK);
+    own.attention = STEP_ATTENTION_DATA;
+    assert_int_equal(step_prefill_fits(&own, &many, &err), ST_OK);
+    assert_int_equal(step_prefill_fits(&p, &one, &err), ST_OK);
+    assert_int_equal(step_prefill_fits(&own, &one, &err), ST_INVALID);
+    struct step_setup full = filled(true, (struct step_setup){.dies = 32, .ep = 16});
+    one.tokens = 1;
+    assert_int_equal(step_prefill_fits(&full, &one, &err), ST_INVALID);
+}
+
 static void a_hand_over_takes_its_bytes_over_the_plane(void **state) {
     (void)state;
     struct step_setup s = filled(true, (struct step_setup){.dies = 32});
@@ -294,6 +345,8 @@ int main(void) {
         cmocka_unit_test(launches_show_when_they_are_not_ahead),
         cmocka_unit_test(prefill_grows_with_what_is_computed),
         cmocka_unit_test(data_parallel_waits_for_the_fullest_die),
+        cmocka_unit_test(a_head_is_not_cut),
+        cmocka_unit_test(keys_that_the_fullest_die_has_no_room_for_are_refused),
         cmocka_unit_test(a_hand_over_takes_its_bytes_over_the_plane),
         cmocka_unit_test(a_small_model_runs_on_one_node),
     };
