@@ -137,7 +137,7 @@ def cut(path, from_ns):
 
 
 def measure(load, i):
-    """One run on a server of its own that has served already, and the replay of its steps."""
+    """One run on a server of its own that has served already, and the replay of its steps; None: the machine did not stay as it was."""
     steps = os.path.join(work, "steps")
     for _ in range(TRIES):
         state = state_now()
@@ -149,16 +149,16 @@ def measure(load, i):
         server.stop()
         after = probe()
         if alike(before["hop_ns"], after["hop_ns"]) and alike(before["hop_ns"], state.hop_ns):
-            break
+            cut(steps, begun)
+            foreseen, replayed = state.foresee(speed), state.foresee(speed, "--replay", steps)
+            return {**m, "foreseen": foreseen, "replayed": replayed, "probes": [before, after]}
         log(f"{load}: the machine changed, {before['hop_ns']:.0f} to {after['hop_ns']:.0f} ns from core to core; again")
-    cut(steps, begun)
-    foreseen, replayed = state.foresee(speed), state.foresee(speed, "--replay", steps)
-    return {**m, "foreseen": foreseen, "replayed": replayed, "probes": [before, after]}
+    return None
 
 
 # --- the prediction ---------------------------------------------------------------------------------------------
 
-TRIES = 5
+TRIES = 8
 states = []
 
 
@@ -168,26 +168,32 @@ class State:
     def __init__(self):
         global divisor
         self.calibration = os.path.join(work, f"calibration-{len(states)}.json")
-        for _ in range(TRIES):
-            log("calibrating")
-            sys.stderr.write(run("bench", "calibrate", a.model, "--output", self.calibration, "--seconds", a.seconds, *a.flags))
-            found = json.load(open(self.calibration))
-            self.hop_ns = found["hop_ns"]
-            divisor = max(1, longest / (found["executor"]["max_model_len"] - 8))
-            before = probe()["hop_ns"]
-            self.capacity = self.measure_capacity()
-            if alike(self.hop_ns, before) and alike(self.hop_ns, probe()["hop_ns"]):
+        self.capacity = 0  # until measured
+        log("calibrating")
+        sys.stderr.write(run("bench", "calibrate", a.model, "--output", self.calibration, "--seconds", a.seconds, *a.flags))
+        found = json.load(open(self.calibration))
+        self.hop_ns = found["hop_ns"]
+        divisor = max(1, longest / (found["executor"]["max_model_len"] - 8))
+
+    def measure_capacity(self):
+        server, runs = Server(), []
+        ask(server.port, 1e6, 1, "--max-concurrency", a.clients)  # the weights are mapped and read once
+        before = probe()["hop_ns"]
+        for i in range(TRIES):
+            m = ask(server.port, 1e6, 2 + i, "--max-concurrency", a.clients)
+            after = probe()["hop_ns"]
+            if alike(self.hop_ns, before) and alike(self.hop_ns, after):
+                runs.append(m["requests_per_s"])
+            before = after
+            if len(runs) == 3:
                 break
+        server.stop()
+        if not runs:
+            return
+        self.capacity = statistics.median(runs)
         foreseen = self.simulate(f"arrivals: closed, clients: {a.clients}")["requests_per_s"]
         print(f"cores {self.hop_ns:.0f} ns apart: capacity, {a.clients} at once: measured {self.capacity:.2f} requests/s, "
               f"predicted {foreseen:.2f} ({100 * (foreseen / self.capacity - 1):+.1f}%)", flush=True)
-
-    def measure_capacity(self):
-        server = Server()
-        ask(server.port, 1e6, 1, "--max-concurrency", a.clients)  # the weights are mapped and read once
-        runs = [ask(server.port, 1e6, 2 + i, "--max-concurrency", a.clients)["requests_per_s"] for i in range(3)]
-        server.stop()
-        return statistics.median(runs)
 
     def simulate(self, load, *flags):
         config = os.path.join(work, "run.yaml")
@@ -206,13 +212,17 @@ def state_now():
     """The machine may be in another by the time that it is measured."""
     for _ in range(TRIES):
         hop_ns = probe()["hop_ns"]
-        for state in states:
-            if alike(state.hop_ns, hop_ns):
-                return state
-        found = State()
-        if not any(alike(state.hop_ns, found.hop_ns) for state in states):
-            states.append(found)
-    return states[-1]
+        state = next((s for s in states if alike(s.hop_ns, hop_ns)), None)
+        if not state:
+            found = State()
+            if not any(alike(s.hop_ns, found.hop_ns) for s in states):
+                states.append(found)
+            continue
+        if not state.capacity:
+            state.measure_capacity()
+        if state.capacity:
+            return state
+    sys.exit(f"the machine does not stay as it is, {hop_ns:.0f} ns from core to core at last: nothing can be compared")
 
 
 # --- all of it --------------------------------------------------------------------------------------------------
@@ -234,8 +244,13 @@ missed, kept = 0, []
 for load in a.loads:
     runs = []
     for i in range(a.runs):
-        runs.append(measure(load, i))
-        log(f"{load}: {json.dumps(runs[-1])}")
+        m = measure(load, i)
+        log(f"{load}: {json.dumps(m)}")
+        runs += [m] if m else []
+    if not runs:
+        missed += 1
+        print(f"{load:4} not measured: the machine changed in every run")
+        continue
     for key in ("tokens_per_s", "tpot_ms", "tpot_p50_ms", "ttft_p50_ms", "ttft_p90_ms"):
         values, bar = [r[key] for r in runs], 0.25 if key.startswith("ttft") and load > 0.7 else 0.1
         error = statistics.median(r["foreseen"][key] / r[key] - 1 for r in runs)
