@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements node.h: life, the router's word, the other workers. */
+/* Implements node.h: life, flights, the router's word. */
 #include "cluster/node.h"
 
 #include <assert.h>
@@ -14,7 +14,7 @@ enum {
     EVENTS_A_STEP = 256, /* taken between two pieces of work */
     ENTRIES_A_SEQ = 4,   /* of the board: requests that are computed or lent */
 };
-static const uint64_t lease_default_ns = 10000000000, connect_ns = 200000000, flights_ns = 2000000,
+static const uint64_t lease_default_ns = 10000000000, idle_ns = 200000000, flights_ns = 2000000,
                       pool_timeout_ns = 2000000000, itl_span_ns = 2500000000;
 
 uint64_t node_now(const struct node *n) {
@@ -28,20 +28,6 @@ struct wire_out node_begin(struct node *n, enum proto_kind kind) {
     n->message.len = 0;
     wire_put_u8(&w, (uint8_t)kind);
     return w;
-}
-
-static struct node_peer *peer_by_id(const struct node *n, bus_id id) {
-    struct node_peer *p = n->peers;
-    while (p && p->peer != id) p = p->next;
-    return p;
-}
-
-/* The other side counts on every message: after one that was lost the connection goes, at the next
- * step. */
-void node_send_peer(struct node *n, bus_id peer, const struct wire_out *w) {
-    enum st st = w->st ? w->st : bus_send(n->o.bus, peer, w->buf->data, w->buf->len);
-    struct node_peer *p = st && st != ST_GONE ? peer_by_id(n, peer) : NULL;
-    if (p) p->broken = true;
 }
 
 static void flush_tokens(struct node *n) {
@@ -193,6 +179,15 @@ static void offer_over(void *ctx, uint32_t page) {
     if (n->engine) engine_unkeep(n->engine, page);
 }
 
+void flights_renew(struct node *n, struct wire_in *r, enum flight_stage stage, const char *other) {
+    uint32_t count = wire_get_count(r, sizeof(uint64_t));
+    for (uint32_t i = 0; i < count; i++) {
+        struct flight *f = flight_find(n, wire_get_u64(r));
+        if (f && f->stage == stage && (!other || strcmp(f->other, other) == 0))
+            f->lease_ns = node_now(n) + n->lease_ns;
+    }
+}
+
 const char *flight_namespace(const struct flight *f) {
     return f->r.tenant[0] ? f->r.tenant : "default";
 }
@@ -207,162 +202,6 @@ void node_on_block(void *ctx, const struct block_key *key, uint32_t page) {
     engine_keep(n->engine, page);
 }
 
-/* --- other workers ---------------------------------------------------------------------------- */
-
-static struct node_peer *peer_by_name(const struct node *n, const char *name) {
-    struct node_peer *p = n->peers;
-    while (p && strcmp(p->name, name) != 0) p = p->next;
-    return p;
-}
-
-struct node_peer *node_peer_ready(struct node *n, const char *name, uint64_t epoch) {
-    struct node_peer *p = n->peers;
-    while (p && (p->epoch != epoch || strcmp(p->name, name) != 0)) p = p->next;
-    return p && p->pages && p->board ? p : NULL;
-}
-
-static struct node_peer *peer_add(struct node *n, bus_id id, const char *name) {
-    struct node_peer *p = calloc(1, sizeof *p);
-    if (!p) {
-        bus_close(n->o.bus, id);
-        return NULL;
-    }
-    *p = (struct node_peer){.next = n->peers, .peer = id};
-    snprintf(p->name, sizeof p->name, "%s", name);
-    n->peers = p;
-    return p;
-}
-
-static void peer_lost(struct node *n, struct node_peer *p) {
-    struct node_peer **at = &n->peers;
-    while (*at != p) at = &(*at)->next;
-    *at = p->next;
-    prefill_peer_lost(n, p->name, p->epoch);
-    /* pulls from it fail by themselves: its segments are gone */
-    free(p);
-}
-
-static void peer_close(struct node *n, struct node_peer *p) {
-    bus_close(n->o.bus, p->peer);
-    peer_lost(n, p);
-}
-
-/* Who we are; again when our epoch is new. */
-static void say_hello(struct node *n, const struct node_peer *p) {
-    struct wire_out w = node_begin(n, PROTO_HELLO);
-    if (!p->up || n->m.stage != MEMBER_IN) return;
-    wire_put_text(&w, n->o.name);
-    wire_put_u64(&w, n->m.epoch);
-    proto_put_shape(&w, &n->x->shape);
-    wire_put_u32(&w, n->x->n_pages + 1);
-    wire_put_u32(&w, n->entry_bytes);
-    node_send_peer(n, p->peer, &w);
-}
-
-static void peer_up(struct node *n, const struct bus_event *ev) {
-    struct node_peer *p = peer_by_id(n, ev->peer);
-    const struct bus_identity *who = ev->identity;
-    if (who->hello_len < 1 || who->hello[0] != PROTO_PEER_WORKER) {
-        bus_close(n->o.bus, ev->peer);
-        if (p) peer_lost(n, p);
-        return;
-    }
-    if (!p) p = peer_add(n, ev->peer, who->name);
-    if (!p) return;
-    p->up = true;
-    bool ok = bus_share(n->o.bus, p->peer, n->o.memory, PROTO_SEGMENT_PAGES) == ST_OK &&
-              bus_share(n->o.bus, p->peer, n->board_segment, PROTO_SEGMENT_BOARD) == ST_OK;
-    if (ok)
-        say_hello(n, p);
-    else
-        peer_close(n, p);
-}
-
-static bool peer_hello(struct node *n, struct node_peer *p, struct wire_in *r) {
-    char name[BUS_NAME_BYTES];
-    struct block_shape shape;
-    wire_get_text(r, name, sizeof name);
-    uint64_t epoch = wire_get_u64(r);
-    proto_get_shape(r, &shape);
-    uint32_t n_pages = wire_get_u32(r), entry_bytes = wire_get_u32(r);
-    if (!wire_get_end(r) || strcmp(name, p->name) != 0 ||
-        !block_shape_equal(&shape, &n->x->shape) || entry_bytes != n->entry_bytes)
-        return false;
-    if (epoch <= p->epoch) {
-        n->stats.stale++;
-        return true;
-    }
-    /* what was lent to its older life is nobody's */
-    if (p->epoch) prefill_peer_lost(n, p->name, p->epoch);
-    p->epoch = epoch;
-    p->n_pages = n_pages;
-    return true;
-}
-
-/* Leases of flights in this stage go on; other: only of those that are lent to it, NULL: of all. */
-static void renew_leases(struct node *n, struct wire_in *r, enum flight_stage stage,
-                         const char *other) {
-    uint32_t count = wire_get_count(r, sizeof(uint64_t));
-    for (uint32_t i = 0; i < count; i++) {
-        struct flight *f = flight_find(n, wire_get_u64(r));
-        if (f && f->stage == stage && (!other || strcmp(f->other, other) == 0))
-            f->lease_ns = node_now(n) + n->lease_ns;
-    }
-}
-
-static bool peer_message(struct node *n, struct node_peer *p, const struct bus_event *ev) {
-    struct wire_in r = {.at = ev->data, .left = ev->len};
-    uint8_t kind = wire_get_u8(&r);
-    if (kind == PROTO_HELLO) return peer_hello(n, p, &r);
-    if (n->m.stage != MEMBER_IN || !p->epoch) {
-        n->stats.stale++;
-        return true;
-    }
-    switch (kind) {
-    case PROTO_ROWS: decode_table(n, p, &r, false); return true;
-    case PROTO_HANDED: decode_table(n, p, &r, true); return true;
-    case PROTO_TAKEN: prefill_taken(n, p, &r); return true;
-    case PROTO_RENEW: renew_leases(n, &r, FLIGHT_LENT, p->name); return true;
-    default: return false;
-    }
-}
-
-static void peer_event(struct node *n, const struct bus_event *ev) {
-    struct node_peer *p = peer_by_id(n, ev->peer);
-    switch (ev->kind) {
-    case BUS_UP: peer_up(n, ev); break;
-    case BUS_REFUSED:
-    case BUS_GONE:
-        if (p) peer_lost(n, p);
-        break;
-    case BUS_SEGMENT:
-        if (!p) break;
-        if (ev->value == PROTO_SEGMENT_PAGES)
-            p->pages = ev->segment;
-        else if (ev->value == PROTO_SEGMENT_BOARD)
-            p->board = ev->segment;
-        break;
-    case BUS_MESSAGE:
-        if (p && !peer_message(n, p, ev)) peer_close(n, p);
-        break;
-    case BUS_NOTIFY:
-    case BUS_SUSPENDED: /* the router decides */
-    case BUS_RESUMED: break;
-    }
-}
-
-/* The later to join connects: every pair once. */
-static void connect_peers(struct node *n, uint64_t now_ns) {
-    if (n->m.stage != MEMBER_IN || now_ns < n->connect_at_ns) return;
-    n->connect_at_ns = now_ns + connect_ns;
-    for (uint32_t i = 0; i < n->m.n_peers; i++) {
-        const struct member_peer *m = &n->m.peers[i];
-        if (m->role == ROLE_OF_POOL || m->epoch > n->m.epoch || peer_by_name(n, m->name)) continue;
-        bus_id id = bus_connect(n->o.bus, m->address);
-        if (id) (void)peer_add(n, id, m->name);
-    }
-}
-
 /* --- the router's word ------------------------------------------------------------------------ */
 
 /* The list changed: who is not in it any more is dead, whatever its connection says. */
@@ -370,7 +209,7 @@ static void take_members(struct node *n) {
     for (struct node_peer *p = n->peers, *next; p; p = next) {
         next = p->next;
         /* one that came again says so itself, over the same connection or a new one */
-        if (p->epoch && !member_find(&n->m, p->name)) peer_close(n, p);
+        if (p->epoch && !member_find(&n->m, p->name)) node_peer_close(n, p);
     }
     prefill_forget_dead(n);
     n->connect_at_ns = 0;
@@ -393,7 +232,7 @@ static void say_leave(struct node *n) {
 static void joined(struct node *n) {
     drop_all(n);
     atomic_store_explicit((_Atomic uint64_t *)(void *)n->board, n->m.epoch, memory_order_release);
-    for (const struct node_peer *p = n->peers; p; p = p->next) say_hello(n, p);
+    for (const struct node_peer *p = n->peers; p; p = p->next) node_say_hello(n, p);
     if (n->wants_leave) say_leave(n);
 }
 
@@ -427,7 +266,7 @@ static void router_message(struct node *n, const struct bus_event *ev) {
         break;
     }
     case PROTO_DROP: unwant(n, &r); break;
-    case PROTO_RENEW: renew_leases(n, &r, FLIGHT_RESERVED, NULL); break;
+    case PROTO_RENEW: flights_renew(n, &r, FLIGHT_RESERVED, NULL); break;
     case PROTO_DRAIN: n->leaving = true; break;
     case PROTO_ROLE: set_role(n, &r); break;
     default: n->stats.stale++; break;
@@ -437,7 +276,7 @@ static void router_message(struct node *n, const struct bus_event *ev) {
 static void take_event(struct node *n, uint64_t now_ns, const struct bus_event *ev) {
     if (pool_client_event(n->pool, ev)) return;
     switch (member_event(&n->m, now_ns, ev)) {
-    case MEMBER_NOT_ITS: peer_event(n, ev); break;
+    case MEMBER_NOT_ITS: node_peer_event(n, ev); break;
     case MEMBER_NOTHING: break;
     case MEMBER_JOINED: joined(n); break;
     case MEMBER_LOST: lost(n); break;
@@ -508,7 +347,7 @@ void node_stats(struct node *n, struct node_stats *out) {
 static void drop_broken(struct node *n, uint64_t now_ns) {
     for (struct node_peer *p = n->peers, *next; p; p = next) {
         next = p->next;
-        if (p->broken) peer_close(n, p);
+        if (p->broken) node_peer_close(n, p);
     }
     if (n->m.broken && member_drop(&n->m, now_ns) == MEMBER_LOST) lost(n);
 }
@@ -520,7 +359,7 @@ uint64_t node_step(struct node *n) {
     if (n->refused) return UINT64_MAX;
     drop_broken(n, now);
     uint64_t due = member_step(&n->m, now);
-    connect_peers(n, now);
+    node_connect_peers(n, now);
     pool_client_step(n->pool, now);
     step_flights(n, now);
     if (member_load_due(&n->m, now)) tell_load(n);
@@ -528,7 +367,7 @@ uint64_t node_step(struct node *n) {
     flush_tokens(n);
     if (worked) return 0;
     /* what nobody wakes us for: leases, fetches that end */
-    uint64_t soon = now + (n->n_flights ? flights_ns : connect_ns);
+    uint64_t soon = now + (n->n_flights ? flights_ns : idle_ns);
     return due < soon ? due : soon;
 }
 
@@ -627,7 +466,7 @@ enum st node_new(struct node **out, const struct node_options *o, struct err *er
 void node_free(struct node *n) {
     if (!n) return;
     struct flight *first = n->first;
-    while (n->peers) peer_close(n, n->peers);
+    while (n->peers) node_peer_close(n, n->peers);
     for (struct flight *f = first; f; f = f->next) {
         const void *state;
         bool ok;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The inside of a worker, shared by node.c (life, membership, peers), node_prefill.c (computing for
- * others) and node_decode.c (taking over); nobody else includes it. */
+/* The inside of a worker, shared by node.c (life, flights, the router's word), node_peers.c (other
+ * workers), node_prefill.c (computing for others) and node_decode.c (taking over); nobody else includes
+ * it. */
 #ifndef SUPERNODE_CLUSTER_NODE_IMPL_H
 #define SUPERNODE_CLUSTER_NODE_IMPL_H
 
@@ -103,10 +104,23 @@ void node_fail(struct node *n, uint64_t flight, enum st st, const char *text);
 bool node_on_token(void *ctx, const struct token_out *t);
 void node_on_block(void *ctx, const struct block_key *key, uint32_t page);
 struct wire_out node_begin(struct node *n, enum proto_kind kind);
-void node_send_peer(struct node *n, bus_id peer, const struct wire_out *w);
-struct node_peer *node_peer_ready(struct node *n, const char *name, uint64_t epoch);
 /* Of the pool: the tenant's; requests without a key have one too. */
 const char *flight_namespace(const struct flight *f);
+
+/* Leases of flights in this stage go on; other: only of those that are lent to it, NULL: of all. */
+void flights_renew(struct node *n, struct wire_in *r, enum flight_stage stage, const char *other);
+
+/* node_peers.c */
+/* The other side counts on every message: after one that was lost the connection goes, at the next
+ * step. */
+void node_send_peer(struct node *n, bus_id peer, const struct wire_out *w);
+struct node_peer *node_peer_ready(struct node *n, const char *name, uint64_t epoch);
+void node_peer_event(struct node *n, const struct bus_event *ev);
+void node_peer_close(struct node *n, struct node_peer *p);
+/* Who we are; again when our epoch is new. */
+void node_say_hello(struct node *n, const struct node_peer *p);
+/* To those that joined before: every pair once. */
+void node_connect_peers(struct node *n, uint64_t now_ns);
 
 /* node_prefill.c */
 void prefill_begin(struct node *n, struct wire_in *r);
