@@ -113,11 +113,12 @@ static void sooner(uint64_t *at, double s) {
     if (s < INFINITY && run_ns(s) < *at) *at = run_ns(s);
 }
 
-static void step(struct run *r, uint64_t until_ns) {
+/* settles: all requests ended, and nothing breaks or is mended any more. */
+static void step(struct run *r, uint64_t until_ns, bool settles) {
     sooner(&until_ns, run_load_next(&r->load));
-    sooner(&until_ns, run_faults_next(r));
+    if (!settles) sooner(&until_ns, run_faults_next(r));
     sim_cluster_advance(&r->cluster, until_ns);
-    run_faults_apply(r);
+    if (!settles) run_faults_apply(r);
     uint64_t arrived = r->load.n_arrived;
     run_load_arrive(&r->load);
     if (arrived != r->load.n_arrived) r->cluster.router_due_ns = 0;
@@ -130,7 +131,7 @@ static bool over(const struct run *r) {
 
 bool run_until(struct run *r, double virtual_s) {
     uint64_t begun = clock_now_ns(), until = run_ns(virtual_s);
-    while (sim_cluster_now(&r->cluster) < until && !over(r)) step(r, until);
+    while (sim_cluster_now(&r->cluster) < until && !over(r)) step(r, until, false);
     r->wall_s += run_s(clock_now_ns() - begun);
     return !over(r);
 }
@@ -212,7 +213,7 @@ enum st run_report(struct run *r, struct run_report *o, struct err *err) {
     *o = (struct run_report){.virtual_s = run_now_s(r)};
     report_busy(r, o);
     uint64_t until = sim_cluster_now(&r->cluster) + settle_ns; /* pages go back, offers end */
-    while (!r->broken && sim_cluster_now(&r->cluster) < until) step(r, until);
+    while (!r->broken && sim_cluster_now(&r->cluster) < until) step(r, until, true);
     router_view(r->cluster.router, v);
     o->wall_s = r->wall_s;
     o->events = r->cluster.events;

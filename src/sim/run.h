@@ -109,7 +109,8 @@ struct run_report {
     uint64_t events, requests, finished, failed, left, moved; /* left: by their clients */
     uint64_t
         cut; /* requests that were longer than max_model_len, and were cut to it: the answer first, then the prompt */
-    uint64_t prompt_tokens, cached_tokens, pool_tokens, output_tokens;
+    uint64_t prompt_tokens, cached_tokens, pool_tokens,
+        output_tokens; /* prompts: those that got a token */
     double first_arrival_s, last_end_s;
     struct run_percentiles ttft_s, tpot_s, e2e_s;
     uint64_t good;                    /* requests inside both SLOs */

@@ -141,6 +141,7 @@ static bool on_token(void *ctx, const struct token_out *t) {
     q->chain = sim_chain(q->chain, t->id, true);
     if (q->n_told++ == 0) {
         q->first_s = now_s;
+        r->prompt_tokens += q->r.n_prompt;
         r->cached_tokens += t->n_cached;
     }
     q->last_s = r->moved_s = now_s;
@@ -279,7 +280,6 @@ static void arrive(struct run_load *r, double now_s) {
     x->choices = &q->choice;
     x->n_choices = 1;
     fill_prompt(r, q, n);
-    r->prompt_tokens += n_in;
     r->open_tokens += n_in + (uint64_t)n_out;
     r->n_open++;
     if (r->open_tokens > open_tokens_max && !r->broken) {

@@ -224,13 +224,18 @@ struct run_counts run_member_account(struct run_member *m, uint64_t now_ns) {
     m->up_s += run_s(now_ns - m->up_since_ns);
     m->up_since_ns = now_ns;
     if (!m->m.node) return c;
-    m->busy_s += m->exec.busy_s;
-    m->exec.busy_s = 0;
+    /* of what it is in the middle of only the part that has passed */
+    uint64_t until_ns = m->exec.now_ns;
+    double ahead_s = until_ns > now_ns ? fmin(run_s(until_ns - now_ns), m->exec.busy_s) : 0;
+    m->busy_s += m->exec.busy_s - ahead_s;
+    m->exec.busy_s = ahead_s;
     node_stats(m->m.node, &s);
     c.wrong_pages += m->exec.wrong;
     c.preemptions += s.engine.preemptions;
     c.stored += s.pool.stored;
     c.pool_tokens += s.load.prompt_from_pool;
+    if (m->m.stopped)
+        return c; /* given up, and does not know yet: it gives all back when it goes on */
     /* where no request is under way nothing may be held; what a dead one held is gone with it */
     bool left = s.load.running + s.load.waiting + s.load.lent + s.load.reserved > 0;
     c.leaked_pages = left ? s.load.pages_used : s.pages_leaked;

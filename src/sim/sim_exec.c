@@ -135,10 +135,15 @@ static void compute(struct sim_exec *s, struct exec_run *run) {
 
 /* --- time ------------------------------------------------------------------------------------- */
 
-static uint64_t ns_of(struct sim_exec *s, double seconds) {
+static uint64_t ns_of(const struct sim_exec *s, double seconds) {
     double ns = fmin(seconds * (s->slow > 1 ? s->slow : 1) * 1e9, ns_max);
-    s->busy_s += ns / 1e9;
     return ns < 1 ? 1 : (uint64_t)ns;
+}
+
+/* What is computed passes: a batch that is given up counts as far as it came. */
+static void pass(struct sim_exec *s, uint64_t ns) {
+    s->now_ns += ns;
+    s->busy_s += (double)ns / 1e9;
 }
 
 static uint32_t emptiest(const struct sim_exec *s) {
@@ -215,7 +220,7 @@ static void step(void *ctx, struct exec_run *runs, uint32_t n_runs) {
     }
     what.mean_requests = (double)n_runs / s->o.dies;
     what.kv_tokens = what.requests > 0 ? kv / what.requests : 0;
-    s->now_ns += ns_of(s, s->o.times.step_s(s->o.times.ctx, &what));
+    pass(s, ns_of(s, s->o.times.step_s(s->o.times.ctx, &what)));
 }
 
 static bool fetched(const struct exec_run *run) {
@@ -248,7 +253,7 @@ static void piece(struct sim_exec *s, uint64_t until_ns) {
     }
     s->stepped = false;
     if (ns > s->chunk_left_ns) ns = s->chunk_left_ns;
-    s->now_ns += ns;
+    pass(s, ns);
     s->chunk_left_ns -= ns;
 }
 

@@ -134,6 +134,39 @@ static void who_leaves_at_any_time_leaves_nothing_behind(void **state) {
         }
 }
 
+/* Who still stands still at the end was given up: what it holds is nobody's leak, as a dead one's is not. */
+static void a_node_that_hangs_to_the_end_and_beyond_leaks_nothing(void **state) {
+    (void)state;
+    static const char *const faults[] = {"index: 0, at_s: 5", "index: 7, at_s: 5",
+                                         "index: 7, at_s: 5, for_s: 3000",
+                                         "index: 7, at_s: 5, for_s: 33.5", "index: 1, at_s: 9.9"};
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        char text[512];
+        snprintf(text, sizeof text,
+                 "load: {rate: 20, input_tokens: 3000, output_tokens: 100, duration_s: 10}\n"
+                 "faults: [{what: hang, %s}]\n",
+                 faults[i]);
+        struct run_report o = run_text(text, 1);
+        keeps_promises(&o);
+        assert_int_equal(o.finished, o.requests);
+    }
+}
+
+/* A prompt batch is given up as soon as one of its clients leaves: what passed until then was work, and
+ * what was never computed is nobody's. */
+static void prompts_whose_clients_left_before_a_token_are_no_throughput(void **state) {
+    (void)state;
+    struct run_report o =
+        run_text("load: {rate: 100, requests: 600, leave_share: 1, leave_after_s: 0.1, "
+                 "input_tokens: 4096, output_tokens: 2}\n",
+                 1);
+    keeps_promises(&o);
+    assert_true(o.prefill_busy > 0 && o.prefill_busy <= 1 && o.decode_busy <= 1);
+    assert_true(o.prompt_tokens <= 4096 * (o.finished + o.output_tokens));
+    o = run_text("load: {rate: 20, requests: 100, input_tokens: 4096, output_tokens: 2}\n", 1);
+    assert_int_equal(o.prompt_tokens, 4096 * 100);
+}
+
 /* Its decode worker would go on for minutes. */
 static void an_answer_whose_client_left_is_not_computed_on(void **state) {
     (void)state;
@@ -565,6 +598,8 @@ int main(void) {
         cmocka_unit_test(one_seed_is_one_run_and_another_is_another),
         cmocka_unit_test(whatever_breaks_no_token_is_wrong_and_no_request_lost),
         cmocka_unit_test(who_leaves_at_any_time_leaves_nothing_behind),
+        cmocka_unit_test(a_node_that_hangs_to_the_end_and_beyond_leaks_nothing),
+        cmocka_unit_test(prompts_whose_clients_left_before_a_token_are_no_throughput),
         cmocka_unit_test(an_answer_whose_client_left_is_not_computed_on),
         cmocka_unit_test(where_kv_is_much_too_small_all_is_served_in_turn),
         cmocka_unit_test(a_repeated_prompt_is_found_after_all_workers_were_restarted),
