@@ -140,6 +140,12 @@ const struct flag *flags_find(const struct flag_command *cmd, const char *name) 
     return NULL;
 }
 
+bool flags_given(const struct flag_command *cmd, const char *name) {
+    const struct flag *f = flags_find(cmd, name);
+    assert(f && cmd->given);
+    return cmd->given[f - cmd->flags];
+}
+
 static const struct flag *find_flag(const struct flag_command *cmd, const char *name, bool *off) {
     const struct flag *f = flags_find(cmd, name);
     *off = false;
@@ -165,6 +171,7 @@ static enum st parse_flag(const struct flag_command *cmd, int argc, char **argv,
     bool off;
     const struct flag *f = find_flag(cmd, name, &off);
     if (!f) return unknown_flag(cmd, name, err);
+    if (cmd->given) cmd->given[f - cmd->flags] = true;
     if (f->type == FLAG_BOOL) {
         if (eq) return err_set(err, ST_INVALID, "%s: --%s takes no value", cmd->name, f->name);
         *(bool *)f->out = !off;

@@ -48,6 +48,7 @@ struct flag_command {
     const char *example;         /* a command line that works */
     const struct flag *flags;    /* ends with a NULL name */
     uint32_t args_min, args_max; /* positional arguments */
+    bool *given;                 /* FLAGS_MAX of them, false: set for flags in argv; may be NULL */
 };
 
 enum flag_result { FLAG_RUN, FLAG_HELP_SHOWN };
@@ -57,6 +58,9 @@ enum flag_result { FLAG_RUN, FLAG_HELP_SHOWN };
  * --help all print to stdout. Errors: "serve: unknown flag --prot; did you mean --port?" */
 enum st ST_CHECKED flags_parse(enum flag_result *result, const struct flag_command *cmd, int argc,
                                char **argv, const char **args, struct err *err);
+
+/* Whether argv had the flag; cmd->given was filled in by flags_parse. */
+bool flags_given(const struct flag_command *cmd, const char *name);
 
 /* What a config file does with the same table. */
 /* text as a flag's name: underscores become dashes, cut to size. */

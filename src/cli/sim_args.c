@@ -2,6 +2,7 @@
 /* Implements sim_args.h. */
 #include "cli/sim_args.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -20,10 +21,18 @@ int sim_args_main(const struct flag_command *cmd, int argc, char **argv, sim_arg
     return 0;
 }
 
+const char *sim_args_model(const struct sim_args *a) {
+    return a->model ? a->model : "deepseek-r1";
+}
+
+double sim_args_written(float v) {
+    return round((double)v * 1e6) / 1e6;
+}
+
 enum st sim_args_open(struct sim_asked *out, const struct sim_args *a, struct err *err) {
     const double *peak = out->machine.peak;
     enum st st = machine_open(&out->machine, a->hardware ? a->hardware : "cloudmatrix384", err);
-    if (!st) st = sim_model_open(&out->model, a->model ? a->model : "deepseek-r1", err);
+    if (!st) st = sim_model_open(&out->model, sim_args_model(a), err);
     if (st) return st;
     if (a->weights)
         out->weights = (enum machine_type)(a->weights - 1);
@@ -32,6 +41,20 @@ enum st sim_args_open(struct sim_asked *out, const struct sim_args *a, struct er
     else
         out->weights = peak[TYPE_INT8] > 0 ? TYPE_INT8 : TYPE_BF16;
     return ST_OK;
+}
+
+void sim_args_print_type(const struct sim_asked *s) {
+    enum machine_type in = op_type_computed(&s->machine, s->weights);
+    if (in == s->weights) return;
+    printf("%s has no units of %s: weights lie in it and are computed in %s\n", s->machine.name,
+           machine_type_names[s->weights], machine_type_names[in]);
+}
+
+void sim_args_print_lines(json_t *list) {
+    printf("\n");
+    for (size_t i = 0; i < json_array_size(list); i++)
+        printf("%s\n", json_string_value(json_array_get(list, i)));
+    json_decref(list);
 }
 
 enum st sim_args_plane(const struct machine_plane **out, const struct machine *m, const char *name,

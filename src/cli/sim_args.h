@@ -3,10 +3,14 @@
 #ifndef SUPERNODE_CLI_SIM_ARGS_H
 #define SUPERNODE_CLI_SIM_ARGS_H
 
+#include <jansson.h>
+
 #include "cli/flags.h"
 #include "sim/step.h"
 
 struct sim_args {
+    const struct flag_command *cmd; /* with given, so that a flag that means nothing is refused */
+    bool given[FLAGS_MAX];
     const char *hardware, *model;
     uint32_t weights; /* of sim_type_words */
     float kv_bytes;
@@ -48,6 +52,13 @@ struct sim_asked {
     struct model_config model;
     enum machine_type weights;
 };
+const char *sim_args_model(const struct sim_args *a); /* as it was given, or the default */
+/* A number as it was written: 1.55 and not 1.5499999523. */
+double sim_args_written(float v);
+/* An empty line and then each string of the list, which is freed. */
+void sim_args_print_lines(json_t *list);
+/* A line on a type of weights that the chip has no units for; nothing where it has. */
+void sim_args_print_type(const struct sim_asked *s);
 /* Reads the flags and runs: what was asked (a) and the command's argument, NULL if it takes none. Returns
  * the exit code, having said what went wrong. */
 typedef enum st sim_args_run(void *a, const char *argument, struct err *err);

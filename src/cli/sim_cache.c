@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "base/figure.h"
 #include "cli/flags.h"
 #include "cli/sim.h"
 #include "cli/sim_args.h"
@@ -98,8 +99,11 @@ static const char *plane_name(const struct row *r) {
 
 static void print_table(const struct asked *a, const struct args *f) {
     const struct cache_cost *none = &a->rows[0].cost;
-    printf("%u tokens a chip in prompts of %u, %u dies of %s, %.1f KB of KV a token\n\n", f->tokens,
-           f->prompt, a->setup.dies, a->s.machine.name, step_kv_token_bytes(&a->setup) * 1e-3);
+    printf("%u tokens a chip in prompts of %u, %u die%s of %s, %.1f KB of KV a token\n", f->tokens,
+           f->prompt, a->setup.dies, a->setup.dies == 1 ? "" : "s", a->s.machine.name,
+           step_kv_token_bytes(&a->setup) * 1e-3);
+    sim_args_print_type(&a->s);
+    printf("\n");
     printf("%-10s %6s %9s %9s %11s %10s %9s %14s %6s\n", "plane", "reuse", "TTFT ms", "of none",
            "compute ms", "loaded GB", "load ms", "tokens/s chip", "gain");
     for (uint32_t i = 0; i < a->n; i++) {
@@ -112,26 +116,36 @@ static void print_table(const struct asked *a, const struct args *f) {
     }
 }
 
-static void print_formulas(const struct asked *a) {
+/* A row's load, with its numbers. */
+static json_t *load_formula(const struct asked *a, const struct row *r) {
     const struct machine *m = &a->s.machine;
-    printf("\nTTFT = load + compute: computing waits for what is loaded\n");
+    const struct cache_cost *c = &r->cost;
+    char why[128] = "";
+    if (r->plane->node_bps > 0)
+        snprintf(why, sizeof why, " [the node's %s GB/s x %.2f / %u dies]",
+                 figure_of(r->plane->node_bps * 1e-9).text, machine_operator(m, "pool_card")->share,
+                 machine_dies_per_node(m));
+    else if (c->load_bps < r->plane->other_node[TRANSFER_READ_CPU].rate_bps)
+        snprintf(why, sizeof why, " [%u CPUs' %s GB/s / %u dies]", m->cpus_per_node,
+                 figure_of(r->plane->cpu_bps * 1e-9).text, machine_dies_per_node(m));
+    return json_sprintf("load %s at %.1f%%  %.1f ms = %.2f GB / %u die%s / %s GB/s a die%s",
+                        plane_name(r), 100 * r->reuse, c->load_s * 1e3, c->load_bytes * 1e-9,
+                        a->setup.dies, a->setup.dies == 1 ? "" : "s",
+                        figure_of(c->load_bps * 1e-9).text, why);
+}
+
+static json_t *formulas(const struct asked *a) {
+    json_t *list = json_array();
+    json_array_append_new(list,
+                          json_string("TTFT = load + compute: computing waits for what is loaded"));
     for (uint32_t i = 1; i < a->n; i++) {
         const struct row *r = &a->rows[i];
-        const struct cache_cost *c = &r->cost;
         if (a->rows[i - 1].plane == r->plane && i + 1 < a->n && a->rows[i + 1].plane == r->plane)
             continue; /* the first and the last of a plane show how it goes */
-        printf("load %s at %.1f%%  %.1f ms = %.2f GB / %u dies / %.3g GB/s a die", plane_name(r),
-               100 * r->reuse, c->load_s * 1e3, c->load_bytes * 1e-9, a->setup.dies,
-               c->load_bps * 1e-9);
-        if (r->plane->node_bps > 0)
-            printf(" [the node's %.3g GB/s x %.2f / %u dies]", r->plane->node_bps * 1e-9,
-                   machine_operator(m, "pool_card")->share, machine_dies_per_node(m));
-        else if (c->load_bps < r->plane->other_node[TRANSFER_READ_CPU].rate_bps)
-            printf(" [%u CPUs' %.3g GB/s / %u dies]", m->cpus_per_node, r->plane->cpu_bps * 1e-9,
-                   machine_dies_per_node(m));
-        printf("\n");
+        json_array_append_new(list, load_formula(a, r));
     }
-    printf("compute: supernode sim step prefill --reuse X\n");
+    json_array_append_new(list, json_string("compute: supernode sim step prefill --reuse X"));
+    return list;
 }
 
 static void print_json(const struct asked *a, const struct args *f) {
@@ -146,10 +160,14 @@ static void print_json(const struct asked *a, const struct args *f) {
                             c->load_bytes * 1e-9, "load_gbs_per_die", c->load_bps * 1e-9,
                             "tokens_per_s_per_chip", c->tokens_per_s));
     }
-    json_t *o = json_pack("{s:s, s:i, s:i, s:i, s:f, s:o}", "hardware", a->s.machine.name, "dies",
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:o}", "hardware",
+                          a->s.machine.name, "model", sim_args_model(&f->sim), "weights",
+                          machine_type_names[a->s.weights], "computed_in",
+                          machine_type_names[op_type_computed(&a->s.machine, a->s.weights)], "dies",
                           (int)a->setup.dies, "tokens_per_chip", (int)f->tokens, "prompt_tokens",
-                          (int)f->prompt, "kv_bytes_per_token", step_kv_token_bytes(&a->setup),
-                          "rows", list);
+                          (int)f->prompt, "imbalance", sim_args_written(f->imbalance),
+                          "kv_bytes_per_token", step_kv_token_bytes(&a->setup), "rows", list);
+    if (f->explain) json_object_set_new(o, "formulas", formulas(a));
     json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(8));
     printf("\n");
     json_decref(o);
@@ -166,7 +184,7 @@ static enum st run(void *args, const char *argument, struct err *err) {
     if (!st && f->json) print_json(a, f);
     if (!st && !f->json) {
         print_table(a, f);
-        if (f->explain) print_formulas(a);
+        if (f->explain) sim_args_print_lines(formulas(a));
     }
     free(a);
     return st;

@@ -6,9 +6,11 @@
 
 #include <jansson.h>
 
+#include "base/figure.h"
 #include "cli/flags.h"
 #include "cli/human.h"
 #include "cli/sim.h"
+#include "cli/sim_args.h"
 #include "model/weights.h"
 #include "sim/load.h"
 #include "sim/models.h"
@@ -46,7 +48,33 @@ static json_t *finite_or_null(double v) {
     return isfinite(v) ? json_real(v) : json_null();
 }
 
-static void print_json(const struct load_setup *s) {
+static json_t *formulas(const struct load_setup *s) {
+    double once = s->model_bytes / (s->bucket_bps * s->bucket_share);
+    struct figure warm = figure_of(s->warm_s);
+    json_t *list = json_array();
+    json_array_append_new(
+        list,
+        json_sprintf("one copy out of the bucket  %.1f s = %.1f GB / (%s GB/s x %.2f)", once,
+                     s->model_bytes * 1e-9, figure_of(s->bucket_bps * 1e-9).text, s->bucket_share));
+    json_array_append_new(list, json_sprintf("cold start  copies x %.1f s: one copy an instance "
+                                             "(%u), or one for all from the pool",
+                                             once, s->instances));
+    json_array_append_new(
+        list,
+        s->warm_s <= once
+            ? json_sprintf("warm start  a fixed %s s: published, and far above what UB takes",
+                           warm.text)
+            : json_sprintf("warm start  as a copy out of the bucket, which is sooner than the "
+                           "fixed %s s",
+                           warm.text));
+    json_array_append_new(
+        list, json_sprintf("switch      hit share x %s s + (1 - hit share) x %.1f s; local DRAM "
+                           "holds one of %u models, the pool all",
+                           figure_of(fmin(s->warm_s, once)).text, once, s->models));
+    return list;
+}
+
+static void print_json(const struct load_setup *s, bool explain) {
     json_t *rows = json_array();
     for (int i = 0; i < LOAD_CACHES; i++) {
         struct load_times t;
@@ -61,41 +89,39 @@ static void print_json(const struct load_setup *s) {
         json_pack("{s:f,s:i,s:i,s:f,s:f,s:f,s:o}", "model_gb", s->model_bytes * 1e-9, "instances",
                   (int)s->instances, "models", (int)s->models, "bucket_gbs", s->bucket_bps * 1e-9,
                   "bucket_share", s->bucket_share, "warm_start_s", s->warm_s, "caches", rows);
+    if (explain) json_object_set_new(o, "formulas", formulas(s));
     json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     printf("\n");
     json_decref(o);
 }
 
+/* Whole ones, where they are minutes. */
+static struct figure seconds(double s) {
+    return figure_of(s < 100 ? s : round(s));
+}
+
 static void print_table(const struct load_setup *s, bool explain) {
     char size[32];
     printf(
-        "%s of weights, %u instances at once, a bucket of %.3g GB/s (%.2f reached); switches among "
+        "%s of weights, %u instances at once, a bucket of %s GB/s (%.2f reached); switches among "
         "%u models\n\n",
-        human_bytes(size, sizeof size, s->model_bytes), s->instances, s->bucket_bps * 1e-9,
-        s->bucket_share, s->models);
+        human_bytes(size, sizeof size, s->model_bytes), s->instances,
+        figure_of(s->bucket_bps * 1e-9).text, s->bucket_share, s->models);
     printf("%-11s  %12s  %12s  %11s  %9s  %9s  %11s\n", "cache", "cold start s", "warm start s",
            "DRAM models", "hit share", "switch s", "DRAM held");
     for (int i = 0; i < LOAD_CACHES; i++) {
         struct load_times t;
-        char warm[32] = "none";
+        struct figure warm = {"none"};
         load_times(&t, s, i);
-        if (isfinite(t.warm_s)) snprintf(warm, sizeof warm, "%.0f", t.warm_s);
-        printf("%-11s  %12.0f  %12s  %11.0f  %9.3f  %9.1f  %11.0f\n", load_cache_names[i], t.cold_s,
-               warm, t.dram, t.hit, t.switch_s, t.switch_dram);
+        if (isfinite(t.warm_s)) warm = figure_of(t.warm_s);
+        printf("%-11s  %12s  %12s  %11.0f  %9.3f  %9.1f  %11.0f\n", load_cache_names[i],
+               seconds(t.cold_s).text, warm.text, t.dram, t.hit, t.switch_s, t.switch_dram);
     }
-    if (!explain) return;
-    double once = s->model_bytes / (s->bucket_bps * s->bucket_share);
-    printf("\none copy out of the bucket  %.1f s = %.1f GB / (%.3g GB/s x %.2f)\n", once,
-           s->model_bytes * 1e-9, s->bucket_bps * 1e-9, s->bucket_share);
-    printf("cold start  copies x %.1f s: one copy an instance (%u), or one for all from the pool\n",
-           once, s->instances);
-    printf("warm start  a fixed %.3g s: published, and far above what UB takes\n", s->warm_s);
-    printf("switch      hit share x %.3g s + (1 - hit share) x %.1f s; local DRAM holds one of %u "
-           "models, the pool all\n",
-           s->warm_s, once, s->models);
+    if (explain) sim_args_print_lines(formulas(s));
 }
 
 int cli_sim_load(int argc, char **argv) {
+    bool given[FLAGS_MAX] = {false};
     struct args a = {.bucket_gbs = 2.5F,
                      .bucket_share = 0.84F,
                      .warm_s = 5,
@@ -127,22 +153,27 @@ int cli_sim_load(int argc, char **argv) {
         .usage = "supernode sim load [flags]",
         .example = "supernode sim load --model deepseek-r1 --instances 8 --explain",
         .flags = flags,
+        .given = given,
     };
     struct err err;
     enum flag_result result;
     struct load_setup s;
     if (flags_parse(&result, &cmd, argc, argv, NULL, &err)) return cli_fail(CLI_USAGE, &err);
     if (result == FLAG_HELP_SHOWN) return 0;
+    if (a.model && flags_given(&cmd, "model-gb")) {
+        (void)err_set(&err, ST_INVALID, "load: found --model and --model-gb, expected one of them");
+        return cli_fail(CLI_USAGE, &err);
+    }
     load_setup_default(&s);
     s.model_bytes = (double)a.model_gb * 1e9;
     if (a.model && model_bytes(&s.model_bytes, a.model, &err)) return cli_fail(CLI_USAGE, &err);
     s.instances = a.instances;
     s.models = a.models;
     s.bucket_bps = (double)a.bucket_gbs * 1e9;
-    s.bucket_share = round((double)a.bucket_share * 1e6) * 1e-6; /* as written, not as a float */
+    s.bucket_share = sim_args_written(a.bucket_share);
     s.warm_s = (double)a.warm_s;
     if (a.json)
-        print_json(&s);
+        print_json(&s, a.explain);
     else
         print_table(&s, a.explain);
     return 0;

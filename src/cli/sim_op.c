@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "base/figure.h"
 #include "cli/flags.h"
 #include "cli/human.h"
 #include "cli/sim.h"
@@ -30,9 +31,11 @@ struct asked {
 };
 
 /* Words people say for them. */
-static const char *const also[][2] = {{"prolog", "mla_prolog"},    {"mla", "attention"},
-                                      {"allgather", "all_gather"}, {"alltoall", "all_to_all"},
-                                      {"quantize", "quantise"},    {NULL, NULL}};
+static const char *const also[][2] = {
+    {"prolog", "mla_prolog"},    {"mla", "attention"},
+    {"allgather", "all_gather"}, {"alltoall", "all_to_all"},
+    {"allreduce", "all_reduce"}, {"reducescatter", "reduce_scatter"},
+    {"quantize", "quantise"},    {NULL, NULL}};
 
 static enum st find(struct asked *a, const char *name, struct err *err) {
     char all[400] = "";
@@ -92,6 +95,69 @@ static struct op_shape shape_of(const struct args *a, const struct sim_asked *s)
     };
 }
 
+/* What a flag is for; a flag that is not listed is for all. */
+#define BIT(op) (1U << (op))
+enum {
+    TRANSFER = BIT(OPS),
+    COLLECTIVE = BIT(OPS + 1),
+    BY_HAND = BIT(OPS + 2), /* gmm with --m, --n and --k */
+    EXCHANGED = BIT(OP_DISPATCH) | BIT(OP_GMM) | BIT(OP_COMBINE),
+    ATTENTIONS = BIT(OP_ATTENTION) | BIT(OP_ATTENTION_WIDE),
+    OF_A_MODEL = BIT(OPS) - 1,
+    ON_A_DIE = OF_A_MODEL | BY_HAND
+};
+static const struct {
+    const char *flag, *is_for;
+    uint32_t ops;
+} uses[] = {
+    {"model", "operators of a model", OF_A_MODEL},
+    {"dtype", "operators", ON_A_DIE},
+    {"kv-bytes", "operators of a model", OF_A_MODEL},
+    {"batch", "operators of a model", OF_A_MODEL},
+    {"kv", "attention and attention_wide", ATTENTIONS},
+    {"ep", "dispatch, gmm of a model and combine", EXCHANGED},
+    {"imbalance", "dispatch, gmm of a model and combine", EXCHANGED},
+    {"groups", "dispatch, gmm and combine", EXCHANGED | BY_HAND},
+    {"m", "gmm", BY_HAND},
+    {"n", "gmm", BY_HAND},
+    {"k", "gmm", BY_HAND},
+    {"ranks", "collectives", COLLECTIVE},
+    {"bytes", "transfer and collectives", TRANSFER | COLLECTIVE},
+    {"requests", "attention", BIT(OP_ATTENTION)},
+    {"cached", "mla_up and attention_wide", BIT(OP_MLA_UP) | BIT(OP_ATTENTION_WIDE)},
+    {"heads", "mla_prolog, mla_up, attention, attention_wide and o_proj",
+     BIT(OP_MLA_PROLOG) | BIT(OP_MLA_UP) | ATTENTIONS | BIT(OP_O_PROJ)},
+    {"inter", "dense", BIT(OP_DENSE)},
+    {"shared-ranks", "dispatch, gmm of a model and combine", EXCHANGED},
+    {"activations", "dispatch, quantise and reorder",
+     BIT(OP_DISPATCH) | BIT(OP_QUANTISE) | BIT(OP_REORDER)},
+    {"wide", "mla_prolog and o_proj", BIT(OP_MLA_PROLOG) | BIT(OP_O_PROJ)},
+    {"bulk", "dispatch, combine and gate", BIT(OP_DISPATCH) | BIT(OP_COMBINE) | BIT(OP_GATE)},
+    {"even", "dispatch, gmm of a model and combine", EXCHANGED},
+    {"plane", "dispatch, combine, transfer and collectives",
+     BIT(OP_DISPATCH) | BIT(OP_COMBINE) | TRANSFER | COLLECTIVE},
+    {"what", "transfer", TRANSFER},
+    {"other-node", "transfer", TRANSFER},
+    {"cores", "operators", ON_A_DIE},
+};
+
+static enum st check_flags(const struct args *a, const struct asked *op, struct err *err) {
+    bool by_hand = op->op == OP_GMM && (a->m || a->n || a->k);
+    uint32_t asked = op->kind == ASKED_TRANSFER     ? TRANSFER
+                     : op->kind == ASKED_COLLECTIVE ? COLLECTIVE
+                     : by_hand                      ? BY_HAND
+                                                    : BIT(op->op);
+    for (size_t i = 0; i < sizeof uses / sizeof *uses; i++)
+        if (flags_given(a->sim.cmd, uses[i].flag) && !(uses[i].ops & asked))
+            return err_set(err, ST_INVALID, "op: --%s is for %s, found %s%s", uses[i].flag,
+                           uses[i].is_for, op->name, by_hand ? " by hand" : "");
+    return ST_OK;
+}
+
+static bool exchanged(enum op op) {
+    return op == OP_DISPATCH || op == OP_GMM || op == OP_COMBINE;
+}
+
 static enum st check(const struct args *a, const struct asked *op, const struct sim_asked *s,
                      struct err *err) {
     uint64_t dies = (uint64_t)machine_dies_per_node(&s->machine) * s->machine.n_nodes;
@@ -99,14 +165,25 @@ static enum st check(const struct args *a, const struct asked *op, const struct 
     if (by_hand && !(a->m && a->n && a->k))
         return err_set(err, ST_INVALID, "op: found --m %u, --n %u, --k %u, expected all three",
                        a->m, a->n, a->k);
-    if (by_hand && op->op != OP_GMM)
-        return err_set(err, ST_INVALID, "op: --m, --n and --k belong to gmm, found %s", op->name);
     if (a->ep > dies || a->ranks > dies)
         return err_set(err, ST_INVALID, "op: found %u ranks, expected at most the %llu dies of %s",
                        a->ep > dies ? a->ep : a->ranks, (unsigned long long)dies, s->machine.name);
+    if (a->requests > a->batch)
+        return err_set(err, ST_INVALID,
+                       "op: found --requests %u, expected at most --batch %u: each has a row",
+                       a->requests, a->batch);
     if (a->shared_ranks >= a->ep)
         return err_set(err, ST_INVALID, "op: found --shared-ranks %u, expected fewer than --ep %u",
                        a->shared_ranks, a->ep);
+    if (exchanged(op->op) && s->model.n_experts && !by_hand) {
+        struct op_shape shape = shape_of(a, s);
+        double most = op_imbalance_max(&shape);
+        if ((double)a->imbalance > most * (1 + 1e-6))
+            return err_set(err, ST_INVALID,
+                           "op: found --imbalance %g, expected at most %.4g: a rank can have no "
+                           "more rows than all tokens send",
+                           (double)a->imbalance, most);
+    }
     if (!s->model.n_experts && (op->op == OP_DISPATCH || op->op == OP_COMBINE || op->op == OP_GATE))
         return err_set(err, ST_INVALID, "op: %s: the model has no experts", op->name);
     return ST_OK;
@@ -150,53 +227,89 @@ static enum st between(struct op_cost *c, double *bare_s, const struct args *a,
         c->s = transfer_s(p, what, a->other_node, bytes);
         *bare_s = path->latency_s + bytes / path->rate_bps;
         if (*bare_s >= c->s) *bare_s = 0; /* of large sizes a library hides more */
+        c->fixed_s = fmax(p->library_start_s, path->latency_s);
+        c->network_s = bytes / path->rate_bps;
         snprintf(c->formula, sizeof c->formula,
-                 "(start %.3g us ^4 + (%.4g MB / %.4g GB/s [%s]) ^4) ^(1/4), start the larger of "
-                 "the library's %.3g us and the operation's %.3g us",
-                 fmax(p->library_start_s, path->latency_s) * 1e6, bytes * 1e-6,
-                 path->rate_bps * 1e-9, p->name, p->library_start_s * 1e6, path->latency_s * 1e6);
+                 "(start %s us ^4 + (%s MB / %s GB/s [%s] = %s us) ^4) ^(1/4), start the larger of "
+                 "the library's %s us and the operation's %s us",
+                 figure_of(c->fixed_s * 1e6).text, figure_of(bytes * 1e-6).text,
+                 figure_of(path->rate_bps * 1e-9).text, p->name, figure_of(c->network_s * 1e6).text,
+                 figure_of(p->library_start_s * 1e6).text, figure_of(path->latency_s * 1e6).text);
     } else {
         c->network_bytes = a->ranks > 1 ? bytes * (a->ranks - 1) / a->ranks : 0;
+        if (op->collective == ALL_REDUCE) c->network_bytes *= 2; /* to be summed, and back */
         c->s = collective_s(&s->machine, p, op->collective, a->ranks, bytes);
+        c->fixed_s = collective_start_s(&s->machine, p, op->collective, a->ranks, bytes);
+        c->network_s = c->s - c->fixed_s;
         collective_formula(c->formula, sizeof c->formula, &s->machine, p, op->collective, a->ranks,
                            bytes);
     }
-    c->network_s = c->s;
     if (isfinite(c->s)) return ST_OK;
     return err_set(err, ST_INVALID, "op: %s: plane %s has no such way between these dies", op->name,
                    p->name);
 }
 
+/* What most of an operator's operations are made in: prolog and o_proj have BF16 ones too. */
+static enum machine_type type_of(const struct asked *op, const struct sim_asked *s) {
+    bool by_weights = op->op == OP_MLA_PROLOG || op->op == OP_MLA_UP || op->op == OP_O_PROJ ||
+                      op->op == OP_GMM || op->op == OP_DENSE;
+    return op->kind == ASKED_OP && by_weights ? s->weights : TYPE_BF16;
+}
+
+/* "95.9 G" */
+static struct figure thousands(double v) {
+    static const char *const units[] = {"", "K", "M", "G", "T", "P"};
+    struct figure f;
+    int u = 0;
+    while (v >= 999.95 && u < 5) v /= 1000, u++;
+    snprintf(f.text, sizeof f.text, "%.4g %s", v, units[u]);
+    return f;
+}
+
+static void print_part(const char *name, double s) {
+    printf("  %-9s %8s us", name, figure_of(s * 1e6).text);
+}
+
 /* bare_s: a small transfer as loads and stores do it, without a library; 0: there is none. */
-static void print_text(const struct args *a, const struct asked *op, const struct op_cost *c,
-                       double bare_s) {
+static void print_text(const struct args *a, const struct asked *op, const struct sim_asked *s,
+                       const struct op_cost *c, double bare_s) {
     char b[32];
-    printf("%s %.4g us", op->name, c->s * 1e6);
+    bool integer = op_type_computed(&s->machine, type_of(op, s)) == TYPE_INT8;
+    printf("%s %s us", op->name, figure_of(c->s * 1e6).text);
     if (a->explain) printf("   = %s", c->formula);
     printf("\n");
-    if (c->operations > 0)
-        printf("  compute   %8.4g us   %.4g GFLOP, %.4g TFLOPS over all\n", c->compute_s * 1e6,
-               c->operations * 1e-9, c->operations / c->s * 1e-12);
-    if (c->hbm_bytes > 0)
-        printf("  memory    %8.4g us   %s, %.4g GB/s over all\n", c->memory_s * 1e6,
-               human_bytes(b, sizeof b, c->hbm_bytes), c->hbm_bytes / c->s * 1e-9);
-    if (c->network_bytes > 0)
-        printf("  network   %8.4g us   %s, %.4g GB/s over all\n", c->network_s * 1e6,
-               human_bytes(b, sizeof b, c->network_bytes), c->network_bytes / c->s * 1e-9);
-    if (c->vector_s > 0) printf("  vectors   %8.4g us\n", c->vector_s * 1e6);
-    if (c->fixed_s > 0) printf("  start     %8.4g us\n", c->fixed_s * 1e6);
-    if (bare_s > 0) printf("  bare      %8.4g us   without a library's start\n", bare_s * 1e6);
+    if (c->operations > 0) {
+        print_part("compute", c->compute_s);
+        printf("   %s%s, %s %s over all\n", thousands(c->operations).text, integer ? "OP" : "FLOP",
+               figure_of(c->operations / c->s * 1e-12).text, integer ? "TOPS" : "TFLOPS");
+    }
+    if (c->hbm_bytes > 0) {
+        print_part("memory", c->memory_s);
+        printf("   %s, %s GB/s over all\n", human_bytes(b, sizeof b, c->hbm_bytes),
+               figure_of(c->hbm_bytes / c->s * 1e-9).text);
+    }
+    if (c->network_bytes > 0) {
+        print_part("network", c->network_s);
+        printf("   %s, %s GB/s over all\n", human_bytes(b, sizeof b, c->network_bytes),
+               figure_of(c->network_bytes / c->s * 1e-9).text);
+    }
+    if (c->vector_s > 0) print_part("vectors", c->vector_s), printf("\n");
+    if (c->fixed_s > 0) print_part("start", c->fixed_s), printf("\n");
+    if (bare_s > 0) print_part("bare", bare_s), printf("   without a library's start\n");
+    if (type_of(op, s) == s->weights) sim_args_print_type(s);
 }
 
 static void print_json(const struct asked *op, const struct sim_asked *s, const struct op_cost *c,
                        double bare_s) {
     json_t *o = json_pack(
-        "{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s}", "operator",
-        op->name, "hardware", s->machine.name, "time_us", c->s * 1e6, "compute_us",
-        c->compute_s * 1e6, "memory_us", c->memory_s * 1e6, "memory_in_turn_us", c->serial_s * 1e6,
-        "vectors_us", c->vector_s * 1e6, "network_us", c->network_s * 1e6, "start_us",
-        c->fixed_s * 1e6, "operations", c->operations, "hbm_bytes", c->hbm_bytes, "network_bytes",
-        c->network_bytes, "gb_per_s",
+        "{s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s}",
+        "operator", op->name, "hardware", s->machine.name, "weights",
+        machine_type_names[s->weights], "computed_in",
+        machine_type_names[op_type_computed(&s->machine, type_of(op, s))], "time_us", c->s * 1e6,
+        "compute_us", c->compute_s * 1e6, "memory_us", c->memory_s * 1e6, "memory_in_turn_us",
+        c->serial_s * 1e6, "vectors_us", c->vector_s * 1e6, "network_us", c->network_s * 1e6,
+        "start_us", c->fixed_s * 1e6, "operations", c->operations, "hbm_bytes", c->hbm_bytes,
+        "network_bytes", c->network_bytes, "gb_per_s",
         c->s > 0 ? fmax(c->network_bytes, c->network_s > 0 ? 0 : c->hbm_bytes) / c->s * 1e-9 : 0,
         "formula", c->formula);
     if (bare_s > 0) json_object_set_new(o, "bare_us", json_real(bare_s * 1e6));
@@ -221,6 +334,7 @@ static enum st run(void *args, const char *name, struct err *err) {
     const struct machine_plane *plane;
     struct op_place place = {(double)a->cores, (double)a->cores, (double)a->cores};
     enum st st = find(&op, name, err);
+    if (!st) st = check_flags(a, &op, err);
     if (!st) st = sim_args_open(&s, &a->sim, err);
     if (!st) fill_ranks(a, &s.machine);
     if (!st) st = check(a, &op, &s, err);
@@ -239,18 +353,16 @@ static enum st run(void *args, const char *name, struct err *err) {
     if (a->json)
         print_json(&op, &s, &c, bare_s);
     else
-        print_text(a, &op, &c, bare_s);
+        print_text(a, &op, &s, &c, bare_s);
     return ST_OK;
 }
 
 int cli_sim_op(int argc, char **argv) {
     struct args a = {.sim = {.kv_bytes = 2},
-
                      .batch = 128,
                      .kv = 4096,
                      .imbalance = 1,
                      .cores = 1,
-
                      .bytes = 1 << 20};
     const struct flag flags[] = {
         SIM_ARGS_FLAGS(a.sim),
@@ -264,7 +376,7 @@ int cli_sim_op(int argc, char **argv) {
          "load of the hottest rank of routed experts over the mean, before chance (default 1)",
          false},
         {"groups", "N", FLAG_U32, &a.groups, 1, 65536,
-         "gmm: experts on the die (default: the model's over --ep)", false},
+         "experts on the die (default: the model's over --ep)", false},
         {"m", "N", FLAG_U32, &a.m, 1, 1 << 24, "gmm by hand: rows of a group, with --n and --k",
          false},
         {"n", "N", FLAG_U32, &a.n, 1, 1 << 24, "gmm by hand: columns", false},
@@ -278,7 +390,7 @@ int cli_sim_op(int argc, char **argv) {
         {"requests", "N", FLAG_U32, &a.requests, 1, 1 << 24,
          "attention: sequences the rows belong to (default: as many)", true},
         {"cached", "N", FLAG_U32, &a.cached, 0, 1 << 27,
-         "mla_up: tokens from the cache beside the rows (default 0)", true},
+         "mla_up, attention_wide: tokens from the cache beside the rows (default 0)", true},
         {"heads", "N", FLAG_U32, &a.heads, 1, 65536, "attention heads of the die (default: all)",
          true},
         {"inter", "N", FLAG_U32, &a.inter, 1, 1 << 20,
@@ -288,7 +400,8 @@ int cli_sim_op(int argc, char **argv) {
         {"activations", SIM_TYPE_WORDS, FLAG_CHOICE, &a.activations, 0, 0,
          "type that is dispatched (default: as --dtype)", true},
         {"wide", NULL, FLAG_BOOL, &a.wide, 0, 0, "mla_prolog, o_proj: the form of prefill", true},
-        {"bulk", NULL, FLAG_BOOL, &a.bulk, 0, 0, "dispatch, combine: the form of prefill", true},
+        {"bulk", NULL, FLAG_BOOL, &a.bulk, 0, 0, "dispatch, combine, gate: the form of prefill",
+         true},
         {"even", NULL, FLAG_BOOL, &a.even, 0, 0, "no chance either: every rank gets its share",
          true},
         {"plane", "NAME", FLAG_STR, &a.plane, 0, 0, "network (default: scale-up where it reaches)",
@@ -309,6 +422,8 @@ int cli_sim_op(int argc, char **argv) {
         .flags = flags,
         .args_min = 1,
         .args_max = 1,
+        .given = a.sim.given,
     };
+    a.sim.cmd = &cmd;
     return sim_args_main(&cmd, argc, argv, run, &a);
 }

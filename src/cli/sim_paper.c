@@ -10,12 +10,17 @@
 #include "cli/sim.h"
 #include "sim/paper.h"
 
+/* In percent, and nothing where the last digit that is printed is 0: not "-0.0%". */
+static double percent(double v) {
+    return fabs(v) < 0.0005 ? 0 : 100 * v;
+}
+
 static void print_row(const struct paper_row *r) {
     char other[24] = "-";
     if (!isnan(r->interpolated))
-        snprintf(other, sizeof other, "%+.1f%%", 100 * (r->interpolated / r->published - 1));
+        snprintf(other, sizeof other, "%+.1f%%", percent(r->interpolated / r->published - 1));
     printf("%-3s %-50s %9.5g %9.4g %-8s %+6.1f%%  %-10s %9s\n", r->table, r->row, r->published,
-           r->simulated, r->unit, 100 * r->error, r->calibrated ? "yes" : "no", other);
+           r->simulated, r->unit, percent(r->error), r->calibrated ? "yes" : "no", other);
 }
 
 static void print_text(const struct paper *p, bool all) {

@@ -66,6 +66,30 @@ static const char *bound_of(const struct op_cost *c) {
 
 /* --- asking ------------------------------------------------------------------------------------- */
 
+/* Flags of one of the two. */
+static const char *const of_decode[] = {"batch",           "kv", "kv-spread", "mtp", "acceptance",
+                                        "attention-share", NULL},
+                         *const of_prefill[] = {"tokens",    "prompt",         "reuse",
+                                                "attention", "layer-fixed-us", NULL};
+
+static enum st check_flags(const struct asked *a, const struct args *f, struct err *err) {
+    const char *const *others = a->prefill ? of_decode : of_prefill;
+    bool mtp = f->mtp && a->s.model.n_mtp;
+    for (; *others; others++)
+        if (flags_given(f->sim.cmd, *others))
+            return err_set(err, ST_INVALID, "step: --%s is for %s", *others,
+                           a->prefill ? "decode" : "prefill");
+    if (flags_given(f->sim.cmd, "mtp") && f->mtp && !mtp)
+        return err_set(err, ST_INVALID, "step: found --mtp, but the model has no MTP layer");
+    if (flags_given(f->sim.cmd, "acceptance") && !mtp)
+        return err_set(err, ST_INVALID, "step: --acceptance is for MTP, which %s",
+                       f->mtp ? "the model has no layer for" : "--no-mtp leaves out");
+    if (f->fixed_us.given && f->fixed_us.v < 0)
+        return err_set(err, ST_INVALID, "step: --layer-fixed-us: found %lld, expected 0 or more",
+                       (long long)f->fixed_us.v);
+    return ST_OK;
+}
+
 static enum st setup(struct asked *a, const struct args *f, struct err *err) {
     struct step_setup *s = &a->setup;
     const struct machine_plane *plane;
@@ -135,6 +159,23 @@ static double tokens_a_step(const struct asked *a) {
     return a->setup.mtp ? 1 + a->setup.acceptance : 1;
 }
 
+static double computed_a_chip(const struct asked *a) { /* of prefill, without what was found */
+    return a->batch.tokens / a->setup.dies * a->s.machine.dies_per_chip / a->step_s;
+}
+
+/* Of all streams. */
+static double work_s(const struct asked *a) {
+    double all = 0;
+    for (int i = 0; i < LAYERS; i++)
+        for (int op = 0; op <= OPS; op++) all += a->lines[i][op].s;
+    return all;
+}
+
+static double beside_s(const struct asked *a) { /* by which work is longer than the step */
+    double s = work_s(a) - a->step_s;
+    return s > 1e-9 * a->step_s ? s : 0;
+}
+
 static double rate_a_chip(const struct asked *a) { /* tokens/s */
     double dies = a->s.machine.dies_per_chip;
     if (a->prefill) return (a->batch.tokens + a->batch.cached) / a->setup.dies * dies / a->step_s;
@@ -150,29 +191,30 @@ static uint32_t microbatches(const struct asked *a) {
 
 static void print_head(const struct asked *a) {
     const struct step_setup *s = &a->setup;
+    uint32_t held = s->model.n_experts
+                        ? (s->model.n_experts + s->redundant + s->ep - s->shared_ranks - 1) /
+                              (s->ep - s->shared_ranks)
+                        : 0;
     if (a->prefill)
         printf("prefill batch %.1f ms   %.0f tokens/s a chip, %.0f computed", a->step_s * 1e3,
-               rate_a_chip(a),
-               rate_a_chip(a) * a->batch.tokens / (a->batch.tokens + a->batch.cached));
+               rate_a_chip(a), computed_a_chip(a));
     else
         printf("decode step %.2f ms   TPOT %.2f ms   %.0f tokens/s a chip   %.2g tokens a step",
                a->step_s * 1e3, a->step_s / tokens_a_step(a) * 1e3, rate_a_chip(a),
                tokens_a_step(a));
-    printf("\n%s, %u dies, EP%u (%u experts each", s->machine->name, s->dies, s->ep,
-           s->model.n_experts ? (s->model.n_experts + s->redundant + s->ep - s->shared_ranks - 1) /
-                                    (s->ep - s->shared_ranks)
-                              : 0);
+    printf("\n%s, %u die%s, EP%u (%u expert%s each", s->machine->name, s->dies,
+           s->dies == 1 ? "" : "s", s->ep, held, held == 1 ? "" : "s");
     if (s->shared_ranks) printf(", %u ranks with the shared one", s->shared_ranks);
-    printf("), weights %.1f GB a die, room for %.0f tokens of KV; %u microbatch%s\n\n",
+    printf("), weights %.1f GB a die, room for %.0f tokens of KV; %u microbatch%s\n",
            step_weight_bytes(s, a->prefill) * 1e-9,
            step_kv_room_bytes(s, a->prefill) / step_kv_token_bytes(s), microbatches(a),
            microbatches(a) > 1 ? "es" : "");
+    sim_args_print_type(&a->s);
+    printf("\n");
 }
 
 static void print_table(const struct asked *a) {
-    double all = 0;
-    for (int i = 0; i < LAYERS; i++)
-        for (int op = 0; op <= OPS; op++) all += a->lines[i][op].s;
+    double all = work_s(a);
     printf("%-14s %-15s %-10s %9s %6s %9s %7s  %s\n", "", "operator", "stream", "one us", "times",
            "all ms", "share", "bound by");
     for (int i = 0; i < LAYERS; i++) {
@@ -187,10 +229,32 @@ static void print_table(const struct asked *a) {
         }
     }
     printf("\nwork %.2f ms on all streams, of which %.2f ms run beside each other\n", all * 1e3,
-           (all - a->step_s) * 1e3);
+           beside_s(a) * 1e3);
 }
 
-static void print_json(const struct asked *a) {
+/* What was asked: of both, and of one. */
+static json_t *question_json(const struct asked *a, const struct args *f) {
+    const struct step_setup *s = &a->setup;
+    json_t *o =
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:f}", "step",
+                  a->prefill ? "prefill" : "decode", "hardware", s->machine->name, "model",
+                  sim_args_model(&f->sim), "weights", machine_type_names[s->weights], "computed_in",
+                  machine_type_names[op_type_computed(s->machine, s->weights)], "dies",
+                  (int)s->dies, "ep", (int)s->ep, "imbalance", sim_args_written(f->imbalance));
+    json_t *own =
+        a->prefill
+            ? json_pack("{s:i, s:i, s:f, s:s}", "tokens_per_chip", (int)f->tokens, "prompt_tokens",
+                        (int)f->prompt, "reuse", sim_args_written(f->reuse), "attention",
+                        s->attention == STEP_ATTENTION_DATA ? "data" : "staged")
+            : json_pack("{s:i, s:i, s:f, s:b, s:f}", "batch_per_chip", (int)f->batch, "kv_tokens",
+                        (int)f->kv, "kv_spread", sim_args_written(f->kv_spread), "mtp", s->mtp,
+                        "acceptance", s->mtp ? sim_args_written(f->acceptance) : 0.0);
+    json_object_update(o, own);
+    json_decref(own);
+    return o;
+}
+
+static json_t *lines_json(const struct asked *a) {
     json_t *list = json_array();
     for (int i = 0; i < LAYERS; i++)
         for (int op = 0; op <= OPS; op++) {
@@ -203,16 +267,24 @@ static void print_json(const struct asked *a) {
                                             l->s / l->times * 1e6, "times", (int)l->times, "all_ms",
                                             l->s * 1e3, "bound_by", bound_of(&l->cost)));
         }
-    json_t *o = json_pack(
-        "{s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:o}", "step",
-        a->prefill ? "prefill" : "decode", "hardware", a->s.machine.name, "dies",
-        (int)a->setup.dies, "ep", (int)a->setup.ep, "microbatches", (int)microbatches(a), "step_ms",
-        a->step_s * 1e3, "tokens_per_s_per_chip", rate_a_chip(a), "weights_gb_per_die",
-        step_weight_bytes(&a->setup, a->prefill) * 1e-9, "kv_tokens_per_die",
-        step_kv_room_bytes(&a->setup, a->prefill) / step_kv_token_bytes(&a->setup), "operators",
-        list);
-    if (!a->prefill)
+    return list;
+}
+
+static void print_json(const struct asked *a, const struct args *f) {
+    json_t *o = question_json(a, f);
+    json_t *answer =
+        json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "microbatches", (int)microbatches(a),
+                  "step_ms", a->step_s * 1e3, "tokens_per_s_per_chip", rate_a_chip(a), "work_ms",
+                  work_s(a) * 1e3, "beside_ms", beside_s(a) * 1e3, "weights_gb_per_die",
+                  step_weight_bytes(&a->setup, a->prefill) * 1e-9, "kv_tokens_per_die",
+                  step_kv_room_bytes(&a->setup, a->prefill) / step_kv_token_bytes(&a->setup));
+    json_object_update(o, answer);
+    json_decref(answer);
+    if (a->prefill)
+        json_object_set_new(o, "computed_tokens_per_s_per_chip", json_real(computed_a_chip(a)));
+    else
         json_object_set_new(o, "tpot_ms", json_real(a->step_s / tokens_a_step(a) * 1e3));
+    json_object_set_new(o, "operators", lines_json(a));
     json_dumpf(o, stdout, JSON_INDENT(2));
     printf("\n");
     json_decref(o);
@@ -249,6 +321,7 @@ static enum st run(void *args, const char *which, struct err *err) {
     if (!a->prefill && strcmp(which, "decode") != 0)
         st = err_set(err, ST_INVALID, "step: found '%.40s', expected decode or prefill", which);
     if (!st) st = sim_args_open(&a->s, &f->sim, err);
+    if (!st) st = check_flags(a, f, err);
     if (!st) st = setup(a, f, err);
     if (!st) {
         a->decode.requests = (double)f->batch / a->s.machine.dies_per_chip;
@@ -263,7 +336,7 @@ static enum st run(void *args, const char *which, struct err *err) {
         gather(a);
     }
     if (!st && f->chrome) st = write_chrome(a, f->chrome, err);
-    if (!st && f->json) print_json(a);
+    if (!st && f->json) print_json(a, f);
     if (!st && !f->json) {
         print_head(a);
         print_table(a);
@@ -332,6 +405,8 @@ int cli_sim_step(int argc, char **argv) {
         .flags = flags,
         .args_min = 1,
         .args_max = 1,
+        .given = a.sim.given,
     };
+    a.sim.cmd = &cmd;
     return sim_args_main(&cmd, argc, argv, run, &a);
 }

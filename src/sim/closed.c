@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "base/figure.h"
 #include "sim/flow.h"
 
 const char *const collective_names[COLLECTIVES + 1] = {"all-gather", "all-to-all", "reduce-scatter",
@@ -15,12 +16,16 @@ static double root4(double a, double b) {
     return sqrt(sqrt(a * a * a * a + b * b * b * b));
 }
 
+static double whole_start_s(const struct machine_plane *p, const struct machine_path *path) {
+    return fmax(p->library_start_s, path->latency_s);
+}
+
 double transfer_s(const struct machine_plane *p, enum machine_transfer what, bool other_node,
                   double bytes) {
     const struct machine_path *path = other_node ? &p->other_node[what] : &p->same_node[what];
     assert(bytes >= 0);
     if (path->rate_bps <= 0) return INFINITY;
-    return root4(fmax(p->library_start_s, path->latency_s), bytes / path->rate_bps);
+    return root4(whole_start_s(p, path), bytes / path->rate_bps);
 }
 
 /* The part of the start that the wire does not hide. */
@@ -53,7 +58,8 @@ struct spread {
 /* What decides how long a plane's part takes: the start, and the bytes over the rate of one link. */
 struct bound {
     const char *plane;
-    double start, bytes, bps;
+    double start, whole; /* what a message's wire leaves bare of the start, and all of it */
+    double message, bytes, bps;
 };
 
 static double bound_s(const struct bound *b) {
@@ -68,7 +74,7 @@ static void narrower(struct bound *b, double bytes, double bps) {
 static struct bound plane_bound(const struct machine_plane *p, const struct spread *x) {
     const struct machine_path *near = &p->same_node[TRANSFER_WRITE],
                               *far = &p->other_node[TRANSFER_WRITE];
-    struct bound b = {.plane = p->name};
+    struct bound b = {.plane = p->name, .message = x->message};
     if (x->near + x->far <= 0) return b;
     if ((x->near > 0 && near->rate_bps <= 0) || (x->far > 0 && far->rate_bps <= 0)) {
         b.bytes = x->near + x->far;
@@ -78,10 +84,14 @@ static struct bound plane_bound(const struct machine_plane *p, const struct spre
     if (x->near > 0) {
         narrower(&b, x->near, near->rate_bps);
         b.start = start_s(p, false, x->message);
+        b.whole = whole_start_s(p, near);
     }
     if (x->far > 0) {
         narrower(&b, x->far, far->rate_bps);
-        b.start = fmax(b.start, start_s(p, true, x->message));
+        if (start_s(p, true, x->message) > b.start) {
+            b.start = start_s(p, true, x->message);
+            b.whole = whole_start_s(p, far);
+        }
         if (p->uplink_bps > 0) narrower(&b, x->node_far, p->uplink_bps);
         if (p->node_bps > 0) narrower(&b, x->node_far, p->node_bps);
     }
@@ -131,12 +141,26 @@ double collective_s(const struct machine *m, const struct machine_plane *p, enum
     return what == ALL_REDUCE ? 2 * bound_s(&b) : bound_s(&b); /* reduce-scatter, then all-gather */
 }
 
+double collective_start_s(const struct machine *m, const struct machine_plane *p,
+                          enum collective what, uint32_t n_ranks, double bytes) {
+    if (n_ranks < 2) return 0;
+    struct bound b = exchange(m, p, n_ranks, bytes, what != ALL_TO_ALL);
+    return what == ALL_REDUCE ? 2 * b.start : b.start;
+}
+
 void collective_formula(char *out, size_t size, const struct machine *m,
                         const struct machine_plane *p, enum collective what, uint32_t n_ranks,
                         double bytes) {
-    struct bound b = {.plane = p->name};
-    if (n_ranks > 1) b = exchange(m, p, n_ranks, bytes, what != ALL_TO_ALL);
-    snprintf(out, size, "%s%.4g us start + %.4g MB / %.4g GB/s [%s, the busiest link]%s",
-             what == ALL_REDUCE ? "2 x (" : "", b.start * 1e6, b.bytes * 1e-6, b.bps * 1e-9,
-             b.plane, what == ALL_REDUCE ? ")" : "");
+    if (n_ranks < 2) {
+        snprintf(out, size, "a rank alone sends nothing");
+        return;
+    }
+    struct bound b = exchange(m, p, n_ranks, bytes, what != ALL_TO_ALL);
+    snprintf(out, size,
+             "%s%s us - %s us that the wire of a message of %s MB hides = %s us start + %s MB / "
+             "%s GB/s [%s, the busiest link]%s",
+             what == ALL_REDUCE ? "2 x (" : "", figure_of(b.whole * 1e6).text,
+             figure_of((b.whole - b.start) * 1e6).text, figure_of(b.message * 1e-6).text,
+             figure_of(b.start * 1e6).text, figure_of(b.bytes * 1e-6).text,
+             figure_of(b.bps * 1e-9).text, b.plane, what == ALL_REDUCE ? ")" : "");
 }

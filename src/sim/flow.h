@@ -54,6 +54,9 @@ extern const char *const collective_names[COLLECTIVES + 1];
  * domain where all its ranks want the same. */
 double collective_s(const struct machine *m, const struct machine_plane *p, enum collective what,
                     uint32_t n_ranks, double bytes);
+/* Of that, what is left of the start that no message's wire hides. */
+double collective_start_s(const struct machine *m, const struct machine_plane *p,
+                          enum collective what, uint32_t n_ranks, double bytes);
 /* The same with its numbers, in words. */
 void collective_formula(char *out, size_t size, const struct machine *m,
                         const struct machine_plane *p, enum collective what, uint32_t n_ranks,

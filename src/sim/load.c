@@ -25,10 +25,11 @@ void load_times(struct load_times *out, const struct load_setup *s, enum load_ca
     double once = s->model_bytes / (s->bucket_bps * s->bucket_share);
     bool pool = cache == LOAD_POOL;
     out->cold_s = pool ? once : once * s->instances;
-    out->warm_s = cache == LOAD_NO_CACHE ? INFINITY : s->warm_s;
+    double warm = fmin(s->warm_s, once); /* nobody starts from DRAM what comes sooner without */
+    out->warm_s = cache == LOAD_NO_CACHE ? INFINITY : warm;
     out->dram = cache == LOAD_NO_CACHE ? 0 : pool ? 1 : s->instances;
     /* A node's DRAM holds one model, the pool all of them. */
     out->hit = cache == LOAD_NO_CACHE ? 0 : pool ? 1 : 1.0 / s->models;
-    out->switch_s = (1 - out->hit) * once + (out->hit > 0 ? out->hit * s->warm_s : 0);
+    out->switch_s = (1 - out->hit) * once + (out->hit > 0 ? out->hit * warm : 0);
     out->switch_dram = cache == LOAD_NO_CACHE ? 0 : pool ? s->models : s->instances;
 }

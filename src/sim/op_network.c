@@ -6,6 +6,7 @@
  * beyond the scale-up network, and there once to each rank. */
 #include <math.h>
 
+#include "base/figure.h"
 #include "sim/op_impl.h"
 #include "sim/portable.h"
 
@@ -101,7 +102,9 @@ struct ways {
 };
 
 static void say_way(struct op_work *w, const char *before, double bytes, double bps) {
-    if (bytes > 0) op_say(w, "%s%.4g MB / %.4g GB/s", before, bytes * 1e-6, bps * 1e-9);
+    if (bytes > 0)
+        op_say(w, "%s%s MB / %s GB/s", before, figure_of(bytes * 1e-6).text,
+               figure_of(bps * 1e-9).text);
 }
 
 static void say(struct op_work *w, const struct peers *at, const struct ways *b, double share,
@@ -155,8 +158,10 @@ void op_exchange(struct op_work *w, bool dispatch) {
      * both are operators of their own. */
     w->c->hbm_bytes = s->bulk ? 0 : bytes * 2;
     w->c->serial_s = dispatch ? w->c->hbm_bytes / op_memory_bps(w) : 0;
-    /* A rank alone has no flags to wait for; it puts its rows in order and back. */
-    w->c->fixed_s = at.all > 1 ? o->fixed_s : machine_operator(w->m, "kernel")->fixed_s;
+    /* A rank alone has no flags to wait for; it puts its rows in order and back, as any kernel does
+     * and no later than with flags (on GPUs a kernel's start has its gaps in it, dispatch's has not). */
+    w->c->fixed_s = o->fixed_s;
+    if (at.all < 2) w->c->fixed_s = fmin(o->fixed_s, machine_operator(w->m, "kernel")->fixed_s);
     if (dispatch && !s->bulk && s->activations != TYPE_BF16)
         op_on_vectors(w, "quantise", s->tokens);
     if (!(w->c->network_s > 0) || isinf(w->c->network_s)) return;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/figure.h"
 #include "sim/portable.h"
 
 const char *const op_names[OPS + 1] = {
@@ -52,14 +53,15 @@ double op_type_bytes(enum machine_type t) {
     return 2;
 }
 
-/* A chip without a type's units computes it in the next wider one that it has. */
+/* FP8 has a wider range than INT8, and INT8 more digits than FP8: neither holds the other. */
+enum machine_type op_type_computed(const struct machine *m, enum machine_type t) {
+    if (m->peak[t] > 0) return t;
+    if (t == TYPE_FP4 && m->peak[TYPE_FP8] > 0) return TYPE_FP8;
+    return TYPE_BF16;
+}
+
 static double peak(const struct op_work *w, enum machine_type t) {
-    const double *p = w->m->peak;
-    if (p[t] > 0) return p[t];
-    if (t == TYPE_FP4 && p[TYPE_FP8] > 0) return p[TYPE_FP8];
-    if (t != TYPE_BF16 && t != TYPE_INT8 && p[TYPE_INT8] > 0) return p[TYPE_INT8];
-    if (t == TYPE_INT8 && p[TYPE_FP8] > 0) return p[TYPE_FP8];
-    return p[TYPE_BF16];
+    return w->m->peak[op_type_computed(w->m, t)];
 }
 
 static double cores(const struct op_work *w) {
@@ -114,10 +116,12 @@ static void matmul(struct op_work *w, double groups, double rows, double n, doub
         }
     w->c->compute_s += best;
     w->c->operations += 2 * groups * rows * n * k;
-    op_say(w, "%s%.0f waves x (", w->c->compute_s > best ? " + " : "", waves);
+    op_say(w, "%s%.0f wave%s x (", w->c->compute_s > best ? " + " : "", waves,
+           waves == 1 ? "" : "s");
     if (fill > 1) op_say(w, "%.3g [fed] x ", fill);
-    op_say(w, "2 x %.0f x %.0f x %.0f / %.1f TOPS a core + store %.2f us)", high, wide, k,
-           core_rate * 1e-12, fmax(high * wide * store_s, o->fixed_s) * 1e6);
+    op_say(w, "2 x %.0f x %.0f x %.0f / %.1f %s a core + store %.2f us)", high, wide, k,
+           core_rate * 1e-12, op_type_computed(w->m, type) == TYPE_INT8 ? "TOPS" : "TFLOPS",
+           fmax(high * wide * store_s, o->fixed_s) * 1e6);
 }
 
 /* A linear layer: weights of the type, activations in it, BF16 out. */
@@ -171,7 +175,8 @@ static void attend(struct op_work *w, const char *name, double operations, doubl
     w->c->compute_s += operations / rate;
     stream(w, bytes);
     w->c->fixed_s += fixed(w, "kernel");
-    op_say(w, "%.4g GFLOP / %.4g TFLOPS", operations * 1e-9, rate * 1e-12);
+    op_say(w, "%s GFLOP / %s TFLOPS", figure_of(operations * 1e-9).text,
+           figure_of(rate * 1e-12).text);
 }
 
 /* The queries that meet a request's latents, of all its rows and heads, fill tiles: of 64 on GPUs since
@@ -268,6 +273,11 @@ double op_rows_routed(const struct op_shape *s) {
     double skew = mean * fmax(0, s->imbalance - 1), chance = chance_rows(s, mean);
     double most = all * fmin(k, op_experts_held(s));
     return fmin(mean + sqrt(skew * skew + chance * chance), fmax(most, mean));
+}
+
+double op_imbalance_max(const struct op_shape *s) {
+    double k = s->model->gate.top_k;
+    return s->model->n_experts ? fmin(k, op_experts_held(s)) / k * routed_ranks(s) : 1;
 }
 
 double op_rows_shared(const struct op_shape *s) {
@@ -373,32 +383,41 @@ static void work(struct op_work *w, enum op op) {
     }
 }
 
-/* Puts what was said of computing or the network into the whole formula. */
+static void say_bytes(struct op_work *w, const char *what, double s) {
+    double gbs = op_memory_bps(w) * 1e-9;
+    op_say(w, "%s MB%s / %s GB/s = %s us", figure_of(s * gbs * 1e3).text, what, figure_of(gbs).text,
+           figure_of(s * 1e6).text);
+}
+
+/* Puts what was said of computing or the network into the whole formula. Of memory traffic beside the
+ * network a hundredth of its time is too little to be told. */
 static void explain(struct op_work *w) {
     struct op_cost *c = w->c;
     char said[sizeof c->formula];
-    double gbs = op_memory_bps(w) * 1e-9, memory_s = c->memory_s - c->serial_s;
-    double mb = memory_s * gbs * 1e3;
+    double memory_s = c->memory_s - c->serial_s;
+    bool network = c->network_s > 0, first = network || c->compute_s > 0;
+    bool memory = memory_s > 0.01 * c->network_s, both = first && memory;
     memcpy(said, c->formula, sizeof said);
     c->formula[0] = '\0';
-    if (c->network_s > 0)
-        op_say(w, "%s = %.4g us", said, c->network_s * 1e6);
-    else if (c->compute_s > 0)
-        op_say(w, "(compute %s = %.4g us ^4 + memory %.4g MB / %.4g GB/s = %.4g us ^4) ^(1/4)",
-               said, c->compute_s * 1e6, mb, gbs, memory_s * 1e6);
-    else if (memory_s > 0)
-        op_say(w, "%.4g MB / %.4g GB/s = %.4g us", mb, gbs, memory_s * 1e6);
-    if (c->network_s > 0 && memory_s > 0.01 * c->network_s)
-        op_say(w, " beside memory %.4g MB / %.4g GB/s = %.4g us", mb, gbs, memory_s * 1e6);
-    if (c->serial_s > 0)
-        op_say(w, "%s%.4g MB in turn / %.4g GB/s = %.4g us", c->formula[0] ? " + " : "",
-               c->serial_s * gbs * 1e3, gbs, c->serial_s * 1e6);
+    if (both) op_say(w, network ? "(network " : "(compute ");
+    if (first)
+        op_say(w, "%s = %s us", said,
+               figure_of((network ? c->network_s : c->compute_s) * 1e6).text);
+    if (both) op_say(w, " ^4 + memory ");
+    if (memory) say_bytes(w, "", memory_s);
+    if (both) op_say(w, " ^4) ^(1/4)");
+    if (c->serial_s > 0) {
+        op_say(w, "%s", c->formula[0] ? " + " : "");
+        say_bytes(w, " in turn", c->serial_s);
+    }
     if (c->vector_s > 0) {
         double n = fmax(1, w->m->vector_cores * w->p.vectors);
-        op_say(w, " + %.4g rows x %.4g us / %.4g vector cores = %.4g us", w->s->tokens,
-               c->vector_s * n / w->s->tokens * 1e6, n, c->vector_s * 1e6);
+        op_say(w, " + %s row%s x %s us / %s vector cores = %s us", figure_of(w->s->tokens).text,
+               w->s->tokens == 1 ? "" : "s", figure_of(c->vector_s * n / w->s->tokens * 1e6).text,
+               figure_of(n).text, figure_of(c->vector_s * 1e6).text);
     }
-    if (c->fixed_s > 0) op_say(w, "%sstart %.4g us", c->formula[0] ? " + " : "", c->fixed_s * 1e6);
+    if (c->fixed_s > 0)
+        op_say(w, "%sstart %s us", c->formula[0] ? " + " : "", figure_of(c->fixed_s * 1e6).text);
 }
 
 void op_cost(struct op_cost *out, const struct machine *m, const struct op_place *p, enum op op,

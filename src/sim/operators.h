@@ -94,6 +94,11 @@ void op_cost(struct op_cost *out, const struct machine *m, const struct op_place
              const struct op_shape *s);
 
 double op_type_bytes(enum machine_type t); /* of one value */
+/* What a chip computes a type in: itself, or the next that holds all of its values and has units. */
+enum machine_type op_type_computed(const struct machine *m, enum machine_type t);
+/* The largest imbalance there can be: a token sends a rank no more than a copy for each of its experts
+ * that the rank holds. 1 without experts. */
+double op_imbalance_max(const struct op_shape *s);
 
 /* Rows that the busiest rank's experts compute when every rank sends `tokens`. */
 double op_rows_hottest(const struct op_shape *s);

@@ -41,9 +41,21 @@ static bool reaches(const struct step_setup *s) {
     return isfinite(cost.s);
 }
 
+static enum st busiest(const struct step_setup *s, struct err *err) {
+    struct op_shape shape = step_shape(s, 1);
+    double most = op_imbalance_max(&shape);
+    if (!s->model.n_experts || s->imbalance <= most * (1 + 1e-6)) return ST_OK;
+    return err_set(err, ST_INVALID,
+                   "imbalance: found %g, expected at most %.4g: %u ranks of %u expert%s each can "
+                   "have no more rows than all tokens send",
+                   s->imbalance, most, s->ep - s->shared_ranks, step_held(s),
+                   step_held(s) == 1 ? "" : "s");
+}
+
 static enum st check(const struct step_setup *s, bool prefill, struct err *err) {
     const struct model_config *c = &s->model;
     double weights, has = s->machine->hbm_bytes;
+    enum st st;
     if (s->ep > s->dies)
         return err_set(err, ST_INVALID, "ep: found %u, expected at most the instance's %u dies",
                        s->ep, s->dies);
@@ -57,6 +69,8 @@ static enum st check(const struct step_setup *s, bool prefill, struct err *err) 
         return err_set(err, ST_INVALID,
                        "found imbalance %g and acceptance %g, expected 1 or more and 0 to 1",
                        s->imbalance, s->acceptance);
+    st = busiest(s, err);
+    if (st) return st;
     if (s->attention_cubes >= 1 && !is_gpu(s->machine))
         return err_set(err, ST_INVALID,
                        "attention share: found %g, expected less than 1: dispatch and combine take "
@@ -70,9 +84,9 @@ static enum st check(const struct step_setup *s, bool prefill, struct err *err) 
     if (weights >= has)
         return err_set(
             err, ST_INVALID,
-            "weights: found %.1f GB a die (%u experts each), expected less than its %.1f GB "
+            "weights: found %.1f GB a die (%u expert%s each), expected less than its %.1f GB "
             "of memory: more dies or ranks are needed",
-            weights * 1e-9, step_held(s), has * 1e-9);
+            weights * 1e-9, step_held(s), step_held(s) == 1 ? "" : "s", has * 1e-9);
     return ST_OK;
 }
 

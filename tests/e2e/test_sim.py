@@ -75,6 +75,75 @@ def test_the_numbers_of_a_collectives_formula_give_its_time(name, ranks):
     assert abs(o["time_us"] / ((2 if name == "all_reduce" else 1) * (start + mb / gbs * 1e3)) - 1) < 0.002
 
 
+def test_an_all_reduce_sends_twice_what_its_halves_send():
+    once, both = (op(name, "--bytes", "1G", "--ranks", "16") for name in ("reduce_scatter", "all_reduce"))
+    assert both["network_bytes"] == 2 * once["network_bytes"] and abs(both["gb_per_s"] / once["gb_per_s"] - 1) < 1e-9
+
+
+def test_a_type_that_the_chip_has_no_units_for_is_said():
+    line = "cloudmatrix384 has no units of fp8: weights lie in it and are computed in bf16"
+    for args in (["op", "gmm"], ["step", "decode"], ["step", "prefill"], ["cache"]):
+        assert line in ok(*args, "--dtype", "fp8") and "no units" not in ok(*args)
+        o = json.loads(ok(*args, "--dtype", "fp8", "--json"))
+        assert (o["weights"], o["computed_in"]) == ("fp8", "bf16")
+    assert "no units" not in ok("op", "dispatch", "--dtype", "fp8")
+
+
+def test_the_starts_of_transfers_and_collectives_are_told():
+    o = op("all_gather")
+    assert abs(o["start_us"] + o["network_us"] - o["time_us"]) < 1e-9 and abs(o["start_us"] - 4.644) < 0.001
+    assert "= 5.6 us - 0.9555 us that the wire of a message of 0.1311 MB hides = 4.644 us start" in ok("op", "all_gather", "--explain")
+    assert op("all_gather", "--ranks", "1")["formula"] == "a rank alone sends nothing"
+    o = op("transfer", "--bytes", "1M")
+    assert o["start_us"] == 5.6 and abs((o["start_us"] ** 4 + o["network_us"] ** 4) ** 0.25 - o["time_us"]) < 1e-9
+
+
+def test_figures_have_no_exponent_and_name_their_unit():
+    for args in (["all_to_all", "--bytes", "4G"], ["gmm", "--imbalance", "32"], ["gmm", "--m", "1", "--n", "1", "--k", "1"], ["mla_prolog"]):
+        out = ok("op", *args, "--explain")
+        assert not re.search(r"\de[+-]\d", out), out
+    assert "2 OP, " in ok("op", "gmm", "--m", "1", "--n", "1", "--k", "1") and "2.886 TOP, " in ok("op", "gmm", "--imbalance", "32")
+    assert " TOPS a core" in ok("op", "gmm", "--explain") and " TOPS over all" in ok("op", "gmm")
+    assert "TOPS" not in ok("op", "gmm", "--dtype", "bf16", "--explain") and "TFLOPS over all" in ok("op", "gmm", "--dtype", "bf16")
+    assert "TFLOPS over all" in ok("op", "attention") and "1 row x 20 us" in ok("op", "mla_prolog", "--batch", "1", "--explain")
+
+
+def test_the_numbers_of_combines_formula_give_its_time():
+    o = op("combine", "--explain")
+    network, memory = (float(x) for x in re.findall(r"= ([\d.]+) us \^4", o["formula"]))
+    assert o["formula"].endswith(" us ^4) ^(1/4) + start 9.7 us")
+    assert abs((network ** 4 + memory ** 4) ** 0.25 + 9.7 - o["time_us"]) < 0.05
+
+
+def test_operators_have_the_names_that_libraries_use():
+    for name, alias in (("all_reduce", "allreduce"), ("reduce_scatter", "reducescatter"), ("all_gather", "allgather"), ("all_to_all", "alltoall")):
+        assert op(alias) == op(name)
+
+
+def test_json_says_what_was_asked_and_what_the_text_has():
+    o = json.loads(ok("step", "decode", "--imbalance", "1.55", "--batch", "48", "--kv", "2000", "--acceptance", "0.9", "--json"))
+    assert (o["model"], o["weights"], o["batch_per_chip"], o["kv_tokens"], o["kv_spread"]) == ("deepseek-r1", "int8", 48, 2000, 0)
+    assert (o["imbalance"], o["acceptance"], o["mtp"]) == (1.55, 0.9, True)
+    assert abs(o["work_ms"] - sum(x["all_ms"] for x in o["operators"])) < 1e-6
+    assert abs(o["work_ms"] - o["beside_ms"] - o["step_ms"]) < 1e-6
+    o = json.loads(ok("step", "prefill", "--reuse", "0.5", "--json"))
+    assert (o["tokens_per_chip"], o["prompt_tokens"], o["reuse"], o["attention"]) == (16384, 4096, 0.5, "staged")
+    assert abs(o["computed_tokens_per_s_per_chip"] / o["tokens_per_s_per_chip"] - 0.5) < 1e-6
+    for command in ("cache", "load"):
+        text = ok(command, "--explain")
+        lines = json.loads(ok(command, "--explain", "--json"))["formulas"]
+        assert text.endswith("\n\n" + "\n".join(lines) + "\n") and len(lines) > 3
+        assert "formulas" not in json.loads(ok(command, "--json"))
+
+
+def test_one_is_not_many_and_nothing_is_not_negative():
+    out = ok("step", "decode", "--hardware", "h800", "--model", "deepseek-v2-lite", "--chips", "1")
+    assert ", 1 die, EP1 (64 experts each)" in out and "of which 0.00 ms" in out
+    assert "(1 expert each, 32 ranks" in ok("step", "decode")
+    assert "-0.0%" not in ok("paper")
+    assert "a bucket of 1000 GB/s" in ok("load", "--bucket-gbs", "1000")
+
+
 def test_a_matmul_by_hand_and_the_models_own():
     o = op("gmm", "--groups", "4", "--m", "7168", "--n", "4096", "--k", "4096")
     assert o["operations"] == 2 * 4 * 7168 * 4096 * 4096
@@ -124,7 +193,21 @@ def test_reuse_makes_a_batch_shorter():
 @pytest.mark.parametrize("args, words", [
     (["op", "nonsense"], ["unknown operator nonsense", "dispatch"]),
     (["op", "gmm", "--m", "3"], ["--m 3", "all three"]),
-    (["op", "gate", "--m", "3", "--n", "3", "--k", "3"], ["belong to gmm"]),
+    (["op", "gate", "--m", "3", "--n", "3", "--k", "3"], ["--m is for gmm, found gate"]),
+    (["op", "gmm", "--m", "3", "--n", "3", "--k", "3", "--batch", "5"], ["--batch is for operators of a model, found gmm by hand"]),
+    (["op", "gmm", "--what", "write"], ["--what is for transfer, found gmm"]),
+    (["op", "transfer", "--ranks", "8"], ["--ranks is for collectives, found transfer"]),
+    (["op", "all_gather", "--batch", "8"], ["--batch is for operators of a model, found all_gather"]),
+    (["op", "dispatch", "--kv", "8"], ["--kv is for attention and attention_wide, found dispatch"]),
+    (["step", "prefill", "--batch", "5"], ["--batch is for decode"]),
+    (["step", "prefill", "--kv", "100"], ["--kv is for decode"]),
+    (["step", "prefill", "--acceptance", ".5"], ["--acceptance is for decode"]),
+    (["step", "prefill", "--no-mtp"], ["--mtp is for decode"]),
+    (["step", "decode", "--tokens", "5"], ["--tokens is for prefill"]),
+    (["step", "decode", "--layer-fixed-us", "5"], ["--layer-fixed-us is for prefill"]),
+    (["step", "decode", "--mtp", "--model", "deepseek-v2-lite"], ["--mtp", "no MTP layer"]),
+    (["step", "decode", "--no-mtp", "--acceptance", ".5"], ["--acceptance is for MTP"]),
+    (["load", "--model", "deepseek-r1", "--model-gb", "10"], ["--model and --model-gb"]),
     (["op", "dispatch", "--ep", "5000"], ["5000 ranks", "768 dies"]),
     (["op", "dispatch", "--plane", "x"], ["found x", "ub, rdma, vpc"]),
     (["op", "dispatch", "--batch", "0"], ["batch"]),
@@ -143,6 +226,12 @@ def test_reuse_makes_a_batch_shorter():
     (["step", "prefill", "--ep", "16"], ["GB of KV", "0.0 GB that weights leave"]),
     (["step", "prefill", "--attention", "data", "--tokens", "16000", "--prompt", "256000"], ["--tokens 16000 in prompts of 256000", "GB of KV"]),
     (["cache", "--batch", "16777216", "--reuse", "0.5"], ["cache: --batch 16777216", "GB of KV"]),
+    (["step", "decode", "--imbalance", "1000"], ["imbalance: found 1000", "at most 36", "288 ranks of 1 expert each"]),
+    (["step", "prefill", "--imbalance", "32.1"], ["at most 32"]),
+    (["cache", "--imbalance", "50"], ["at most 32"]),
+    (["op", "gmm", "--imbalance", "1000"], ["--imbalance 1000", "at most 32"]),
+    (["op", "attention", "--batch", "128", "--requests", "129"], ["--requests 129", "at most --batch 128"]),
+    (["step", "prefill", "--layer-fixed-us", "-5"], ["--layer-fixed-us", "found -5"]),
     (["step", "decode", "--plane", "x"], ["found x"]),
     (["step", "decode", "--attention-share", "1"], ["attention share", "less than 1"]),
 ])

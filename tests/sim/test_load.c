@@ -29,6 +29,17 @@ static void cold_and_warm_starts_are_the_papers(void **state) {
     assert_true(none.dram == 0 && dram.dram == 8 && pool.dram == 1);
 }
 
+/* A bucket may be faster than the published warm start. */
+static void a_warm_start_is_no_slower_than_a_copy_out_of_the_bucket(void **state) {
+    (void)state;
+    struct load_setup s;
+    load_setup_default(&s);
+    s.bucket_bps = 1e12;
+    struct load_times none = times(&s, LOAD_NO_CACHE), pool = times(&s, LOAD_POOL);
+    assert_true(pool.warm_s == pool.cold_s && pool.switch_s == none.switch_s);
+    assert_true(times(&s, LOAD_LOCAL_DRAM).switch_s <= none.switch_s);
+}
+
 static void a_switch_hits_as_often_as_its_model_is_held(void **state) {
     (void)state;
     struct load_setup s;
@@ -46,6 +57,7 @@ static void a_switch_hits_as_often_as_its_model_is_held(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cold_and_warm_starts_are_the_papers),
+        cmocka_unit_test(a_warm_start_is_no_slower_than_a_copy_out_of_the_bucket),
         cmocka_unit_test(a_switch_hits_as_often_as_its_model_is_held),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "sim/models.h"
-#include "sim/operators.h"
+#include "sim/op_impl.h"
 
 static struct machine cm, h800;
 static struct model_config r1;
@@ -401,6 +401,59 @@ static void leaving_the_node_costs_and_more_ranks_cost_more(void **state) {
     }
 }
 
+/* A cube without FP8 units keeps FP8 weights in a byte each and computes them in BF16. */
+static void a_type_without_units_is_computed_in_one_that_holds_it(void **state) {
+    (void)state;
+    struct machine gpu = h800;
+    struct op_shape s = shape(128);
+    struct op_cost fp8, bf16;
+    assert_int_equal(op_type_computed(&cm, TYPE_INT8), TYPE_INT8);
+    assert_int_equal(op_type_computed(&cm, TYPE_FP8), TYPE_BF16);
+    assert_int_equal(op_type_computed(&cm, TYPE_FP4), TYPE_BF16);
+    assert_int_equal(op_type_computed(&h800, TYPE_FP4), TYPE_FP8);
+    gpu.peak[TYPE_INT8] = 0;
+    assert_int_equal(op_type_computed(&gpu, TYPE_INT8), TYPE_BF16);
+    s.weights = TYPE_FP8;
+    op_cost(&fp8, &cm, NULL, OP_GMM, &s);
+    s.weights = TYPE_BF16;
+    op_cost(&bf16, &cm, NULL, OP_GMM, &s);
+    assert_true(fp8.compute_s == bf16.compute_s && fp8.hbm_bytes < 0.6 * bf16.hbm_bytes);
+}
+
+static void a_rank_alone_takes_no_longer_than_two(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        for (int bulk = 0; bulk < 2; bulk++)
+            for (double tokens = 1; tokens < 10000; tokens *= 3) {
+                struct op_shape one = shape(tokens), two;
+                const struct machine *m = i ? &h800 : &cm;
+                one.ep = 1;
+                one.bulk = bulk;
+                two = one;
+                two.ep = 2;
+                assert_true(us(m, OP_DISPATCH, &one) <= us(m, OP_DISPATCH, &two));
+                assert_true(us(m, OP_COMBINE, &one) <= us(m, OP_COMBINE, &two));
+            }
+}
+
+/* Up to the largest imbalance there can be rows grow with it; there a rank has all that is sent. */
+static void the_largest_imbalance_is_where_one_rank_has_all_rows(void **state) {
+    (void)state;
+    static const uint32_t eps[] = {1, 2, 32, 288, 320};
+    for (size_t i = 0; i < sizeof eps / sizeof *eps; i++) {
+        struct op_shape s = shape(96);
+        s.ep = eps[i];
+        s.shared_ranks = eps[i] == 288 ? 32 : 0;
+        s.even = true;
+        double most = op_imbalance_max(&s), held = eps[i] < 64 ? 8 : 1;
+        assert_true(most == (eps[i] - s.shared_ranks) * held / 8);
+        s.imbalance = most;
+        near(op_rows_routed(&s), 96.0 * eps[i] * held, 1e-9);
+        s.imbalance = 0.99 * most;
+        assert_true(eps[i] == 1 || op_rows_routed(&s) < 96.0 * eps[i] * held);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(leaving_the_node_costs_and_more_ranks_cost_more),
@@ -424,6 +477,9 @@ int main(void) {
         cmocka_unit_test(quantising_pays_from_thirty_two_tokens_on),
         cmocka_unit_test(formulas_have_their_numbers),
         cmocka_unit_test(constants_out_of_bounds_are_refused_by_name),
+        cmocka_unit_test(a_type_without_units_is_computed_in_one_that_holds_it),
+        cmocka_unit_test(a_rank_alone_takes_no_longer_than_two),
+        cmocka_unit_test(the_largest_imbalance_is_where_one_rank_has_all_rows),
     };
     return cmocka_run_group_tests(tests, open_all, NULL);
 }

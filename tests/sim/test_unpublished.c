@@ -66,7 +66,7 @@ static void operators_say_the_same(void **state) {
     } asked[] = {{OP_DISPATCH, "op dispatch --ep 48 --batch 100"},
                  {OP_COMBINE, "op combine --ep 48 --batch 100"},
                  {OP_GMM, "op gmm --ep 48 --batch 100"},
-                 {OP_GATE, "op gate --ep 48 --batch 100"}};
+                 {OP_GATE, "op gate --batch 100"}};
     struct op_shape s = {.model = &model,
                          .weights = TYPE_INT8,
                          .activations = TYPE_INT8,
