@@ -388,7 +388,7 @@ int cli_sim_op(int argc, char **argv) {
         {"explain", NULL, FLAG_BOOL, &a.explain, 0, 0, "the formula, with its numbers", false},
         {"json", NULL, FLAG_BOOL, &a.json, 0, 0, "the same as a JSON object", false},
         {"requests", "N", FLAG_U32, &a.requests, 1, 1 << 24,
-         "attention: sequences the rows belong to (default: as many)", true},
+         "attention: sequences the rows belong to (default and at most: as many)", true},
         {"cached", "N", FLAG_U32, &a.cached, 0, 1 << 27,
          "mla_up, attention_wide: tokens from the cache beside the rows (default 0)", true},
         {"heads", "N", FLAG_U32, &a.heads, 1, 65536, "attention heads of the die (default: all)",

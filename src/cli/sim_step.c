@@ -388,7 +388,7 @@ int cli_sim_step(int argc, char **argv) {
         {"redundant", "N", FLAG_U32, &a.redundant, 0, 65536,
          "routed experts held twice (default: what ranks are left)", true},
         {"layer-fixed-us", "N", FLAG_I64, &a.fixed_us, 0, 0,
-         "prefill: fixed time a layer (default: the hardware's)", true},
+         "prefill: fixed time a layer, 0 or more (default: the hardware's)", true},
         {"kv-spread", "X", FLAG_F32, &a.kv_spread, 0, 10,
          "decode: standard deviation of lengths over their mean (default 0: all alike)", true},
         {"even", NULL, FLAG_BOOL, &a.even, 0, 0, "no chance either: every rank gets its share",
