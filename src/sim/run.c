@@ -149,9 +149,8 @@ double run_stuck_s(const struct run *r) {
 
 /* --- what is told ----------------------------------------------------------------------------- */
 
-static void use_of(const struct run_link *l, double span_s, double *most) {
-    double use = span_s > 0 ? l->busy_s / span_s : 0;
-    if (use > *most) *most = use;
+static void use_of(const struct run_links *l, double span_s, double *most) {
+    for (uint32_t i = 0; i < l->n && span_s > 0; i++) *most = fmax(*most, l->v[i].busy_s / span_s);
 }
 
 static void report_busy(struct run *r, struct run_report *o) {

@@ -296,6 +296,10 @@ static enum st fault_used(struct in *in, const struct doc_node *at, const char *
                         "the pool over %s",
                         place, c->machine.planes[0].name, c->handover_plane,
                         c->pool.n ? c->pool.plane : "none");
+    if (n == 0 && kind == RUN_LINK)
+        return doc_fail(at, in->err,
+                        "%sfound a chip's link, but hand-over goes over %s, where chips have none",
+                        place, c->handover_plane);
     if (n == 0) return doc_fail(at, in->err, "%sfound a pool server, but there is none", place);
     return doc_fail(at, in->err, "%sfound %s %u, expected less than %u: nobody uses it", place,
                     run_fault_names[kind], index, n);

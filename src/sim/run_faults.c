@@ -69,6 +69,7 @@ uint32_t run_fault_used(const struct run_config *c, enum run_fault_kind kind) {
     const struct machine *m = &c->machine;
     uint32_t chips = c->prefill.n * c->prefill.chips + c->decode.n * c->decode.chips,
              nodes = (chips + m->chips_per_node - 1) / m->chips_per_node;
+    bool links = machine_plane(m, c->handover_plane)->die_bps > 0;
     bool carries = strcmp(m->planes[0].name, c->handover_plane) == 0 ||
                    (c->pool.n > 0 && strcmp(m->planes[0].name, c->pool.plane) == 0);
     switch (kind) {
@@ -77,6 +78,7 @@ uint32_t run_fault_used(const struct run_config *c, enum run_fault_kind kind) {
     case RUN_CUT: return nodes > c->pool.n ? nodes : c->pool.n;
     case RUN_SUB_PLANE: return carries ? run_fault_places(c, kind) : 0;
     case RUN_POOL: return c->pool.n;
+    case RUN_LINK: return links ? chips : 0;
     default: return chips;
     }
 }
@@ -99,15 +101,15 @@ enum st run_faults_new(struct run *r, struct err *err) {
                                   .slow = random_slow};
             st = add_both(r, &f, err);
         }
-    r->slow = st ? NULL : malloc((r->faults.len + (size_t)1) * sizeof *r->slow);
-    if (!st && !r->slow) st = err_set(err, ST_NO_MEMORY, "run: out of memory");
+    r->worse = st ? NULL : malloc((r->faults.len + (size_t)1) * sizeof *r->worse);
+    if (!st && !r->worse) st = err_set(err, ST_NO_MEMORY, "run: out of memory");
     return st;
 }
 
 void run_faults_free(struct run *r) {
     for (uint32_t i = 0; i < r->faults.len; i++) free(due_of(r->faults.v[i]));
     heap_release(&r->faults);
-    free(r->slow);
+    free(r->worse);
 }
 
 double run_faults_next(const struct run *r) {
@@ -141,42 +143,65 @@ static bool stands_on(const struct run *r, const struct run_member *m, const str
 
 /* --- what they do ----------------------------------------------------------------------------- */
 
-/* The slowest of the chips that are slow now is waited for. */
-static void set_slow(struct run *r, const struct run_due_fault *d) {
-    uint32_t i = 0;
+static bool same(const struct run_fault *a, const struct run_fault *b) {
+    return a->kind == b->kind && a->index == b->index && a->at_s == b->at_s &&
+           a->share == b->share && a->slow == b->slow;
+}
+
+/* Of the scale-up plane: each sub-plane carries its part. */
+static double sub_planes_share(const struct run *r) {
+    uint32_t n = run_fault_places(r->c, RUN_SUB_PLANE);
+    double sum = 0;
+    for (uint32_t s = 0; s < n; s++) {
+        double share = 1;
+        for (uint32_t i = 0; i < r->n_worse; i++)
+            if (r->worse[i].kind == RUN_SUB_PLANE && r->worse[i].index == s)
+                share = fmin(share, r->worse[i].share);
+        sum += share;
+    }
+    return sum / n;
+}
+
+/* A chip's link is that of its dies. */
+static void set_links(const struct run *r, const struct run_member *m, struct run_links *l,
+                      bool chips, double share) {
+    for (uint32_t k = 0; k < l->n; k++) l->v[k].share = 1;
+    for (uint32_t i = 0; i < r->n_worse && chips; i++) {
+        const struct run_fault *f = &r->worse[i];
+        if (f->kind != RUN_LINK || !stands_on(r, m, f)) continue;
+        uint32_t each = l->n / m->n_chips, from = (f->index - m->first_chip) * each;
+        for (uint32_t k = from; k < from + each; k++) l->v[k].share = fmin(l->v[k].share, f->share);
+    }
+    for (uint32_t k = 0; k < l->n; k++) l->v[k].share *= share;
+}
+
+/* The slowest of a member's chips is waited for. */
+static void set_member(const struct run *r, struct run_member *m, double sub_planes) {
+    m->slow = 1;
+    for (uint32_t i = 0; i < r->n_worse; i++)
+        if (r->worse[i].kind == RUN_SLOW && stands_on(r, m, &r->worse[i]))
+            m->slow = fmax(m->slow, r->worse[i].slow);
+    m->exec.slow = m->slow;
+    for (int p = 0; p < RUN_PLANES; p++) {
+        double share = r->planes[p] == &r->c->machine.planes[0] ? sub_planes : 1;
+        bool chips =
+            r->planes[p] == r->planes[0]; /* the hand-over's, whose links have such faults */
+        set_links(r, m, &m->in[p], chips, share);
+        set_links(r, m, &m->out[p], chips, share);
+    }
+}
+
+/* Of faults on one place the worst counts; so all are looked at anew. */
+static void set_worse(struct run *r, const struct run_due_fault *d) {
     if (!d->ends) {
-        r->slow[r->n_slow++] = d->fault;
+        r->worse[r->n_worse++] = d->fault;
     } else {
-        while (r->slow[i].index != d->fault.index || r->slow[i].at_s != d->fault.at_s ||
-               r->slow[i].slow != d->fault.slow)
-            i++;
-        r->slow[i] = r->slow[--r->n_slow];
+        uint32_t i = 0;
+        while (!same(&r->worse[i], &d->fault)) i++;
+        r->worse[i] = r->worse[--r->n_worse];
     }
-    for (uint32_t k = 0; k < r->n_members; k++) {
-        struct run_member *m = &r->members[k];
-        m->slow = 1;
-        for (i = 0; i < r->n_slow; i++)
-            if (stands_on(r, m, &r->slow[i]) && r->slow[i].slow > m->slow)
-                m->slow = r->slow[i].slow;
-        m->exec.slow = m->slow;
-    }
-}
-
-static void change_link(struct run_member *m, int plane, double share, bool ends) {
-    m->in[plane].share *= ends ? 1 / share : share;
-    m->out[plane].share *= ends ? 1 / share : share;
-}
-
-/* One chip's link is one of all its instance's; a sub-plane carries its part of the scale-up plane. */
-static void set_links(struct run *r, struct run_member *m, const struct run_due_fault *d) {
-    double lost = 1 - d->fault.share;
-    if (d->fault.kind == RUN_LINK) {
-        change_link(m, 0, 1 - lost / m->n_chips, d->ends);
-        return;
-    }
-    for (int i = 0; i < RUN_PLANES; i++)
-        if (r->planes[i] == &r->c->machine.planes[0])
-            change_link(m, i, 1 - lost / run_fault_places(r->c, RUN_SUB_PLANE), d->ends);
+    double sub_planes = sub_planes_share(r);
+    for (uint32_t k = 0; k < r->n_members; k++) set_member(r, &r->members[k], sub_planes);
 }
 
 static double restart_of(const struct run *r, const struct run_member *m) {
@@ -218,8 +243,8 @@ static void cut(struct run *r, struct run_member *m) {
 }
 
 static void apply(struct run *r, const struct run_due_fault *d) {
-    if (d->fault.kind == RUN_SLOW) {
-        set_slow(r, d);
+    if (d->fault.kind == RUN_SLOW || d->fault.kind == RUN_LINK || d->fault.kind == RUN_SUB_PLANE) {
+        set_worse(r, d);
         return;
     }
     for (uint32_t i = 0; i < r->n_members; i++) {
@@ -227,13 +252,13 @@ static void apply(struct run *r, const struct run_due_fault *d) {
         if (!stands_on(r, m, &d->fault) || (d->member != RUN_MEMBERS_MAX && d->member != i))
             continue;
         switch (d->fault.kind) {
-        case RUN_LINK:
-        case RUN_SUB_PLANE: set_links(r, m, d); break;
         case RUN_HANG: hang(r, m, d->ends); break;
         case RUN_CUT: cut(r, m); break;
         case RUN_CHIP:
         case RUN_NODE:
         case RUN_POOL: kill(r, m, d); break;
+        case RUN_LINK:
+        case RUN_SUB_PLANE:
         case RUN_SLOW:
         case RUN_FAULTS: break;
         }

@@ -15,9 +15,15 @@ enum { RUN_PLANES = 2, RUN_STEPS = 4096 /* kept */ };
 /* What a member shares with its peers: bytes wait for those that came before (first come, first
  * served), which conserves the rate however they interleave. */
 struct run_link {
-    double rate_bps, share; /* share: what faults have left */
-    double free_s;          /* when all that was begun is through */
+    double share;  /* of its rate: what faults have left */
+    double free_s; /* when all that was begun is through */
     double busy_s;
+};
+/* Those of one plane, alike: one a die, or one for all of the member. */
+struct run_links {
+    double rate_bps;  /* of each */
+    uint32_t n, next; /* next: whose turn it is, where pages are spread over all */
+    struct run_link *v;
 };
 
 struct run_member {
@@ -35,10 +41,10 @@ struct run_member {
     } steps[RUN_STEPS];
     struct run_counts {
         uint64_t wrong_pages, preemptions, stored, pool_tokens;
-        uint64_t leaked_pages;                       /* now, where no request is under way */
-    } past;                                          /* of earlier lives */
-    uint32_t down, hung;                             /* faults that keep it so */
-    struct run_link in[RUN_PLANES], out[RUN_PLANES]; /* hand-over, pool */
+        uint64_t leaked_pages;                        /* now, where no request is under way */
+    } past;                                           /* of earlier lives */
+    uint32_t down, hung;                              /* faults that keep it so */
+    struct run_links in[RUN_PLANES], out[RUN_PLANES]; /* hand-over, pool */
 };
 
 struct run {
@@ -53,8 +59,8 @@ struct run {
     /* faults */
     struct heap faults;                                /* those to come, run_faults.c */
     uint64_t n_faults_ever, n_faults, n_faults_unused; /* the latter two: that came */
-    struct run_fault *slow; /* [n_slow] chips that are slow now; room for all there can be */
-    uint32_t n_slow;
+    struct run_fault *worse; /* [n_worse] slow chips, links and sub-planes now; room for all */
+    uint32_t n_worse;
     double handover_bytes, pool_read_bytes, pool_write_bytes;
     struct err err;
     bool broken; /* err says why it cannot go on */
@@ -66,7 +72,8 @@ enum st ST_CHECKED run_worker(void *ctx, struct sim_member *m, struct node_optio
 enum st ST_CHECKED run_pool(void *ctx, struct sim_member *m, struct pool_node_options *o,
                             struct err *err);
 void run_worker_end(void *ctx, struct sim_member *m);
-uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t len);
+uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t len,
+                   uint64_t cookie);
 
 enum st ST_CHECKED run_members_new(struct run *r, struct err *err);
 void run_members_free(struct run *r); /* the cluster was freed */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "pool/index.h"
+#include "sim/core/mix.h"
 #include "sim/run_impl.h"
 
 enum { HANDOVER, POOL };
@@ -16,13 +17,16 @@ enum { OFFERS_MAX = 8192, KV_STEP = 8 };
 
 /* --- time of what goes over the network ------------------------------------------------------- */
 
-static void link_init(struct run_link *l, double rate_bps) {
-    *l = (struct run_link){.rate_bps = rate_bps, .share = 1};
+/* n links that have this rate together. */
+static bool links_init(struct run_links *l, double rate_bps, uint32_t n) {
+    *l = (struct run_links){.rate_bps = rate_bps / n, .n = n, .v = calloc(n, sizeof *l->v)};
+    for (uint32_t i = 0; l->v && i < n; i++) l->v[i].share = 1;
+    return l->v;
 }
 
 /* When bytes that are offered now are through the link. */
-static double link_take(struct run_link *l, double now_s, double bytes) {
-    double s = bytes / (l->rate_bps * l->share);
+static double link_take(struct run_link *l, double rate_bps, double now_s, double bytes) {
+    double s = bytes / (rate_bps * l->share);
     l->free_s = (l->free_s > now_s ? l->free_s : now_s) + s;
     l->busy_s += s;
     return l->free_s;
@@ -58,13 +62,28 @@ static double die_rate(const struct machine *m, const struct machine_plane *p, b
 }
 
 /* Hand-over and pool share a worker's links where they share a plane. */
-static struct run_link *lane(const struct run *r, struct run_member *m, int plane, bool in) {
+static struct run_links *links_of(const struct run *r, struct run_member *m, int plane, bool in) {
     if (m->setup && r->planes[POOL] == r->planes[HANDOVER]) plane = HANDOVER;
     return in ? &m->in[plane] : &m->out[plane];
 }
 
+/* Attention is data parallel, so that a request's KV lies on one die; but staged prefill spreads it. */
+static bool die_bound(enum member_role role, const struct step_setup *s) {
+    return role == ROLE_OF_DECODE || s->attention != STEP_ATTENTION_STAGED;
+}
+
+/* A prompt's hand-over has one cookie, and goes to one die: any of them, since which one the sequence
+ * will come to is not known yet. What is spread goes over all in turn. */
+static struct run_link *link_of(const struct run_member *m, struct run_links *l, uint64_t cookie,
+                                const char *whose) {
+    for (const char *c = whose; *c; c++) cookie = cookie << 8 ^ (uint8_t)*c;
+    bool bound = m->setup && die_bound(m->m.role, m->setup);
+    return &l->v[bound ? sim_mix(cookie) % l->n : l->next++ % l->n];
+}
+
 /* An operation on memory of another member. Only pages are long: all else costs its latency. */
-uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t len) {
+uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t len,
+                   uint64_t cookie) {
     struct run *r = ctx;
     struct run_member *a = member_of(r, by), *b = member_of(r, of);
     bool pool = a && b && (a->m.role == ROLE_OF_POOL || b->m.role == ROLE_OF_POOL);
@@ -74,10 +93,14 @@ uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t
     enum machine_transfer what = transfer_of(p, pool, write || (pool && a->m.role == ROLE_OF_POOL));
     if (len != SIM_PAGE_BYTES || !a || !b) return run_ns(p->other_node[what].latency_s) + 1;
     const struct step_setup *setup = a->setup ? a->setup : b->setup;
+    struct run_links *to = links_of(r, a, plane, true), *from = links_of(r, b, plane, false);
+    struct run_link *to_link = link_of(a, to, cookie, a->m.name),
+                    *from_link = link_of(b, from, cookie, a->m.name);
     double bytes = step_kv_token_bytes(setup) * KV_PAGE_TOKENS,
-           now_s = run_s(sim_cluster_now(&r->cluster)), alone = transfer_s(p, what, true, bytes),
-           in = link_take(lane(r, a, plane, true), now_s, bytes),
-           out = link_take(lane(r, b, plane, false), now_s, bytes);
+           now_s = run_s(sim_cluster_now(&r->cluster)),
+           alone = transfer_s(p, what, true, bytes / fmin(to_link->share, from_link->share)),
+           in = link_take(to_link, to->rate_bps, now_s, bytes),
+           out = link_take(from_link, from->rate_bps, now_s, bytes);
     *(pool ? (a->m.role == ROLE_OF_POOL ? &r->pool_write_bytes : &r->pool_read_bytes)
            : &r->handover_bytes) += bytes;
     return run_ns(fmax(fmax(in, out) - now_s, alone)) + 1;
@@ -109,11 +132,6 @@ static double prefill_s(void *ctx, const struct sim_chunk *c) {
                              .cached = c->cached,
                              .requests = c->requests};
     return step_prefill_s(m->setup, &p, NULL);
-}
-
-/* Attention is data parallel, so that a request's KV lies on one die; but staged prefill spreads it. */
-static bool die_bound(enum member_role role, const struct step_setup *s) {
-    return role == ROLE_OF_DECODE || s->attention != STEP_ATTENTION_STAGED;
 }
 
 enum st run_kv_pages(const struct run_config *c, enum member_role role, uint32_t *out,
@@ -256,25 +274,28 @@ static double plane_rate(const struct run *r, const struct machine_plane *p, dou
     return node_limit(m, p, dies / machine_dies_per_node(m), dies * die_rate(m, p, cpu, write));
 }
 
-static void place_worker(struct run *r, struct run_member *m) {
-    double dies = m->setup->dies;
-    link_init(&m->in[HANDOVER], plane_rate(r, r->planes[HANDOVER], dies, false, false));
-    link_init(&m->out[HANDOVER], plane_rate(r, r->planes[HANDOVER], dies, false, false));
-    link_init(&m->in[POOL], plane_rate(r, r->planes[POOL], dies, true, false));
-    link_init(&m->out[POOL], plane_rate(r, r->planes[POOL], dies, true, true));
+static bool place_worker(struct run *r, struct run_member *m) {
+    uint32_t dies = m->setup->dies;
+    for (int i = 0; i < RUN_PLANES; i++) {
+        const struct machine_plane *p = r->planes[i];
+        double in = plane_rate(r, p, dies, i == POOL, false),
+               out = plane_rate(r, p, dies, i == POOL, i == POOL);
+        uint32_t n = p->die_bps > 0 ? dies : 1;
+        if (!links_init(&m->in[i], in, n) || !links_init(&m->out[i], out, n)) return false;
+    }
+    return true;
 }
 
-static void place_server(struct run *r, struct run_member *m) {
+static bool place_server(struct run *r, struct run_member *m) {
     const struct machine_plane *p = r->planes[POOL];
     double rate = node_limit(&r->c->machine, p, 1, p->cpu_bps * r->c->machine.cpus_per_node);
     if (rate <= 0) rate = p->die_bps * machine_dies_per_node(&r->c->machine);
-    for (int i = 0; i < RUN_PLANES; i++) {
-        link_init(&m->in[i], rate);
-        link_init(&m->out[i], rate);
-    }
+    for (int i = 0; i < RUN_PLANES; i++)
+        if (!links_init(&m->in[i], rate, 1) || !links_init(&m->out[i], rate, 1)) return false;
+    return true;
 }
 
-static void add(struct run *r, enum member_role role, const struct run_instances *of, uint32_t i,
+static bool add(struct run *r, enum member_role role, const struct run_instances *of, uint32_t i,
                 uint32_t first_chip) {
     struct run_member *m = &r->members[r->n_members++];
     snprintf(m->m.name, sizeof m->m.name, "%c%u", "pdm"[role], i);
@@ -282,10 +303,7 @@ static void add(struct run *r, enum member_role role, const struct run_instances
     m->first_chip = first_chip;
     m->n_chips = of ? of->chips : r->c->machine.chips_per_node;
     m->setup = of ? &of->setup : NULL;
-    if (of)
-        place_worker(r, m);
-    else
-        place_server(r, m);
+    return of ? place_worker(r, m) : place_server(r, m);
 }
 
 static enum st find_plane(struct run *r, int which, const char *name, struct err *err) {
@@ -304,18 +322,27 @@ enum st run_members_new(struct run *r, struct err *err) {
     if (st) return st;
     r->members = calloc(n, sizeof *r->members);
     if (!r->members) return err_set(err, ST_NO_MEMORY, "run: out of memory");
-    for (uint32_t i = 0; i < c->prefill.n; i++, chip += c->prefill.chips)
-        add(r, ROLE_OF_PREFILL, &c->prefill, i, chip);
-    for (uint32_t i = 0; i < c->decode.n; i++, chip += c->decode.chips)
-        add(r, ROLE_OF_DECODE, &c->decode, i, chip);
-    for (uint32_t i = 0; i < c->pool.n; i++)
-        add(r, ROLE_OF_POOL, NULL, i, i * c->machine.chips_per_node);
+    bool ok = true;
+    for (uint32_t i = 0; i < c->prefill.n && ok; i++, chip += c->prefill.chips)
+        ok = add(r, ROLE_OF_PREFILL, &c->prefill, i, chip);
+    for (uint32_t i = 0; i < c->decode.n && ok; i++, chip += c->decode.chips)
+        ok = add(r, ROLE_OF_DECODE, &c->decode, i, chip);
+    for (uint32_t i = 0; i < c->pool.n && ok; i++)
+        ok = add(r, ROLE_OF_POOL, NULL, i, i * c->machine.chips_per_node);
+    if (!ok) return err_set(err, ST_NO_MEMORY, "run: out of memory");
     for (uint32_t i = 0; i < r->n_members && !st; i++)
         st = sim_cluster_add(&r->cluster, &r->members[i].m, err);
     return st;
 }
 
 void run_members_free(struct run *r) {
-    for (uint32_t i = 0; i < r->n_members; i++) sim_ssd_free(r->members[i].ssd);
+    for (uint32_t i = 0; i < r->n_members; i++) {
+        struct run_member *m = &r->members[i];
+        sim_ssd_free(m->ssd);
+        for (int p = 0; p < RUN_PLANES; p++) {
+            free(m->in[p].v);
+            free(m->out[p].v);
+        }
+    }
     free(r->members);
 }

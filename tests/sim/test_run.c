@@ -362,6 +362,8 @@ static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
          "run.yaml: line 3: index: found hang 22, expected less than 22"},
         {"load: {duration_s: 1}\nfaults: [{what: sub-plane, at_s: 1}]\npool: {plane: rdma}\n",
          "run.yaml: line 2: index: found a sub-plane of ub, which carries nothing"},
+        {"load: {duration_s: 1}\nhandover: vpc\nfaults: [{what: link, at_s: 1}]\n",
+         "run.yaml: line 3: index: found a chip's link, but hand-over goes over vpc"},
         {"load: {duration_s: 1}\npool: {servers: 0}\nrandom_faults:\n  mtbf_h: {pool: 1}\n",
          "run.yaml: line 4: pool: found a pool server, but there is none"},
         {"load: {duration_s: 1000}\nrandom_faults:\n  mtbf_h: {chip: 0.000001}\n",
@@ -461,6 +463,67 @@ static void who_hangs_in_a_step_goes_on_with_what_was_left_of_it(void **state) {
                 fail_msg("node %d: %.4f s late, the first token %.4f, after %d s", decode, late_s,
                          first_s, times);
         }
+}
+
+/* One request alone; faults: a list. How long its hand-over keeps the busiest link, and what comes after
+ * the first token takes. */
+static struct run_report one_handover(const char *plane, const char *faults, double *link_s) {
+    char text[8192];
+    snprintf(text, sizeof text,
+             "max_model_len: 16384\nprefill: {chips: 16}\ndecode: {chips: 32}\nhandover: %s\n"
+             "load: {arrivals: closed, input_tokens: 8192, output_tokens: 2, requests: 1}\n"
+             "faults: [%s]\n",
+             plane, faults);
+    struct run_report o = run_on(text, "", 1);
+    keeps_promises(&o);
+    *link_s = o.handover_use * o.last_end_s;
+    return o;
+}
+
+static void alike(const char *what, double found, double expected, double off) {
+    if (!(fabs(found - expected) <= off * expected))
+        fail_msg("%s: found %g, expected %g", what, found, expected);
+}
+
+/* What is dead is counted: seven of seven sub-planes leave nothing but the thousandth of each. */
+static void sub_planes_carry_what_those_that_live_carry(void **state) {
+    (void)state;
+    char faults[1024] = "";
+    double calm_s, s;
+    one_handover("ub", "", &calm_s);
+    for (int n = 1; n <= 7; n++) {
+        size_t at = strlen(faults);
+        snprintf(faults + at, sizeof faults - at, "%s{what: sub-plane, index: %d, at_s: 0}",
+                 n > 1 ? ", " : "", n - 1);
+        one_handover("ub", faults, &s);
+        alike("of the rate", calm_s / s, (7 - n + n * 0.001) / 7, 1e-6);
+    }
+    one_handover("ub",
+                 "{what: sub-plane, index: 2, at_s: 0}, {what: sub-plane, index: 2, at_s: 0, "
+                 "for_s: 0.01, share: 0.5}",
+                 &s);
+    alike("of the rate", calm_s / s, 6.001 / 7, 1e-6);
+}
+
+/* A prompt goes to one die of the decode instance, and comes from all of the prefill instance's. */
+static void a_prompt_is_handed_over_by_its_own_links(void **state) {
+    (void)state;
+    char faults[4096] = "";
+    double calm_s, s, kv = 8192 * 71424.0, rate = 23.9e9;
+    struct run_report calm = one_handover("rdma", "", &calm_s), o;
+    alike("seconds of a die's link", calm_s, kv / rate, 1e-6);
+    assert_true(calm.tpot_s.p50 > kv / rate);
+    for (int chip = 16; chip < 48; chip++) {
+        size_t at = strlen(faults);
+        snprintf(faults + at, sizeof faults - at, "%s{what: link, index: %d, at_s: 0, share: 0.01}",
+                 chip > 16 ? ", " : "", chip);
+    }
+    o = one_handover("rdma", faults, &s);
+    alike("seconds of a die's link", s, 100 * kv / rate, 1e-6);
+    alike("seconds until the second token", o.tpot_s.p50, 100 * kv / rate, 0.05);
+    o = one_handover("rdma", "{what: link, index: 3, at_s: 0, share: 0.001}", &s);
+    alike("seconds of its prompt's part of a link", s, 1000 * kv / rate / 32, 1e-6);
+    alike("seconds until the second token", o.tpot_s.p50, 1000 * kv / rate / 32, 0.05);
 }
 
 /* One request on eight dies: the experts of all of them have its row to compute, not eight. */
@@ -613,6 +676,8 @@ int main(void) {
         cmocka_unit_test(bad_descriptions_are_named_with_file_line_and_key),
         cmocka_unit_test(a_token_is_told_when_its_step_is_over),
         cmocka_unit_test(who_hangs_in_a_step_goes_on_with_what_was_left_of_it),
+        cmocka_unit_test(sub_planes_carry_what_those_that_live_carry),
+        cmocka_unit_test(a_prompt_is_handed_over_by_its_own_links),
         cmocka_unit_test(dies_without_requests_give_experts_no_rows),
         cmocka_unit_test(hardware_that_lacks_a_figure_is_refused),
         cmocka_unit_test(paths_are_relative_to_the_description_and_names_stay_names),

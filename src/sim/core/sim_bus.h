@@ -15,8 +15,10 @@ struct sim_net_options {
     uint32_t slow_permille;              /* of them take a hundred times as long */
     uint64_t peer_timeout_ns, close_ns;  /* until silence is suspected, until a close is seen */
     /* How long an operation of an endpoint (by) on another one's memory takes; then it happens at one
-     * moment. NULL: a delay as above, in two halves. of is NULL where its owner is gone. */
-    uint64_t (*op_ns)(void *ctx, struct bus *by, struct bus *of, bool write, size_t len);
+     * moment. NULL: a delay as above, in two halves. of is NULL where its owner is gone; cookie: what
+     * by gave the operation. */
+    uint64_t (*op_ns)(void *ctx, struct bus *by, struct bus *of, bool write, size_t len,
+                      uint64_t cookie);
     void *op_ctx;
 };
 

@@ -147,7 +147,8 @@ static enum st submit(struct bus_queue *base, const struct sim_op *with, bus_id 
         o->half_done = true;
         sim_net_post(b->net,
                      b->net->now_ns + b->net->o.op_ns(b->net->o.op_ctx, &b->bus,
-                                                      of ? &of->bus : NULL, o->write, o->len),
+                                                      of ? &of->bus : NULL, o->write, o->len,
+                                                      o->cookie),
                      op_step, o);
         return ST_OK;
     }
