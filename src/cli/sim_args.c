@@ -30,16 +30,11 @@ double sim_args_written(float v) {
 }
 
 enum st sim_args_open(struct sim_asked *out, const struct sim_args *a, struct err *err) {
-    const double *peak = out->machine.peak;
     enum st st = machine_open(&out->machine, a->hardware ? a->hardware : "cloudmatrix384", err);
     if (!st) st = sim_model_open(&out->model, sim_args_model(a), err);
     if (st) return st;
-    if (a->weights)
-        out->weights = (enum machine_type)(a->weights - 1);
-    else if (peak[TYPE_FP8] > 0)
-        out->weights = TYPE_FP8;
-    else
-        out->weights = peak[TYPE_INT8] > 0 ? TYPE_INT8 : TYPE_BF16;
+    out->weights =
+        a->weights ? (enum machine_type)(a->weights - 1) : machine_weights(&out->machine);
     return ST_OK;
 }
 

@@ -436,3 +436,8 @@ const struct machine_operator *machine_operator(const struct machine *m, const c
         if (strcmp(m->operators[i].name, name) == 0) return &m->operators[i];
     return &none;
 }
+
+enum machine_type machine_weights(const struct machine *m) {
+    if (m->peak[TYPE_FP8] > 0) return TYPE_FP8;
+    return m->peak[TYPE_INT8] > 0 ? TYPE_INT8 : TYPE_BF16;
+}

@@ -86,6 +86,8 @@ static inline uint32_t machine_dies_per_node(const struct machine *m) {
     return m->dies_per_chip * m->chips_per_node;
 }
 const struct machine_plane *machine_plane(const struct machine *m, const char *name); /* or NULL */
+/* What weights are where nobody says: fp8, else int8, else bf16, as the chip computes with. */
+enum machine_type machine_weights(const struct machine *m);
 /* Never NULL: an operator that the file does not list has the defaults of operators.h. */
 const struct machine_operator *machine_operator(const struct machine *m, const char *name);
 

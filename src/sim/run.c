@@ -172,6 +172,7 @@ static void report_members(struct run *r, struct run_report *o) {
         o->wrong_pages += c.wrong_pages;
         o->preemptions += c.preemptions;
         o->blocks_stored += c.stored;
+        o->blocks_unstored += c.unstored;
         o->pool_tokens += c.pool_tokens;
         o->leaked_pages += c.leaked_pages;
         if (m->ssd) {

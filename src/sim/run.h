@@ -90,11 +90,15 @@ enum st ST_CHECKED run_config_open(struct run_config *c, const char *path,
 enum st ST_CHECKED run_config_read(struct run_config *c, const void *bytes, size_t len,
                                    const char *name, struct err *err);
 
+/* The ways between members of a plane: between nodes, or of the only one there is. */
+const struct machine_path *run_paths(const struct run_config *c, const struct machine_plane *p);
 /* How many chips, nodes, ... there are that such a fault can hit. */
 uint32_t run_fault_places(const struct run_config *c, enum run_fault_kind kind);
 /* How many of them, from the first on, matter to anybody: the rest of the machine may break, and nothing
  * comes of it. */
 uint32_t run_fault_used(const struct run_config *c, enum run_fault_kind kind);
+/* Of a KV page, wherever it lies: prefill's has the draft layer's rows too, where decode drafts. */
+double run_page_bytes(const struct run_config *c);
 /* KV pages of an instance of that role. ST_INVALID: "max_model_len: ...", it has no room for one request
  * of that length. */
 enum st ST_CHECKED run_kv_pages(const struct run_config *c, enum member_role role, uint32_t *out,
@@ -120,6 +124,7 @@ struct run_report {
     double handover_use, pool_use, ssd_use; /* busiest one's share of its time */
     double energy_j;                        /* 0: power is not known */
     uint64_t handovers, deaths, joins, preemptions, blocks_stored;
+    uint64_t blocks_unstored; /* offered to the pool, which had no room or was busy */
     /* that came; of them on hardware that nobody uses; that would have come after the end */
     uint64_t faults, faults_unused, faults_late;
     /* invariants: all 0, or the run is wrong */

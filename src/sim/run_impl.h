@@ -40,7 +40,7 @@ struct run_member {
         double s;
     } steps[RUN_STEPS];
     struct run_counts {
-        uint64_t wrong_pages, preemptions, stored, pool_tokens;
+        uint64_t wrong_pages, preemptions, stored, unstored, pool_tokens;
         uint64_t leaked_pages;                        /* now, where no request is under way */
     } past;                                           /* of earlier lives */
     uint32_t down, hung;                              /* faults that keep it so */

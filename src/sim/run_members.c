@@ -38,11 +38,12 @@ static struct run_member *member_of(const struct run *r, const struct bus *b) {
     return NULL;
 }
 
-/* A plane that says nothing of CPUs is as fast to their memory as to a die's. */
-static enum machine_transfer transfer_of(const struct machine_plane *p, bool cpu, bool write) {
-    enum machine_transfer t = cpu ? (write ? TRANSFER_WRITE_CPU : TRANSFER_READ_CPU)
-                                  : (write ? TRANSFER_WRITE : TRANSFER_READ);
-    if (p->other_node[t].rate_bps > 0) return t;
+const struct machine_path *run_paths(const struct run_config *c, const struct machine_plane *p) {
+    return c->machine.n_nodes > 1 ? p->other_node : p->same_node;
+}
+
+static enum machine_transfer transfer_of(bool cpu, bool write) {
+    if (cpu) return write ? TRANSFER_WRITE_CPU : TRANSFER_READ_CPU;
     return write ? TRANSFER_WRITE : TRANSFER_READ;
 }
 
@@ -54,11 +55,8 @@ static double node_limit(const struct machine *m, const struct machine_plane *p,
 }
 
 /* What one die gets on a path where nobody else is. */
-static double die_rate(const struct machine *m, const struct machine_plane *p, bool cpu,
-                       bool write) {
-    double rate = p->other_node[transfer_of(p, cpu, write)].rate_bps;
-    if (rate <= 0) rate = p->die_bps;
-    return node_limit(m, p, 1, rate);
+static double die_rate(const struct run *r, const struct machine_plane *p, bool cpu, bool write) {
+    return node_limit(&r->c->machine, p, 1, run_paths(r->c, p)[transfer_of(cpu, write)].rate_bps);
 }
 
 /* Hand-over and pool share a worker's links where they share a plane. */
@@ -90,15 +88,14 @@ uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t
     int plane = pool ? POOL : HANDOVER;
     const struct machine_plane *p = r->planes[plane];
     /* a server pulls what it is offered: that is a worker's write to its memory */
-    enum machine_transfer what = transfer_of(p, pool, write || (pool && a->m.role == ROLE_OF_POOL));
-    if (len != SIM_PAGE_BYTES || !a || !b) return run_ns(p->other_node[what].latency_s) + 1;
-    const struct step_setup *setup = a->setup ? a->setup : b->setup;
+    enum machine_transfer what = transfer_of(pool, write || (pool && a->m.role == ROLE_OF_POOL));
+    if (len != SIM_PAGE_BYTES || !a || !b) return run_ns(run_paths(r->c, p)[what].latency_s) + 1;
     struct run_links *to = links_of(r, a, plane, true), *from = links_of(r, b, plane, false);
     struct run_link *to_link = link_of(a, to, cookie, a->m.name),
                     *from_link = link_of(b, from, cookie, a->m.name);
-    double bytes = step_kv_token_bytes(setup) * KV_PAGE_TOKENS,
-           now_s = run_s(sim_cluster_now(&r->cluster)),
-           alone = transfer_s(p, what, true, bytes / fmin(to_link->share, from_link->share)),
+    double bytes = run_page_bytes(r->c), now_s = run_s(sim_cluster_now(&r->cluster)),
+           alone = transfer_s(p, what, r->c->machine.n_nodes > 1,
+                              bytes / fmin(to_link->share, from_link->share)),
            in = link_take(to_link, to->rate_bps, now_s, bytes),
            out = link_take(from_link, from->rate_bps, now_s, bytes);
     *(pool ? (a->m.role == ROLE_OF_POOL ? &r->pool_write_bytes : &r->pool_read_bytes)
@@ -134,12 +131,16 @@ static double prefill_s(void *ctx, const struct sim_chunk *c) {
     return step_prefill_s(m->setup, &p, NULL);
 }
 
+double run_page_bytes(const struct run_config *c) {
+    return step_kv_token_bytes(&c->decode.setup) * KV_PAGE_TOKENS;
+}
+
 enum st run_kv_pages(const struct run_config *c, enum member_role role, uint32_t *out,
                      struct err *err) {
     bool prefill = role == ROLE_OF_PREFILL;
     const struct step_setup *s = prefill ? &c->prefill.setup : &c->decode.setup;
     bool bound = die_bound(role, s);
-    double page = step_kv_token_bytes(s) * KV_PAGE_TOKENS, memories = bound ? s->dies : 1,
+    double page = run_page_bytes(c), memories = bound ? s->dies : 1,
            room = step_kv_room_bytes(s, prefill) * s->dies / memories, each = floor(room / page),
            least = engine_pages_min(c->max_model_len);
     *out =
@@ -208,8 +209,7 @@ enum st run_pool(void *ctx, struct sim_member *sim, struct pool_node_options *o,
     const struct machine *hw = &r->c->machine;
     struct run_member *m = (struct run_member *)sim;
     struct block_shape shape = sim_exec_shape();
-    double block = step_kv_token_bytes(&r->c->prefill.setup) * KV_PAGE_TOKENS,
-           recs = floor(r->c->pool.ssd_bytes / block);
+    double block = run_page_bytes(r->c), recs = floor(r->c->pool.ssd_bytes / block);
     enum st st = ST_OK;
     /* a block stands for its real size, and takes a slot of the small one's */
     double slots = floor(r->c->pool.dram_bytes / block);
@@ -251,6 +251,7 @@ struct run_counts run_member_account(struct run_member *m, uint64_t now_ns) {
     c.wrong_pages += m->exec.wrong;
     c.preemptions += s.engine.preemptions;
     c.stored += s.pool.stored;
+    c.unstored += s.pool.refused;
     c.pool_tokens += s.load.prompt_from_pool;
     if (m->m.stopped)
         return c; /* given up, and does not know yet: it gives all back when it goes on */
@@ -271,7 +272,7 @@ void run_member_end(struct run *r, struct run_member *m) {
 static double plane_rate(const struct run *r, const struct machine_plane *p, double dies, bool cpu,
                          bool write) {
     const struct machine *m = &r->c->machine;
-    return node_limit(m, p, dies / machine_dies_per_node(m), dies * die_rate(m, p, cpu, write));
+    return node_limit(m, p, dies / machine_dies_per_node(m), dies * die_rate(r, p, cpu, write));
 }
 
 static bool place_worker(struct run *r, struct run_member *m) {
