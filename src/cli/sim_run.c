@@ -66,10 +66,18 @@ static void go(struct run *r, const struct run_config *c) {
 
 /* --- text -------------------------------------------------------------------------------------- */
 
+/* Of none there is none. */
+static const char *figure(char out[32], double v) {
+    snprintf(out, 32, isnan(v) ? "-" : "%.1f", v);
+    return out;
+}
+
 static void times(const char *what, const struct run_percentiles *p, double unit,
                   const char *name) {
-    printf("%-12s mean %8.1f  p50 %8.1f  p90 %8.1f  p99 %8.1f  max %8.1f %s\n", what,
-           p->mean / unit, p->p50 / unit, p->p90 / unit, p->p99 / unit, p->max / unit, name);
+    char a[32], b[32], c[32], d[32], e[32];
+    printf("%-12s mean %8s  p50 %8s  p90 %8s  p99 %8s  max %8s %s\n", what,
+           figure(a, p->mean / unit), figure(b, p->p50 / unit), figure(c, p->p90 / unit),
+           figure(d, p->p99 / unit), figure(e, p->max / unit), name);
 }
 
 static double share(double part, double whole) {
@@ -81,6 +89,30 @@ static double span(const struct run_report *o) {
     return s > 0 ? s : 0;
 }
 
+/* What comes, with what nobody said. */
+static void print_load(const struct run_config *c) {
+    const char *name = strrchr(c->load.trace, '/');
+    printf("load: ");
+    if (c->load.arrivals == RUN_POISSON) printf("poisson, %g requests/s", c->load.rate);
+    if (c->load.arrivals == RUN_CLOSED) printf("closed loop, %u clients", c->load.clients);
+    if (c->load.arrivals == RUN_TRACE) printf("as traced, %g times as fast", c->load.rate_scale);
+    if (c->load.trace[0])
+        printf(", lengths of %s", name ? name + 1 : c->load.trace);
+    else
+        printf(", %u tokens in, %u out", c->load.n_in, c->load.n_out);
+    if (c->load.length_divisor != 1) printf(" divided by %g", c->load.length_divisor);
+    if (c->load.requests) printf("; %llu requests", (unsigned long long)c->load.requests);
+    if (c->load.duration_s > 0) printf("; for %g s", c->load.duration_s);
+    printf("\n");
+}
+
+/* Of a moment it says nothing. */
+static void print_pace(const struct run_report *o) {
+    printf("%.0f s of virtual time in %.1f s", o->virtual_s, o->wall_s);
+    if (o->wall_s >= 0.01) printf(", %.2f M events/s", (double)o->events / o->wall_s / 1e6);
+    printf("\n\n");
+}
+
 static void print_text(const struct run_config *c, const struct run_report *o) {
     char a[32], b[32], d[32];
     double s = span(o), chips_p = (double)c->prefill.n * c->prefill.chips,
@@ -88,8 +120,8 @@ static void print_text(const struct run_config *c, const struct run_report *o) {
     printf("%s on %s: %u x %u chips prefill, %u x %u chips decode, %u pool servers; seed %llu\n",
            c->model, c->machine.name, c->prefill.n, c->prefill.chips, c->decode.n, c->decode.chips,
            c->pool.n, (unsigned long long)c->seed);
-    printf("%.0f s of virtual time in %.1f s, %.2f M events/s\n\n", o->virtual_s, o->wall_s,
-           share((double)o->events, o->wall_s) / 1e6);
+    print_load(c);
+    print_pace(o);
     printf("requests     %llu: %llu finished, %llu failed, ", (unsigned long long)o->requests,
            (unsigned long long)o->finished, (unsigned long long)o->failed);
     if (c->load.leave_share > 0)
@@ -118,10 +150,10 @@ static void print_text(const struct run_config *c, const struct run_report *o) {
            (unsigned long long)o->handovers, human_bytes(a, sizeof a, o->handover_bytes),
            c->handover_plane, 100 * o->handover_use);
     printf("pool         %s read, %s written over %s, busiest link %.1f%% used, %llu blocks "
-           "stored\n",
+           "stored, %llu not (no room, or busy)\n",
            human_bytes(b, sizeof b, o->pool_read_bytes),
            human_bytes(d, sizeof d, o->pool_write_bytes), c->pool.plane, 100 * o->pool_use,
-           (unsigned long long)o->blocks_stored);
+           (unsigned long long)o->blocks_stored, (unsigned long long)o->blocks_unstored);
     if (c->pool.ssd_bytes > 0)
         printf("pool's SSD   %s read, %s written, busiest %.1f%% used\n",
                human_bytes(b, sizeof b, o->ssd_read_bytes),
@@ -146,9 +178,14 @@ static void print_text(const struct run_config *c, const struct run_report *o) {
 
 /* --- JSON -------------------------------------------------------------------------------------- */
 
+static json_t *json_figure(double v) {
+    return isnan(v) ? json_null() : json_real(v);
+}
+
 static json_t *json_times(const struct run_percentiles *p) {
-    return json_pack("{s:f, s:f, s:f, s:f, s:f}", "mean", p->mean, "p50", p->p50, "p90", p->p90,
-                     "p99", p->p99, "max", p->max);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "mean", json_figure(p->mean), "p50",
+                     json_figure(p->p50), "p90", json_figure(p->p90), "p99", json_figure(p->p99),
+                     "max", json_figure(p->max));
 }
 
 static void put(json_t *to, const char *key, double v) {
@@ -200,6 +237,7 @@ static void print_json(const struct run_config *c, const char *model, const char
     put(j, "ssd_write_bytes", o->ssd_write_bytes);
     put(j, "ssd_share", o->ssd_use);
     put_count(j, "blocks_stored", o->blocks_stored);
+    put_count(j, "blocks_unstored", o->blocks_unstored);
     put(j, "energy_j", o->energy_j);
     put_count(j, "deaths", o->deaths);
     put_count(j, "joins", o->joins);
@@ -238,6 +276,7 @@ static void print_server_text(const struct run_config *c, const struct calibrati
     double s = span(o);
     printf("%s on %s, %u threads, as %s measured it; seed %llu\n", k->model, k->cpu, k->threads,
            c->server, (unsigned long long)c->seed);
+    print_load(c);
     printf("%.0f s of virtual time in %.1f s\n\n", o->virtual_s, o->wall_s);
     printf("requests     %llu: %llu finished, %llu failed; %.2f/s\n",
            (unsigned long long)o->requests, (unsigned long long)o->finished,

@@ -39,6 +39,7 @@ struct pool_client_stats {
     uint64_t blocks_fetched, blocks_from_ssd, blocks_bad; /* bad: found, but not to be had */
     uint64_t bytes_fetched;
     uint64_t offers, stored, known, refused; /* known: the pool had it already */
+    uint64_t not_offered;                    /* too many were under way */
 };
 
 enum st ST_CHECKED pool_client_new(struct pool_client **out, const struct pool_client_options *o,

@@ -20,7 +20,10 @@ bool pool_offer(struct pool_client *c, const char *tenant, const struct pool_key
     size_t len = strlen(tenant);
     if (!l || l->suspended || page >= c->o.n_pages || len == 0 || len >= POOL_TENANT_BYTES)
         return false;
-    if (c->n_free_offers == 0 || l->n_offers == CLIENT_OFFERS_SENT) return false;
+    if (c->n_free_offers == 0 || l->n_offers == CLIENT_OFFERS_SENT) {
+        c->stats.not_offered++;
+        return false;
+    }
     uint32_t i = c->free_offers[--c->n_free_offers];
     struct wire_offer *w = &l->offers[l->n_offers++];
     *w = (struct wire_offer){.id = ++c->ids * c->n_offers + i, .key = *key, .page = page};

@@ -104,7 +104,7 @@ double run_page_bytes(const struct run_config *c);
 enum st ST_CHECKED run_kv_pages(const struct run_config *c, enum member_role role, uint32_t *out,
                                 struct err *err);
 
-struct run_percentiles {
+struct run_percentiles { /* NAN: of none */
     double mean, p50, p90, p99, max;
 };
 
@@ -124,7 +124,7 @@ struct run_report {
     double handover_use, pool_use, ssd_use; /* busiest one's share of its time */
     double energy_j;                        /* 0: power is not known */
     uint64_t handovers, deaths, joins, preemptions, blocks_stored;
-    uint64_t blocks_unstored; /* offered to the pool, which had no room or was busy */
+    uint64_t blocks_unstored; /* the pool had no room, or was busy */
     /* that came; of them on hardware that nobody uses; that would have come after the end */
     uint64_t faults, faults_unused, faults_late;
     /* invariants: all 0, or the run is wrong */

@@ -332,7 +332,7 @@ static int compare(const void *a, const void *b) {
 static void percentiles(struct run_percentiles *p, float *v, size_t n) {
     size_t k = 0;
     double sum = 0;
-    *p = (struct run_percentiles){0};
+    *p = (struct run_percentiles){NAN, NAN, NAN, NAN, NAN};
     for (size_t i = 0; i < n; i++)
         if (v[i] >= 0) sum += v[k++] = v[i];
     if (k == 0) return;

@@ -251,7 +251,8 @@ struct run_counts run_member_account(struct run_member *m, uint64_t now_ns) {
     c.wrong_pages += m->exec.wrong;
     c.preemptions += s.engine.preemptions;
     c.stored += s.pool.stored;
-    c.unstored += s.pool.refused;
+    /* whoever got no answer in time counts too */
+    c.unstored += s.pool.offers - s.pool.stored - s.pool.known + s.pool.not_offered;
     c.pool_tokens += s.load.prompt_from_pool;
     if (m->m.stopped)
         return c; /* given up, and does not know yet: it gives all back when it goes on */

@@ -110,7 +110,18 @@ def test_the_summary_says_what_was_checked(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(SMALL + "load: {rate: 5, input_tokens: 1000, output_tokens: 10, requests: 20}\nslo: {ttft_ms: 5000, tpot_ms: 50}\n")
     p = sim(path)
+    assert "load: poisson, 5 requests/s, 1000 tokens in, 10 out; 20 requests\n" in p.stdout
     assert "20 finished, 0 failed" in p.stdout and "goodput" in p.stdout and "200 tokens: 0 wrong" in p.stdout and p.stderr == ""
+
+
+def test_times_of_no_request_are_no_times(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(SMALL + "load: {duration_s: 0.001}\n")
+    p = sim(path)
+    assert "load: poisson, 1 requests/s, 4096 tokens in, 256 out; for 0.001 s\n" in p.stdout
+    assert "TTFT         mean        -  p50        -" in p.stdout and "events/s" not in p.stdout
+    r = report(path)
+    assert r["requests"] == 0 and r["ttft_s"]["p50"] is None and r["e2e_s"]["max"] is None
 
 
 @pytest.mark.parametrize("name", ["mooncake_conversation_trace.jsonl.gz", "mooncake_synthetic_trace.jsonl.gz", "azure2023_conv.csv.gz"])

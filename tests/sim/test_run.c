@@ -268,6 +268,18 @@ static void a_closed_loop_keeps_its_clients(void **state) {
     assert_int_equal(o.finished, 50);
 }
 
+/* Whole batches come at once, which the servers do not take; and nobody is told a time of nothing. */
+static void blocks_that_the_pool_did_not_take_are_told(void **state) {
+    (void)state;
+    struct run_report o = run_text("load: {arrivals: closed, clients: 2000, input_tokens: 1024, "
+                                   "output_tokens: 1, requests: 2000}\n",
+                                   1);
+    keeps_promises(&o);
+    uint64_t all = o.blocks_stored + o.blocks_unstored;
+    assert_true(o.blocks_unstored > 1000 && all > 0.99 * 16000 && all <= 16000);
+    assert_true(o.ttft_s.p50 > 0 && isnan(o.tpot_s.p50) && isnan(o.tpot_s.mean));
+}
+
 static void a_closed_loop_ends_after_its_time(void **state) {
     (void)state;
     struct run_report o = run_text("load: {arrivals: closed, clients: 3, input_tokens: 1000, "
@@ -536,6 +548,7 @@ int main(void) {
         cmocka_unit_test(a_repeated_prompt_is_found_after_all_workers_were_restarted),
         cmocka_unit_test(what_went_to_ssd_is_found_after_its_server_came_back),
         cmocka_unit_test(a_closed_loop_keeps_its_clients),
+        cmocka_unit_test(blocks_that_the_pool_did_not_take_are_told),
         cmocka_unit_test(a_closed_loop_ends_after_its_time),
         cmocka_unit_test(tenants_with_one_prompt_share_nothing),
         cmocka_unit_test(the_slowest_chip_sets_the_pace_until_it_is_mended),
