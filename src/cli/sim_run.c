@@ -113,6 +113,16 @@ static void print_pace(const struct run_report *o) {
     printf("\n\n");
 }
 
+static void print_pool(const struct run_config *c, const struct run_report *o) {
+    char a[32], b[32];
+    if (c->pool.n == 0) return;
+    printf("pool         %s read, %s written over %s, busiest link %.1f%% used, %llu blocks "
+           "stored, %llu not (no room, or busy)\n",
+           human_bytes(a, sizeof a, o->pool_read_bytes),
+           human_bytes(b, sizeof b, o->pool_write_bytes), c->pool.plane, 100 * o->pool_use,
+           (unsigned long long)o->blocks_stored, (unsigned long long)o->blocks_unstored);
+}
+
 static void print_text(const struct run_config *c, const struct run_report *o) {
     char a[32], b[32], d[32];
     double s = span(o), chips_p = (double)c->prefill.n * c->prefill.chips,
@@ -149,12 +159,8 @@ static void print_text(const struct run_config *c, const struct run_report *o) {
     printf("hand-over    %llu, %s over %s, busiest link %.1f%% used\n",
            (unsigned long long)o->handovers, human_bytes(a, sizeof a, o->handover_bytes),
            c->handover_plane, 100 * o->handover_use);
-    printf("pool         %s read, %s written over %s, busiest link %.1f%% used, %llu blocks "
-           "stored, %llu not (no room, or busy)\n",
-           human_bytes(b, sizeof b, o->pool_read_bytes),
-           human_bytes(d, sizeof d, o->pool_write_bytes), c->pool.plane, 100 * o->pool_use,
-           (unsigned long long)o->blocks_stored, (unsigned long long)o->blocks_unstored);
-    if (c->pool.ssd_bytes > 0)
+    print_pool(c, o);
+    if (c->pool.n > 0 && c->pool.ssd_bytes > 0)
         printf("pool's SSD   %s read, %s written, busiest %.1f%% used\n",
                human_bytes(b, sizeof b, o->ssd_read_bytes),
                human_bytes(d, sizeof d, o->ssd_write_bytes), 100 * o->ssd_use);

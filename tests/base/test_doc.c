@@ -120,7 +120,8 @@ static void numbers_are_checked_for_kind_and_bounds(void **state) {
     assert_int_equal(doc_count(r, "neg", 0, 7, &u, &err), ST_INVALID);
     assert_int_equal(doc_count(r, "big", 0, UINT64_MAX, &u, &err), ST_INVALID);
     assert_int_equal(doc_count(r, "x", 0, 700, &u, &err), ST_INVALID);
-    assert_string_equal(err.text, "f: line 1: x: found '1.5e2', expected a whole number");
+    assert_string_equal(err.text,
+                        "f: line 1: x: found '1.5e2', expected a whole number from 0 to 700");
     assert_int_equal(u, 7);
     doc_free(d);
 }
@@ -172,7 +173,7 @@ static void what_is_set_goes_before_the_file_and_is_checked_as_it_is(void **stat
     assert_int_equal(doc_number(r, "rate", 0, 1, &v, &err), ST_INVALID);
     assert_string_equal(err.text, "--rate: found 2.5, expected 0 to 1");
     assert_int_equal(doc_count(load, "n", 0, 9, &n, &err), ST_INVALID);
-    assert_string_equal(err.text, "--n: found 'x', expected a whole number");
+    assert_string_equal(err.text, "--n: found 'x', expected a whole number from 0 to 9");
     assert_int_equal(doc_count(load, "m", 0, 9, &n, &err), ST_OK);
     assert_int_equal(n, 7);
     assert_int_equal(doc_count(doc_find(r, "new"), "m", 0, 9, &n, &err), ST_OK);
