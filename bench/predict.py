@@ -3,9 +3,9 @@
 how it serves the first part of a trace, and `bench serve` asks the real one, at 0.3, 0.6 and 0.8 of the rate that it was
 measured to reach. Lengths are divided so that the longest fits the model; bursts stay bursts. Also replays the times of
 the real run's steps. Medians of several runs. On a shared machine its cores may be near each other or far apart, which
-changes from minute to minute and makes a third of the speed of a small model: `bench limits` before and after each run
-says how the machine was, a run during which it changed is made again, and each is compared with what was predicted from a
-calibration of its state. Hosts move virtual cores that sleep and wake up: meanwhile each is kept awake by a process of the
+changes from minute to minute and makes a third of the speed of a small model: `bench limits` before and after each run and
+`bench limits --watch` during it say how the machine was, a run during which it changed is made again, and each is compared
+with what was predicted from a calibration of its state. Hosts move virtual cores that sleep and wake up: meanwhile each is kept awake by a process of the
 idle class, which whatever else wants the core takes it from at once.
 
 bench/predict.py [--model M] [--trace FILE --first N --rows N] [--runs 5] [-- flags of serve]"""
@@ -69,6 +69,15 @@ def probe():
 def alike(a, b):
     """ns from core to core; 0: others had the cores, which says nothing."""
     return max(a, b) < 1.5 * min(a, b) or min(a, b) == 0
+
+
+def watched(hop_ns, f, *more):
+    """What f returns, and whether the cores stayed so far apart meanwhile; some readings go wrong."""
+    watch = subprocess.Popen([binary, "bench", "limits", "--watch"], stdout=subprocess.PIPE, text=True)
+    result = f(*more)
+    watch.kill()
+    readings = [float(l) for l in watch.communicate()[0].splitlines()[:-1]]
+    return result, sum(alike(r, hop_ns) for r in readings) >= 0.9 * len(readings)
 
 
 # --- the load ---------------------------------------------------------------------------------------------------
@@ -145,14 +154,14 @@ def measure(load, i):
         server = Server("--record-steps", steps)
         ask(server.port, 1e6, 1, "--max-concurrency", a.clients)
         begun, speed = time.monotonic_ns(), load * state.capacity / native
-        m = ask(server.port, speed, 1000 + i)
+        m, stayed = watched(state.hop_ns, ask, server.port, speed, 1000 + i)
         server.stop()
         after = probe()
-        if alike(before["hop_ns"], after["hop_ns"]) and alike(before["hop_ns"], state.hop_ns):
+        if stayed and alike(before["hop_ns"], state.hop_ns) and alike(after["hop_ns"], state.hop_ns):
             cut(steps, begun)
             foreseen, replayed = state.foresee(speed), state.foresee(speed, "--replay", steps)
             return {**m, "foreseen": foreseen, "replayed": replayed, "probes": [before, after]}
-        log(f"{load}: the machine changed, {before['hop_ns']:.0f} to {after['hop_ns']:.0f} ns from core to core; again")
+        log(f"{load}: the machine changed, {before['hop_ns']:.0f} to {after['hop_ns']:.0f} ns from core to core{'' if stayed else ', others between'}; again")
     return None
 
 
@@ -178,13 +187,9 @@ class State:
     def measure_capacity(self):
         server, runs = Server(), []
         ask(server.port, 1e6, 1, "--max-concurrency", a.clients)  # the weights are mapped and read once
-        before = probe()["hop_ns"]
         for i in range(TRIES):
-            m = ask(server.port, 1e6, 2 + i, "--max-concurrency", a.clients)
-            after = probe()["hop_ns"]
-            if alike(self.hop_ns, before) and alike(self.hop_ns, after):
-                runs.append(m["requests_per_s"])
-            before = after
+            m, stayed = watched(self.hop_ns, ask, server.port, 1e6, 2 + i, "--max-concurrency", a.clients)
+            runs += [m["requests_per_s"]] if stayed else []
             if len(runs) == 3:
                 break
         server.stop()

@@ -213,7 +213,7 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
 static void probe(struct calibrate *b) {
     if (b->seen.n_probes < SEEN_MAX)
         b->probes[b->seen.n_probes++] =
-            (struct calibration_probe){clock_now_ns(), limits_hop_ns(b->team)};
+            (struct calibration_probe){clock_now_ns(), limits_hop_ns(b->team, LIMITS_HOPS_NS)};
 }
 
 /* A closed loop of so many clients. */

@@ -4,9 +4,11 @@
 #include "cli/bench_limits.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 #include <jansson.h>
 
+#include "base/turn.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
 #include "cli/limits.h"
@@ -27,12 +29,25 @@ static void print(const struct limits *l, uint32_t threads, bool json) {
     printf("threads    %.0f ns for a cache line from one to the next\n", l->hop_ns);
 }
 
+/* Beside whatever else computes, of which it takes a thousandth; until interrupted. */
+static void watch(struct team *team) {
+    enum { FOR_NS = 200000, EVERY_US = 200000 };
+    for (;;) {
+        printf("%.0f\n", limits_hop_ns(team, FOR_NS));
+        fflush(stdout);
+        usleep(EVERY_US);
+    }
+}
+
 int cli_bench_limits(int argc, char **argv) {
     uint32_t threads = 0;
-    bool json = false;
+    bool json = false, watches = false;
     const struct flag flags[] = {
         {"threads", "N", FLAG_U32, &threads, 0, 1024,
          "threads to measure with (default 0: every core allowed)", false},
+        {"watch", NULL, FLAG_BOOL, &watches, 0, 0,
+         "only how far apart the cores are in ns, five times a second, beside what else computes",
+         false},
         {"json", NULL, FLAG_BOOL, &json, 0, 0, "the result as a JSON object", false},
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
     };
@@ -51,7 +66,9 @@ int cli_bench_limits(int argc, char **argv) {
     struct team *team;
     if (flags_parse(&result, &cmd, argc, argv, NULL, &err)) return cli_fail(CLI_USAGE, &err);
     if (result == FLAG_HELP_SHOWN) return 0;
+    if (watches) turn_short(); /* so that all its threads have a core at the same time */
     if (team_new(&team, threads ? threads : team_cores(), &err)) return cli_fail(CLI_FAILED, &err);
+    if (watches) watch(team);
     enum st st = limits_measure(&l, team, &err);
     if (!st) print(&l, team_size(team), json);
     team_free(team);

@@ -14,7 +14,6 @@
 #include "base/clock.h"
 
 enum { RUNS = 5, FMA_ROUNDS = 4000000, ACCUMULATORS = 24, SPIN_MAX = 100000 };
-static const uint64_t hops_ns = 2000000;
 static const size_t read_bytes = (size_t)1 << 30;
 
 struct burn {
@@ -108,14 +107,13 @@ static void fma_part(void *ctx, uint32_t tile, uint32_t thread) {
 struct hops {
     uint32_t n;
     atomic_uint_least64_t at; /* HOPS_OVER: stop */
+    uint64_t for_ns;
     double least_ns;
 };
 #define HOPS_OVER UINT64_MAX
 
-static void hop_part(void *ctx, uint32_t tile, uint32_t thread) {
-    struct hops *h = ctx;
+static void hop(struct hops *h, uint32_t tile) {
     uint64_t begun = 0, at;
-    (void)thread;
     for (uint64_t mine = tile;; mine += h->n) {
         for (uint32_t spins = 1; (at = atomic_load_explicit(&h->at, memory_order_acquire)) != mine;
              spins++) {
@@ -125,7 +123,7 @@ static void hop_part(void *ctx, uint32_t tile, uint32_t thread) {
         }
         uint64_t now = tile == 0 ? clock_now_ns() : 0;
         if (mine == 0) begun = now;
-        if (tile == 0 && now - begun > hops_ns) {
+        if (tile == 0 && now - begun > h->for_ns) {
             double ns = (double)(now - begun) / (double)mine;
             if (!(h->least_ns > 0) || ns < h->least_ns) h->least_ns = ns;
             atomic_store_explicit(&h->at, HOPS_OVER, memory_order_release);
@@ -135,8 +133,25 @@ static void hop_part(void *ctx, uint32_t tile, uint32_t thread) {
     }
 }
 
-double limits_hop_ns(struct team *team) {
-    struct hops h = {.n = team_size(team)};
+/* Each on a core of its own, where there are as many, even if others compute there. */
+static void hop_part(void *ctx, uint32_t tile, uint32_t thread) {
+    cpu_set_t allowed, one;
+    (void)thread;
+    bool known = sched_getaffinity(0, sizeof allowed, &allowed) == 0;
+    uint32_t nth = known ? tile % (uint32_t)CPU_COUNT(&allowed) : 0;
+    for (int core = 0; known && core < CPU_SETSIZE; core++) {
+        if (!CPU_ISSET(core, &allowed) || nth-- > 0) continue;
+        CPU_ZERO(&one);
+        CPU_SET(core, &one);
+        (void)sched_setaffinity(0, sizeof one, &one);
+        break;
+    }
+    hop(ctx, tile);
+    if (known) (void)sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
+double limits_hop_ns(struct team *team, uint64_t for_ns) {
+    struct hops h = {.n = team_size(team), .for_ns = for_ns / RUNS};
     for (int i = 0; i < RUNS && h.n > 1; i++) {
         h.at = 0;
         team_run(team, hop_part, &h, h.n);
@@ -184,7 +199,7 @@ enum st limits_measure(struct limits *out, struct team *team, struct err *err) {
     b.fma = widest_fma(&out->fma_isa, &lanes);
     double gflops = 2.0 * lanes * ACCUMULATORS * FMA_ROUNDS * n / best(team, fma_part, &b) / 1e9;
     if (gflops > out->fma_gflops) out->fma_gflops = gflops;
-    double hop = limits_hop_ns(team);
+    double hop = limits_hop_ns(team, LIMITS_HOPS_NS);
     if (!(out->hop_ns > 0) || hop < out->hop_ns) out->hop_ns = hop;
     munmap(map, read_bytes);
     return ST_OK;

@@ -22,6 +22,7 @@ struct limits {
  * benchmark measures before and after. Zero-initialise. */
 enum st ST_CHECKED limits_measure(struct limits *out, struct team *team, struct err *err);
 
-double limits_hop_ns(struct team *team); /* alone: takes 10 ms */
+enum { LIMITS_HOPS_NS = 10000000 };
+double limits_hop_ns(struct team *team, uint64_t for_ns); /* alone, and how long it takes */
 
 #endif
