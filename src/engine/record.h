@@ -55,6 +55,11 @@ static inline double record_seconds(const struct record_work *w) {
     return (double)(w->end_ns - w->begin_ns) / 1e9;
 }
 
+/* Whether what was computed before work i was a piece. */
+static inline bool record_after_piece(const struct record_file *f, uint64_t i) {
+    return i > 0 && f->v[i - 1].kind == RECORD_PIECE;
+}
+
 /* A chunk: all of its pieces. */
 struct record_chunk {
     const struct record_work *last; /* piece */

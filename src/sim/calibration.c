@@ -22,7 +22,7 @@ struct field {
     uint32_t *u;
     double min, max;
 };
-enum { FIELDS_MAX = 48, FORMAT = 2 };
+enum { FIELDS_MAX = 48, FORMAT = 3 };
 
 static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
     const double s_max = 1e4;
@@ -48,6 +48,8 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {STEP, "draft_verified_s", &c->step.draft_s, NULL, 0, s_max},
         {STEP, "draft_guessed_s", &c->step.guess_s, NULL, 0, s_max},
         {STEP, "guessing_s", &c->step.guessing_s, NULL, 0, s_max},
+        {STEP, "after_piece_s", &c->step.after_s, NULL, 0, s_max},
+        {STEP, "after_piece_sequence_s", &c->step.after_sequence_s, NULL, 0, s_max},
         {STEP, "stall_share", &c->step.stall_share, NULL, 0, 1e3},
         {STEP, "draft_acceptance", &c->acceptance, NULL, 0, 1},
         {CHUNK, "fixed_s", &c->chunk.fixed_s, NULL, 0, s_max},

@@ -114,7 +114,7 @@ static struct solved solve(struct samples *s, double *x) {
 
 /* --- steps ------------------------------------------------------------------------------------ */
 
-enum { STEP_MORE = 6 }; /* features behind the knots */
+enum { STEP_MORE = 8 }; /* features behind the knots */
 
 /* Powers of two near which there are steps. */
 static uint32_t knots(double *at, const struct record_file *f) {
@@ -143,7 +143,8 @@ static void hats(double *out, const double *at, uint32_t n_knots, double n) {
     out[i + 1] = w;
 }
 
-static void step_features(double *out, const struct calibration *c, const struct record_work *w) {
+static void step_features(double *out, const struct calibration *c, const struct record_work *w,
+                          bool after_piece) {
     uint32_t n = c->step.n_knots;
     hats(out, c->step.sequences, n, w->runs);
     out[n] = (double)w->keys;
@@ -152,6 +153,8 @@ static void step_features(double *out, const struct calibration *c, const struct
     out[n + 3] = w->drafts;
     out[n + 4] = w->guesses;
     out[n + 5] = w->guesses > 0;
+    out[n + 6] = after_piece;
+    out[n + 7] = after_piece ? w->runs : 0;
 }
 
 static enum st fit_steps(struct calibration *c, const struct record_file *f, const char *name,
@@ -168,7 +171,7 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     for (uint64_t i = 0; i < f->n; i++) {
         const struct record_work *w = &f->v[i];
         if (w->kind != RECORD_STEP || w->end_ns == w->begin_ns) continue;
-        step_features(s.features + s.n * s.n_features, c, w);
+        step_features(s.features + s.n * s.n_features, c, w, record_after_piece(f, i));
         s.y[s.n++] = record_seconds(w);
         drafts += w->drafts;
         right += w->drafts ? (double)w->drawn - w->runs : 0;
@@ -183,6 +186,8 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     c->step.draft_s = x[n + 3];
     c->step.guess_s = x[n + 4];
     c->step.guessing_s = x[n + 5];
+    c->step.after_s = x[n + 6];
+    c->step.after_sequence_s = x[n + 7];
     c->step.stall_share = of.stall_share;
     c->fit.dropped += of.dropped;
     c->fit.step_error = of.error;
@@ -199,11 +204,12 @@ static double between_knots(const struct calibration *c, const double *knots_s, 
     return fmax(t, 0);
 }
 
-double calibration_step_s(const struct calibration *c, const struct sim_step *s) {
+double calibration_step_s(const struct calibration *c, const struct sim_step *s, bool after_piece) {
     double t = between_knots(c, c->step.s, s->requests) +
                s->requests * s->kv_tokens * c->step.key_s + s->tails * c->step.tail_s +
                s->tail_keys * c->step.tail_key_s + s->drafts * c->step.draft_s +
                s->guesses * c->step.guess_s + (s->guesses > 0 ? c->step.guessing_s : 0);
+    if (after_piece) t += c->step.after_s + s->requests * c->step.after_sequence_s;
     return t * (1 + c->step.stall_share);
 }
 

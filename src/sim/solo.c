@@ -24,6 +24,7 @@ struct solo {
     void *memory;
     struct engine *engine;
     uint32_t runs_last; /* of the last step */
+    bool after_piece;   /* what was computed last */
     bool rests;         /* the engine, until it is woken */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
      * client's thread makes all that are due before it sends them; bodies are read in rounds, a buffer
@@ -61,7 +62,8 @@ static double replayed_step(struct solo *s) {
                                      .tail_keys = (double)w->earlier,
                                      .drafts = w->drafts,
                                      .guesses = w->guesses};
-        return factor(record_seconds(w), calibration_step_s(s->k, &was));
+        bool after_piece = record_after_piece(f, s->next_step - 1);
+        return factor(record_seconds(w), calibration_step_s(s->k, &was, after_piece));
     }
     return 1;
 }
@@ -80,7 +82,7 @@ static double replayed_chunk(struct solo *s) {
 static double step_s(void *ctx, const struct sim_step *what) {
     struct solo *s = ctx;
     s->runs_last = (uint32_t)what->requests;
-    return replayed_step(s) * calibration_step_s(s->k, what);
+    return replayed_step(s) * calibration_step_s(s->k, what, s->after_piece);
 }
 
 static double chunk_s(void *ctx, const struct sim_chunk *what) {
@@ -246,6 +248,7 @@ bool solo_until(struct solo *s, double virtual_s) {
             continue;
         }
         s->pieces++;
+        s->after_piece = s->runs_last == 0;
         s->exec.now_ns +=
             run_ns(s->runs_last ? calibration_gap_s(s->k, s->runs_last) : s->k->gap_s);
     }

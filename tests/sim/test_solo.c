@@ -94,6 +94,13 @@ static void requests_one_after_the_other_take_what_the_table_says(void **state) 
     near(o.ttft_s.max, 0.1);
     near(o.tpot_s.max, 0.01);
     near(o.last_end_s - o.first_arrival_s, 4 * 0.15);
+    /* the step behind the prompt takes more */
+    k.step.after_s = 0.02;
+    k.step.after_sequence_s = 0.01;
+    o = serve(&k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4",
+              1);
+    near(o.last_end_s - o.first_arrival_s, 4 * (0.15 + 0.03));
+    k.step.after_s = k.step.after_sequence_s = 0;
     k.front.request_s = 0.02;
     k.front.made_s = 0.003;
     k.front.made_token_s = k.front.read_token_s = k.front.text_token_s = 0.0001;
@@ -215,22 +222,22 @@ static void a_table_is_found_again_in_samples_made_from_it(void **state) {
     assert_true(c.fit.step_error < 0.01 && c.fit.chunk_error < 0.02 && c.fit.dropped >= 40);
     assert_true(fabs(c.step.key_s / 5e-8 - 1) < 0.02);
     struct sim_step step = {.requests = 8, .kv_tokens = 500};
-    assert_true(
-        fabs(calibration_step_s(&c, &step) / (1 + c.step.stall_share) / (1.8e-3 + 4000 * 5e-8) -
-             1) < 0.02);
+    assert_true(fabs(calibration_step_s(&c, &step, false) / (1 + c.step.stall_share) /
+                         (1.8e-3 + 4000 * 5e-8) -
+                     1) < 0.02);
     struct sim_chunk chunk = {.tokens = 500, .key_pairs = 500 * 443, .requests = 4, .cached = 400};
     assert_true(fabs(calibration_chunk_s(&c, &chunk) / (17e-3 + 500 * 443 * 2e-8) - 1) < 0.03);
     assert_true(c.gap_s < 6e-6 && calibration_gap_s(&c, 8) < 6e-6);
     record_file_release(&f);
 }
 
-static void what_chunks_have_more_to_do_after_steps_is_found(void **state) {
+static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void **state) {
     (void)state;
     struct record_file f = {.x = {.vocab = 1000, .max_model_len = 2048}};
     struct calibration c = {0};
     struct err err;
     uint64_t now = 1, rng = 1;
-    f.v = calloc(20000, sizeof *f.v);
+    f.v = calloc(40000, sizeof *f.v);
     assert_non_null(f.v);
     for (int chunk = 0; chunk < 400; chunk++) {
         rng = rng * 6364136223846793005u + 1442695040888963407u;
@@ -248,9 +255,16 @@ static void what_chunks_have_more_to_do_after_steps_is_found(void **state) {
                                               .begins = i == 0,
                                               .over = i + 1 == pieces};
             now += ns + 1000;
-            f.v[f.n++] = (struct record_work){
-                .kind = RECORD_STEP, .begin_ns = now, .end_ns = now + 200000, .runs = 1, .rows = 1};
-            now += 200000 + 9000;
+            /* 200 us and 10 a sequence, behind a piece 20 us and 5 a sequence more */
+            for (uint32_t k = 0, runs = 1 + chunk % 8; k < (i + 1 == pieces ? 3 : 1); k++) {
+                ns = 200000 + 10000 * runs + (k ? 0 : 20000 + 5000 * runs);
+                f.v[f.n++] = (struct record_work){.kind = RECORD_STEP,
+                                                  .begin_ns = now,
+                                                  .end_ns = now + ns,
+                                                  .runs = runs,
+                                                  .rows = runs};
+                now += ns + 9000;
+            }
         }
     }
     must(calibration_fit(&c, &f, &(struct calibration_seen){0}, "samples", &err), &err);
@@ -259,6 +273,11 @@ static void what_chunks_have_more_to_do_after_steps_is_found(void **state) {
     assert_true(fabs(p.resume_s / 70e-6 - 1) < 0.05 && fabs(p.over_s / 50e-6 - 1) < 0.02);
     assert_true(fabs(c.gap_s / 1e-6 - 1) < 0.05 &&
                 fabs(calibration_gap_s(&c, 1) / 9e-6 - 1) < 0.05);
+    for (uint32_t n = 1; n <= 8; n++) {
+        struct sim_step step = {.requests = n};
+        assert_true(fabs(calibration_step_s(&c, &step, false) / (200e-6 + 10e-6 * n) - 1) < 0.02);
+        assert_true(fabs(calibration_step_s(&c, &step, true) / (220e-6 + 15e-6 * n) - 1) < 0.02);
+    }
     record_file_release(&f);
 }
 
@@ -311,7 +330,7 @@ static void odd_recordings_give_a_table_of_numbers(void **state) {
     struct sim_step step = {.requests = 2};
     struct sim_chunk chunk = {.tokens = 2, .requests = 2};
     struct sim_piece piece = calibration_piece(&c, &chunk);
-    assert_true(isfinite(calibration_step_s(&c, &step)));
+    assert_true(isfinite(calibration_step_s(&c, &step, false)));
     assert_true(isfinite(calibration_chunk_s(&c, &chunk)));
     assert_true(isfinite(piece.over_s) && isfinite(piece.resume_s));
     record_file_release(&f);
@@ -427,6 +446,8 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
         c.step.gap_s[i] = 0.03 + 0.01 * i;
     }
     c.step.guessing_s = 0.05;
+    c.step.after_s = 0.08;
+    c.step.after_sequence_s = 0.09;
     c.step.stall_share = 0.06;
     c.front.wake_s = 0.07;
     must(calibration_write(&c, path, &err), &err);
@@ -436,6 +457,8 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     near(d.step.s[1], 0.02);
     near(d.step.gap_s[1], 0.04);
     near(d.step.guessing_s, 0.05);
+    near(d.step.after_s, 0.08);
+    near(d.step.after_sequence_s, 0.09);
     near(d.step.stall_share, 0.06);
     near(d.front.wake_s, 0.07);
     near(d.chunk.row_s, c.chunk.row_s);
@@ -443,9 +466,9 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
-    assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 2"));
+    assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 3"));
     rewind(f);
-    fprintf(f, "{\"supernode_calibration\": 2}\n");
+    fprintf(f, "{\"supernode_calibration\": 3}\n");
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
@@ -463,7 +486,7 @@ int main(void) {
         cmocka_unit_test(what_is_stopped_in_the_middle_is_freed),
         cmocka_unit_test(one_seed_is_one_run_and_nothing_is_lost_under_overload),
         cmocka_unit_test(a_table_is_found_again_in_samples_made_from_it),
-        cmocka_unit_test(what_chunks_have_more_to_do_after_steps_is_found),
+        cmocka_unit_test(what_chunks_and_steps_have_more_to_do_after_each_other_is_found),
         cmocka_unit_test(what_is_fitted_does_not_depend_on_the_unit_of_time),
         cmocka_unit_test(odd_recordings_give_a_table_of_numbers),
         cmocka_unit_test(a_replay_of_what_the_table_has_no_time_for_ends),
