@@ -77,7 +77,7 @@ def watched(hop_ns, f, *more):
     result = f(*more)
     watch.kill()
     readings = [float(l) for l in watch.communicate()[0].splitlines()[:-1]]
-    return result, sum(alike(r, hop_ns) for r in readings) >= 0.9 * len(readings)
+    return result, len(readings) > 0 and sum(alike(r, hop_ns) for r in readings) >= 0.9 * len(readings)
 
 
 # --- the load ---------------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@
 #include "sim/calibration.h"
 
 enum {
-    SERVERS = 4,
+    SERVERS = 4, /* fewer where one would measure for less than so many times its warm-up: */
+    SERVER_WARM_UPS = 20,
     START_S = 600,
     STOP_S = 60,
     SEEN_MAX = 4096,
@@ -265,36 +266,45 @@ static enum st loads(struct calibrate *b, uint32_t width, struct turns *turns, d
 }
 
 /* Each width gets an equal part of the time that is left. */
-static enum st serve(struct calibrate *b, double end_s, struct err *err) {
-    struct err ignored;
-    uint64_t warm_ns = 0;
-    enum st st = begin(b, err);
-    if (!st) st = warm_up(b, err);
-    if (!st) warm_ns = clock_now_ns();
-    if (!st) probe(b);
+static enum st widths(struct calibrate *b, double end_s, struct err *err) {
+    enum st st = ST_OK;
     for (uint32_t i = 0; i < b->n_widths && !st; i++) {
         double at_s = since_s(b->begun_ns);
         st = loads(b, b->widths[i], &b->turns[i], at_s + (end_s - at_s) / (b->n_widths - i), err);
     }
+    return st;
+}
+
+/* A server; so many are still to come, and share the time that is left. Until it is warm no time counts. */
+static enum st serve(struct calibrate *b, uint32_t *to_come, struct err *err) {
+    struct err ignored;
+    double all_s = (double)b->a->seconds, at_s = since_s(b->begun_ns);
+    uint64_t begun_ns = clock_now_ns();
+    enum st st = begin(b, err);
+    uint64_t up_ns = clock_now_ns();
+    if (!st) st = warm_up(b, err);
+    uint64_t warm_ns = clock_now_ns();
+    double warming_s = (double)(warm_ns - up_ns) / 1e9;
+    b->begun_ns += warm_ns - begun_ns;
+    while (*to_come > 0 && (all_s - at_s) / (*to_come + 1) < SERVER_WARM_UPS * warming_s)
+        --*to_come;
+    if (!st) probe(b);
+    if (!st) st = widths(b, at_s + (all_s - at_s) / (*to_come + 1), err);
     enum st stopped = stop(b, st ? &ignored : err);
     if (!st) st = stopped;
     return st ? st : keep(b, warm_ns, err);
 }
 
-/* As each server does of the time that is left. */
 static enum st measure(struct calibrate *b, struct err *err) {
-    double all_s = (double)b->a->seconds;
-    uint32_t most = b->a->engine.engine.max_num_seqs;
+    uint32_t most = b->a->engine.engine.max_num_seqs, to_come = SERVERS;
     enum st st = ST_OK;
     for (uint32_t w = 1; w < most && b->n_widths + 1 < WIDTHS_MAX; w *= 2)
         b->widths[b->n_widths++] = w;
     b->widths[b->n_widths++] = most;
     progress_begin(&b->progress, "bench calibrate");
     b->begun_ns = clock_now_ns();
-    for (uint32_t i = 0; i < SERVERS && since_s(b->begun_ns) < all_s && !st; i++) {
-        double at_s = since_s(b->begun_ns);
-        st = serve(b, at_s + (all_s - at_s) / (SERVERS - i), err);
-    }
+    while (to_come-- > 0 && since_s(b->begun_ns) < (double)b->a->seconds && !st)
+        st = serve(b, &to_come, err);
     progress_end(&b->progress);
     return st;
 }
@@ -431,7 +441,7 @@ int cli_bench_calibrate(int argc, char **argv) {
         {"seconds", "S", FLAG_F32, &a.seconds, 1, 3600,
          "for how long it measures, about (default 60; a large model needs many minutes)", false},
         {"record", "FILE", FLAG_STR, &a.record, 0, 0,
-         "keep what the server wrote down of its steps", true},
+         "keep what the servers wrote down of their steps, once warm", true},
     };
     engine_args_init(&a.engine);
     (void)engine_args_flags(flags + 3, &a.engine);

@@ -46,7 +46,7 @@ int cli_bench_limits(int argc, char **argv) {
         {"threads", "N", FLAG_U32, &threads, 0, 1024,
          "threads to measure with (default 0: every core allowed)", false},
         {"watch", NULL, FLAG_BOOL, &watches, 0, 0,
-         "only how far apart the cores are in ns, five times a second, beside what else computes",
+         "prints how far apart the cores are in ns, five times a second, beside what else computes",
          false},
         {"json", NULL, FLAG_BOOL, &json, 0, 0, "the result as a JSON object", false},
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
@@ -64,12 +64,15 @@ int cli_bench_limits(int argc, char **argv) {
     enum flag_result result;
     struct limits l = {0};
     struct team *team;
-    if (flags_parse(&result, &cmd, argc, argv, NULL, &err)) return cli_fail(CLI_USAGE, &err);
-    if (result == FLAG_HELP_SHOWN) return 0;
+    enum st st = flags_parse(&result, &cmd, argc, argv, NULL, &err);
+    if (!st && result == FLAG_HELP_SHOWN) return 0;
+    if (!st && watches && json)
+        st = err_set(&err, ST_INVALID, "bench limits: --watch prints plain numbers, found --json");
+    if (st) return cli_fail(CLI_USAGE, &err);
     if (watches) turn_short(); /* so that all its threads have a core at the same time */
     if (team_new(&team, threads ? threads : team_cores(), &err)) return cli_fail(CLI_FAILED, &err);
     if (watches) watch(team);
-    enum st st = limits_measure(&l, team, &err);
+    st = limits_measure(&l, team, &err);
     if (!st) print(&l, team_size(team), json);
     team_free(team);
     return st ? cli_fail(CLI_FAILED, &err) : 0;

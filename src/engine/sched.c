@@ -48,7 +48,6 @@ static void list_remove(struct seq_list *l, const struct seq *q) {
 
 /* --- sequences -------------------------------------------------------------------------------- */
 
-/* Keys of all blocks that are full in what is known. */
 void sched_keys(struct seq *q) {
     uint32_t n = seq_len(q) / KV_PAGE_TOKENS + 1;
     if (q->n_keys == 0) block_key_root(&q->keys[q->n_keys++], q->r);
@@ -57,7 +56,6 @@ void sched_keys(struct seq *q) {
                        q->n_keys - 1);
 }
 
-/* The page where a block of the sequence is found; PAGES_NONE. */
 uint32_t sched_find_block(const struct sched *s, const struct seq *q, uint32_t block) {
     return may_be_found(q, block) ? pages_find(&s->pages, &q->keys[block + 1]) : PAGES_NONE;
 }

@@ -1,4 +1,4 @@
-"""bench calibrate measures a server, and sim run takes what it wrote."""
+"""bench calibrate measures servers, and sim run takes what it wrote; bench limits says how the machine is meanwhile."""
 import json, subprocess
 
 from test_serve import BIN, MODEL
@@ -6,7 +6,7 @@ from test_serve import BIN, MODEL
 
 def test_a_server_is_measured_and_then_predicted(tmp_path):
     out, steps = tmp_path / "tiny.json", tmp_path / "steps"
-    p = subprocess.run([BIN, "bench", "calibrate", MODEL, "--output", out, "--record", steps, "--seconds", "4", "--max-num-seqs", "4", "--speculate", "off"],
+    p = subprocess.run([BIN, "bench", "calibrate", MODEL, "--output", out, "--record", steps, "--seconds", "8", "--max-num-seqs", "4", "--speculate", "off"],
                        capture_output=True, text=True, timeout=300)
     assert p.returncode == 0, p.stderr
     assert "steps" in p.stdout and "chunks" in p.stdout
@@ -18,3 +18,12 @@ def test_a_server_is_measured_and_then_predicted(tmp_path):
         r = json.loads(subprocess.run([BIN, "sim", "run", tmp_path / "run.yaml", "--json", *more], check=True, stdout=subprocess.PIPE).stdout)
         assert r["finished"] == 20 and r["output_tokens"] == 200 and r["wrong_tokens"] == 0
         assert 0 < r["ttft_s"]["p50"] < 5
+
+
+def test_the_distance_of_cores_is_watched_until_interrupted():
+    p = subprocess.Popen([BIN, "bench", "limits", "--watch", "--threads", "2"], stdout=subprocess.PIPE, text=True)
+    readings = [float(p.stdout.readline()) for _ in range(3)]
+    p.terminate()
+    assert p.wait() != 0 and all(0 <= r < 1e7 for r in readings) and any(readings)
+    p = subprocess.run([BIN, "bench", "limits", "--watch", "--json"], capture_output=True, text=True)
+    assert p.returncode == 2 and "--watch" in p.stderr
