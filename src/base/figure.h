@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Numbers in formulas and tables that people read: four digits, without an exponent. */
+/* Numbers in formulas and tables that people read: four digits at least, whole numbers in full,
+ * without an exponent. */
 #ifndef SUPERNODE_BASE_FIGURE_H
 #define SUPERNODE_BASE_FIGURE_H
 

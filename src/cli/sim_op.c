@@ -154,10 +154,6 @@ static enum st check_flags(const struct args *a, const struct asked *op, struct 
     return ST_OK;
 }
 
-static bool exchanged(enum op op) {
-    return op == OP_DISPATCH || op == OP_GMM || op == OP_COMBINE;
-}
-
 static enum st check(const struct args *a, const struct asked *op, const struct sim_asked *s,
                      struct err *err) {
     uint64_t dies = (uint64_t)machine_dies_per_node(&s->machine) * s->machine.n_nodes;
@@ -175,7 +171,7 @@ static enum st check(const struct args *a, const struct asked *op, const struct 
     if (a->shared_ranks >= a->ep)
         return err_set(err, ST_INVALID, "op: found --shared-ranks %u, expected fewer than --ep %u",
                        a->shared_ranks, a->ep);
-    if (exchanged(op->op) && s->model.n_experts && !by_hand) {
+    if ((BIT(op->op) & EXCHANGED) && a->imbalance > 1 && s->model.n_experts && !by_hand) {
         struct op_shape shape = shape_of(a, s);
         double most = op_imbalance_max(&shape);
         if ((double)a->imbalance > most * (1 + 1e-6))
@@ -302,16 +298,19 @@ static void print_text(const struct args *a, const struct asked *op, const struc
 static void print_json(const struct asked *op, const struct sim_asked *s, const struct op_cost *c,
                        double bare_s) {
     json_t *o = json_pack(
-        "{s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s}",
-        "operator", op->name, "hardware", s->machine.name, "weights",
-        machine_type_names[s->weights], "computed_in",
-        machine_type_names[op_type_computed(&s->machine, type_of(op, s))], "time_us", c->s * 1e6,
-        "compute_us", c->compute_s * 1e6, "memory_us", c->memory_s * 1e6, "memory_in_turn_us",
-        c->serial_s * 1e6, "vectors_us", c->vector_s * 1e6, "network_us", c->network_s * 1e6,
-        "start_us", c->fixed_s * 1e6, "operations", c->operations, "hbm_bytes", c->hbm_bytes,
-        "network_bytes", c->network_bytes, "gb_per_s",
+        "{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s}", "operator",
+        op->name, "hardware", s->machine.name, "time_us", c->s * 1e6, "compute_us",
+        c->compute_s * 1e6, "memory_us", c->memory_s * 1e6, "memory_in_turn_us", c->serial_s * 1e6,
+        "vectors_us", c->vector_s * 1e6, "network_us", c->network_s * 1e6, "start_us",
+        c->fixed_s * 1e6, "operations", c->operations, "hbm_bytes", c->hbm_bytes, "network_bytes",
+        c->network_bytes, "gb_per_s",
         c->s > 0 ? fmax(c->network_bytes, c->network_s > 0 ? 0 : c->hbm_bytes) / c->s * 1e-9 : 0,
         "formula", c->formula);
+    if (op->kind == ASKED_OP) { /* bytes on their way are of no type */
+        enum machine_type computed = op_type_computed(&s->machine, type_of(op, s));
+        json_object_set_new(o, "weights", json_string(machine_type_names[s->weights]));
+        json_object_set_new(o, "computed_in", json_string(machine_type_names[computed]));
+    }
     if (bare_s > 0) json_object_set_new(o, "bare_us", json_real(bare_s * 1e6));
     json_dumpf(o, stdout, JSON_INDENT(2));
     printf("\n");

@@ -191,10 +191,7 @@ static uint32_t microbatches(const struct asked *a) {
 
 static void print_head(const struct asked *a) {
     const struct step_setup *s = &a->setup;
-    uint32_t held = s->model.n_experts
-                        ? (s->model.n_experts + s->redundant + s->ep - s->shared_ranks - 1) /
-                              (s->ep - s->shared_ranks)
-                        : 0;
+    uint32_t held = step_held(s);
     if (a->prefill)
         printf("prefill batch %.1f ms   %.0f tokens/s a chip, %.0f computed", a->step_s * 1e3,
                rate_a_chip(a), computed_a_chip(a));

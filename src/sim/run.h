@@ -18,7 +18,7 @@ enum run_arrivals { RUN_TRACE, RUN_POISSON, RUN_CLOSED };
 enum run_fault_kind {
     RUN_CHIP,      /* dies: its instance with it */
     RUN_NODE,      /* all instances and pool servers that have a part of it */
-    RUN_LINK,      /* a chip's scale-out link has `share` of its rate left */
+    RUN_LINK,      /* a chip's link to the hand-over's plane has `share` of its rate left */
     RUN_SUB_PLANE, /* of the scale-up plane */
     RUN_POOL,      /* a pool server is killed */
     RUN_SLOW,      /* a chip takes `slow` times as long: its instance waits for it */

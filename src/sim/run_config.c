@@ -122,12 +122,14 @@ static enum st moves(struct run_in *in, const struct run_instances *i, bool pref
                    s, in->c->machine.name, RUN_STEP_S_MAX);
 }
 
-/* As many as usual, or as the machine has: half of them for prefill, for decode what is left. */
+/* As many as usual, or as the machine has for each: half of them for all of prefill, for decode what is
+ * left. */
 static uint32_t chips_default(const struct run_in *in, const struct run_instances *i,
                               bool prefill) {
     const struct run_config *c = in->c;
     uint32_t all = c->machine.n_nodes * c->machine.chips_per_node,
-             taken = c->prefill.n * c->prefill.chips, most = all > 1 ? all / 2 : 1;
+             taken = c->prefill.n * c->prefill.chips, most = all / 2 / i->n;
+    if (prefill && most == 0) most = 1;
     if (!prefill) most = taken < all ? (all - taken) / i->n : 0;
     return most > 0 && most < i->chips ? most : i->chips;
 }
@@ -293,11 +295,9 @@ static enum st carries(struct run_in *in, const struct doc_node *at, const char 
     if (reaches(in->c, p, pool ? TRANSFER_READ_CPU : TRANSFER_READ,
                 pool ? TRANSFER_WRITE_CPU : TRANSFER_WRITE))
         return ST_OK;
-    return doc_fail(at, in->err, "found %s, of which %s lacks paths: %s, expected both", name,
-                    m->name,
-                    pool             ? "other_node: read_cpu or write_cpu"
-                    : m->n_nodes > 1 ? "other_node: read or write"
-                                     : "same_node: read or write");
+    return doc_fail(at, in->err, "found %s, of which %s lacks paths: %s: %s, expected both", name,
+                    m->name, m->n_nodes > 1 ? "other_node" : "same_node",
+                    pool ? "read_cpu or write_cpu" : "read or write");
 }
 
 /* The scale-up plane reaches CPUs, or the scale-out one is all there is; KV goes over the latter, where

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reads of the description of a run what comes and what breaks: load, SLOs, faults (run_config.c). */
-#include <stdio.h>
-#include <string.h>
-
 #include "sim/run_config_impl.h"
 
 static const char *const run_arrivals_names[] = {"trace", "poisson", "closed", NULL};
@@ -165,7 +162,7 @@ enum st run_in_faults(struct run_in *in, const struct doc_node *root) {
         st = fault(in, &at->at[i], &c->faults[c->n_faults++]);
     static const char *const keys[] = {"mtbf_h", "repair_s", NULL};
     if (!st) st = run_in_mapping(in, root, "random_faults", keys, &random);
-    if (!st) st = run_in_number(in, random, "repair_s", 0, RUN_SECONDS_MAX, 1, &c->repair_s);
+    if (!st) st = run_in_number(in, random, "repair_s", 1e-6, RUN_SECONDS_MAX, 1, &c->repair_s);
     if (!st) st = run_in_mapping(in, random, "mtbf_h", run_fault_names, &mtbf);
     for (uint32_t k = 0; k < RUN_FAULTS && !st; k++)
         st = random_fault(in, mtbf, (enum run_fault_kind)k);

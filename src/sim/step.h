@@ -52,6 +52,9 @@ struct step_trace {
 /* ST_INVALID: it does not fit (experts over ranks, weights over memory), with a sentence. */
 enum st ST_CHECKED step_setup_fill(struct step_setup *s, bool prefill, struct err *err);
 
+/* Experts a rank holds that is none of the shared ones. */
+uint32_t step_held(const struct step_setup *s);
+
 struct step_decode {
     double requests;  /* of the fullest die */
     double kv_tokens; /* mean over its requests */

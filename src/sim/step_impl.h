@@ -43,7 +43,5 @@ struct op_shape step_shape(const struct step_setup *s, double tokens);
 /* Whether a die has room for the KV of so many tokens. */
 enum st ST_CHECKED step_room_for(const struct step_setup *s, bool prefill, double tokens,
                                  struct err *err);
-/* Experts a rank holds that is none of the shared ones. */
-uint32_t step_held(const struct step_setup *s);
 
 #endif

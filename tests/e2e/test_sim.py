@@ -98,6 +98,15 @@ def test_the_starts_of_transfers_and_collectives_are_told():
     assert o["start_us"] == 5.6 and abs((o["start_us"] ** 4 + o["network_us"] ** 4) ** 0.25 - o["time_us"]) < 1e-9
 
 
+def test_bytes_on_their_way_have_no_type():
+    assert all("weights" not in op(x) and "computed_in" not in op(x) for x in ("transfer", "all_gather", "all_reduce"))
+    assert op("dispatch")["weights"] == "int8"
+
+
+def test_an_imbalance_that_nobody_gave_is_never_too_much():
+    assert op("gmm", "--ep", "1", "--groups", "4")["time_us"] > 0
+
+
 def test_figures_have_no_exponent_and_name_their_unit():
     for args in (["all_to_all", "--bytes", "4G"], ["gmm", "--imbalance", "32"], ["gmm", "--m", "1", "--n", "1", "--k", "1"], ["mla_prolog"]):
         out = ok("op", *args, "--explain")

@@ -86,7 +86,9 @@ static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
          "run.yaml: line 2: plane: found rdma, of which cloudmatrix384 lacks paths: other_node: "
          "read_cpu"},
         {"hardware: cpu\nmodel: deepseek-v2-lite\nload: {duration_s: 1}\npool: {servers: 1}\n",
-         "run.yaml: line 4: pool: found ethernet, of which cpu lacks"},
+         "run.yaml: line 4: pool: found ethernet, of which cpu lacks paths: same_node: read_cpu"},
+        {"load: {duration_s: 1}\nrandom_faults: {repair_s: 0}\n",
+         "run.yaml: line 2: repair_s: found 0"},
         {"load: {duration_s: 1}\npool: {dram_gb: 1501}\n",
          "run.yaml: line 2: dram_gb: found 1501, expected at most the 1500 of a node"},
         {"hardware: h800\nload: {duration_s: 1}\npool: {dram_gb: 20000}\n",
@@ -130,6 +132,7 @@ static void defaults_are_what_model_and_machine_can(void **state) {
     } cases[] = {
         {"hardware: cloudmatrix384\n", 16, 160, 22, TYPE_INT8, true, "rdma"},
         {"hardware: h800\n", 16, 160, 22, TYPE_FP8, true, "ib"},
+        {"hardware: gb200-nvl72\nprefill: {instances: 5}\n", 7, 37, 18, TYPE_FP8, true, "ib"},
         {"hardware: gb200-nvl72\n", 16, 56, 18, TYPE_FP8, true, "ib"},
         {"model: deepseek-v2-lite\n", 16, 160, 22, TYPE_INT8, false, "rdma"},
         {"hardware: cpu\nmodel: deepseek-v2-lite\n", 1, 1, 0, TYPE_INT8, false, "upi"},
