@@ -141,11 +141,11 @@ static void print_text(const struct run_config *c, const struct run_report *o) {
     if (o->cut)
         printf("             %llu were longer than max_model_len (%u) and were cut to it\n",
                (unsigned long long)o->cut, c->max_model_len);
-    printf("prefill      %.0f tokens/s in, %.0f a chip (%.1f%% cached, %.1f%% from the pool), busy "
-           "%.1f%%\n",
+    printf("prefill      %.0f tokens/s in, %.0f a chip (%.1f%% cached; %llu tokens from the pool), "
+           "busy %.1f%%\n",
            share((double)o->prompt_tokens, s), share((double)o->prompt_tokens, s * chips_p),
            100 * share((double)o->cached_tokens, (double)o->prompt_tokens),
-           100 * share((double)o->pool_tokens, (double)o->prompt_tokens), 100 * o->prefill_busy);
+           (unsigned long long)o->pool_tokens, 100 * o->prefill_busy);
     printf("decode       %.0f tokens/s out, %.0f a chip, busy %.1f%%\n",
            share((double)o->output_tokens, s), share((double)o->output_tokens, s * chips_d),
            100 * o->decode_busy);

@@ -15,13 +15,14 @@ enum { RUN_PLANES = 2, RUN_STEPS = 4096 /* kept */ };
 /* What a member shares with its peers: bytes wait for those that came before (first come, first
  * served), which conserves the rate however they interleave. */
 struct run_link {
-    double share;  /* of its rate: what faults have left */
+    double share;  /* of its wire: what faults have left */
     double free_s; /* when all that was begun is through */
     double busy_s;
 };
 /* Those of one plane, alike: one a die, or one for all of the member. */
 struct run_links {
-    double rate_bps;  /* of each */
+    double rate_bps;  /* of each: what the path reaches on it */
+    double wire_bps;  /* what each could carry, at least that: a fault takes a part of it */
     uint32_t n, next; /* next: whose turn it is, where pages are spread over all */
     struct run_link *v;
 };

@@ -17,16 +17,25 @@ enum { OFFERS_MAX = 8192, KV_STEP = 8 };
 
 /* --- time of what goes over the network ------------------------------------------------------- */
 
-/* n links that have this rate together. */
-static bool links_init(struct run_links *l, double rate_bps, uint32_t n) {
-    *l = (struct run_links){.rate_bps = rate_bps / n, .n = n, .v = calloc(n, sizeof *l->v)};
+/* n links that have this rate together; wire_bps: what each could carry; 0: no more. */
+static bool links_init(struct run_links *l, double rate_bps, uint32_t n, double wire_bps) {
+    *l = (struct run_links){.rate_bps = rate_bps / n,
+                            .wire_bps = fmax(wire_bps, rate_bps / n),
+                            .n = n,
+                            .v = calloc(n, sizeof *l->v)};
     for (uint32_t i = 0; l->v && i < n; i++) l->v[i].share = 1;
     return l->v;
 }
 
+/* What faults have left of its wire; a whole one is no limit. */
+static double link_left_bps(const struct run_links *of, const struct run_link *l) {
+    return l->share < 1 ? of->wire_bps * l->share : INFINITY;
+}
+
 /* When bytes that are offered now are through the link. */
-static double link_take(struct run_link *l, double rate_bps, double now_s, double bytes) {
-    double s = bytes / (rate_bps * l->share);
+static double link_take(const struct run_links *of, struct run_link *l, double now_s,
+                        double bytes) {
+    double s = bytes / fmin(of->rate_bps, link_left_bps(of, l));
     l->free_s = (l->free_s > now_s ? l->free_s : now_s) + s;
     l->busy_s += s;
     return l->free_s;
@@ -71,11 +80,12 @@ static bool die_bound(enum member_role role, const struct step_setup *s) {
 }
 
 /* A prompt's hand-over has one cookie, and goes to one die: any of them, since which one the sequence
- * will come to is not known yet. What is spread goes over all in turn. */
-static struct run_link *link_of(const struct run_member *m, struct run_links *l, uint64_t cookie,
-                                const char *whose) {
+ * will come to is not known yet. What is spread, and all between worker and pool, whose cookies are of
+ * no prompt, goes over all in turn. */
+static struct run_link *link_of(const struct run_member *m, struct run_links *l, bool pool,
+                                uint64_t cookie, const char *whose) {
     for (const char *c = whose; *c; c++) cookie = cookie << 8 ^ (uint8_t)*c;
-    bool bound = m->setup && die_bound(m->m.role, m->setup);
+    bool bound = !pool && m->setup && die_bound(m->m.role, m->setup);
     return &l->v[bound ? sim_mix(cookie) % l->n : l->next++ % l->n];
 }
 
@@ -89,15 +99,17 @@ uint64_t run_op_ns(void *ctx, struct bus *by, struct bus *of, bool write, size_t
     const struct machine_plane *p = r->planes[plane];
     /* a server pulls what it is offered: that is a worker's write to its memory */
     enum machine_transfer what = transfer_of(pool, write || (pool && a->m.role == ROLE_OF_POOL));
-    if (len != SIM_PAGE_BYTES || !a || !b) return run_ns(run_paths(r->c, p)[what].latency_s) + 1;
+    const struct machine_path *path = &run_paths(r->c, p)[what];
+    if (len != SIM_PAGE_BYTES || !a || !b) return run_ns(path->latency_s) + 1;
     struct run_links *to = links_of(r, a, plane, true), *from = links_of(r, b, plane, false);
-    struct run_link *to_link = link_of(a, to, cookie, a->m.name),
-                    *from_link = link_of(b, from, cookie, a->m.name);
-    double bytes = run_page_bytes(r->c), now_s = run_s(sim_cluster_now(&r->cluster)),
+    struct run_link *to_link = link_of(a, to, pool, cookie, a->m.name),
+                    *from_link = link_of(b, from, pool, cookie, a->m.name);
+    double left_bps = fmin(link_left_bps(to, to_link), link_left_bps(from, from_link)),
+           bytes = run_page_bytes(r->c), now_s = run_s(sim_cluster_now(&r->cluster)),
            alone = transfer_s(p, what, r->c->machine.n_nodes > 1,
-                              bytes / fmin(to_link->share, from_link->share)),
-           in = link_take(to_link, to->rate_bps, now_s, bytes),
-           out = link_take(from_link, from->rate_bps, now_s, bytes);
+                              bytes / fmin(1, left_bps / path->rate_bps)),
+           in = link_take(to, to_link, now_s, bytes),
+           out = link_take(from, from_link, now_s, bytes);
     *(pool ? (a->m.role == ROLE_OF_POOL ? &r->pool_write_bytes : &r->pool_read_bytes)
            : &r->handover_bytes) += bytes;
     return run_ns(fmax(fmax(in, out) - now_s, alone)) + 1;
@@ -243,8 +255,8 @@ struct run_counts run_member_account(struct run_member *m, uint64_t now_ns) {
     m->up_since_ns = now_ns;
     if (!m->m.node) return c;
     /* of what it is in the middle of only the part that has passed */
-    uint64_t until_ns = m->exec.now_ns;
-    double ahead_s = until_ns > now_ns ? fmin(run_s(until_ns - now_ns), m->exec.busy_s) : 0;
+    uint64_t until_ns = m->m.busy_ns, at_ns = m->m.stopped ? m->m.stopped_ns : now_ns;
+    double ahead_s = until_ns > at_ns ? fmin(run_s(until_ns - at_ns), m->exec.busy_s) : 0;
     m->busy_s += m->exec.busy_s - ahead_s;
     m->exec.busy_s = ahead_s;
     node_stats(m->m.node, &s);
@@ -283,7 +295,9 @@ static bool place_worker(struct run *r, struct run_member *m) {
         double in = plane_rate(r, p, dies, i == POOL, false),
                out = plane_rate(r, p, dies, i == POOL, i == POOL);
         uint32_t n = p->die_bps > 0 ? dies : 1;
-        if (!links_init(&m->in[i], in, n) || !links_init(&m->out[i], out, n)) return false;
+        if (!links_init(&m->in[i], in, n, p->die_bps) ||
+            !links_init(&m->out[i], out, n, p->die_bps))
+            return false;
     }
     return true;
 }
@@ -293,7 +307,8 @@ static bool place_server(struct run *r, struct run_member *m) {
     double rate = node_limit(&r->c->machine, p, 1, p->cpu_bps * r->c->machine.cpus_per_node);
     if (rate <= 0) rate = p->die_bps * machine_dies_per_node(&r->c->machine);
     for (int i = 0; i < RUN_PLANES; i++)
-        if (!links_init(&m->in[i], rate, 1) || !links_init(&m->out[i], rate, 1)) return false;
+        if (!links_init(&m->in[i], rate, 1, rate) || !links_init(&m->out[i], rate, 1, rate))
+            return false;
     return true;
 }
 

@@ -193,6 +193,11 @@ static void where_kv_is_much_too_small_all_is_served_in_turn(void **state) {
     assert_true(o.preemptions > 100);
 }
 
+static void alike(const char *what, double found, double expected, double off) {
+    if (!(fabs(found - expected) <= off * expected))
+        fail_msg("%s: found %g, expected %g", what, found, expected);
+}
+
 static void a_repeated_prompt_is_found_after_all_workers_were_restarted(void **state) {
     (void)state;
     char path[] = "/tmp/trace-XXXXXX", text[512];
@@ -404,6 +409,23 @@ static void who_hangs_in_a_step_goes_on_with_what_was_left_of_it(void **state) {
         }
 }
 
+/* After a hang of a second, of whose step 0.05 s were left when its chip died. */
+static void who_dies_in_a_step_after_a_hang_was_busy_only_until_then(void **state) {
+    (void)state;
+    struct run_report o =
+        run_on("hardware: gb200-nvl72\nmodel: deepseek-v2-lite\nmax_model_len: 4096\n"
+               "no_worker_timeout_s: 2\n"
+               "prefill: {chips: 4, weights: bf16, layer_fixed_ms: 12}\n"
+               "decode: {chips: 4, mtp: false, weights: bf16}\n"
+               "load: {arrivals: closed, input_tokens: 300, output_tokens: 3, requests: 1}\n"
+               "faults: [{what: hang, index: 0, at_s: 0.1, for_s: 1}, {what: chip, index: 0, at_s: "
+               "1.15}]\n",
+               "", 1);
+    keeps_promises(&o);
+    assert_int_equal(o.failed, 1);
+    alike("seconds busy", o.prefill_busy * 1.15, 0.15, 0.02);
+}
+
 /* One request alone; faults: a list. How long its hand-over keeps the busiest link, and what comes after
  * the first token takes. */
 static struct run_report one_handover(const char *plane, const char *faults, double *link_s) {
@@ -419,12 +441,8 @@ static struct run_report one_handover(const char *plane, const char *faults, dou
     return o;
 }
 
-static void alike(const char *what, double found, double expected, double off) {
-    if (!(fabs(found - expected) <= off * expected))
-        fail_msg("%s: found %g, expected %g", what, found, expected);
-}
-
-/* What is dead is counted: seven of seven sub-planes leave nothing but the thousandth of each. */
+/* What is dead is counted: seven of seven sub-planes leave nothing but the thousandth of each. Of a die's
+ * 196 GB/s six leave 168, more than the 164 that a read reaches. */
 static void sub_planes_carry_what_those_that_live_carry(void **state) {
     (void)state;
     char faults[1024] = "";
@@ -435,20 +453,20 @@ static void sub_planes_carry_what_those_that_live_carry(void **state) {
         snprintf(faults + at, sizeof faults - at, "%s{what: sub-plane, index: %d, at_s: 0}",
                  n > 1 ? ", " : "", n - 1);
         one_handover("ub", faults, &s);
-        alike("of the rate", calm_s / s, (7 - n + n * 0.001) / 7, 1e-6);
+        alike("of the rate", calm_s / s, fmin(1, (7 - n + n * 0.001) / 7 * 196 / 164), 1e-6);
     }
     one_handover("ub",
                  "{what: sub-plane, index: 2, at_s: 0}, {what: sub-plane, index: 2, at_s: 0, "
                  "for_s: 0.01, share: 0.5}",
                  &s);
-    alike("of the rate", calm_s / s, 6.001 / 7, 1e-6);
+    alike("of the rate", calm_s / s, 1, 1e-6);
 }
 
 /* A prompt goes to one die of the decode instance, and comes from all of the prefill instance's. */
 static void a_prompt_is_handed_over_by_its_own_links(void **state) {
     (void)state;
     char faults[4096] = "";
-    double calm_s, s, kv = 8192 * 71424.0, rate = 23.9e9;
+    double calm_s, s, kv = 8192 * 71424.0, rate = 23.9e9, wire = 25e9;
     struct run_report calm = one_handover("rdma", "", &calm_s), o;
     alike("seconds of a die's link", calm_s, kv / rate, 1e-6);
     assert_true(calm.tpot_s.p50 > kv / rate);
@@ -458,11 +476,40 @@ static void a_prompt_is_handed_over_by_its_own_links(void **state) {
                  chip > 16 ? ", " : "", chip);
     }
     o = one_handover("rdma", faults, &s);
-    alike("seconds of a die's link", s, 100 * kv / rate, 1e-6);
-    alike("seconds until the second token", o.tpot_s.p50, 100 * kv / rate, 0.05);
+    alike("seconds of a die's link", s, 100 * kv / wire, 1e-6);
+    alike("seconds until the second token", o.tpot_s.p50, 100 * kv / wire, 0.05);
     o = one_handover("rdma", "{what: link, index: 3, at_s: 0, share: 0.001}", &s);
-    alike("seconds of its prompt's part of a link", s, 1000 * kv / rate / 32, 1e-6);
-    alike("seconds until the second token", o.tpot_s.p50, 1000 * kv / rate / 32, 0.05);
+    alike("seconds of its prompt's part of a link", s, 1000 * kv / wire / 32, 1e-6);
+    alike("seconds until the second token", o.tpot_s.p50, 1000 * kv / wire / 32, 0.05);
+}
+
+/* A prompt of 64 pages goes from the links of 16 dies to the pool, and back to all of them; though each
+ * is computed by one die alone. */
+static void what_the_pool_has_comes_over_all_links(void **state) {
+    (void)state;
+    char path[] = "/tmp/trace-XXXXXX", text[1024];
+    FILE *f = fdopen(mkstemp(path), "w");
+    assert_non_null(f);
+    for (int i = 0; i < 2; i++)
+        fprintf(f,
+                "{\"timestamp\": %d, \"input_length\": 8192, \"output_length\": 2, \"hash_ids\": "
+                "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]}\n",
+                i * 20000);
+    fclose(f);
+    snprintf(
+        text, sizeof text,
+        "hardware: gb200-nvl72\nmodel: deepseek-v2-lite\nmax_model_len: 16384\nhandover: nvlink\n"
+        "prefill: {chips: 16, weights: bf16, restart_s: 1}\n"
+        "decode: {chips: 8, weights: bf16}\npool: {servers: 16, plane: ib}\n"
+        "load: {trace: %s, requests: 2}\nfaults: [{what: chip, index: 0, at_s: 10, for_s: "
+        "0.1}]\n",
+        path);
+    struct run_report o = run_on(text, "", 1);
+    remove(path);
+    keeps_promises(&o);
+    assert_int_equal(o.pool_tokens, 63 * 128);
+    alike("seconds of a die's link", o.pool_use * o.last_end_s, o.pool_read_bytes / 63 * 4 / 46e9,
+          1e-6);
 }
 
 /* Two sockets of one box: UPI's 38 GB/s, not the card's 11.7. */
@@ -510,31 +557,6 @@ static void dies_without_requests_give_experts_no_rows(void **state) {
     assert_true(o.tpot_s.p50 < all_s);
 }
 
-/* What a description names is opened later: its place is said all the same. */
-static void a_bad_trace_is_named_by_the_line_that_names_it(void **state) {
-    (void)state;
-    char path[] = "/tmp/trace-XXXXXX", text[512], expected[512];
-    FILE *f = fdopen(mkstemp(path), "w");
-    assert_non_null(f);
-    fprintf(f, "num_prefill_tokens,num_decode_tokens\n5,1\n5,-1\n");
-    fclose(f);
-    struct run_config *c = malloc(sizeof *c);
-    assert_non_null(c);
-    for (int gone = 0; gone < 2; gone++) {
-        struct run *r;
-        struct err err;
-        if (gone) remove(path);
-        snprintf(text, sizeof text, "%sload:\n  duration_s: 1\n  trace: %s\n", base, path);
-        snprintf(expected, sizeof expected, "run.yaml: line 9: trace: %s: %s", path,
-                 gone ? "cannot open: " : "line 3: num_decode_tokens: found '-1'");
-        must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
-        assert_int_equal(run_new(&r, c, &err), gone ? ST_NOT_FOUND : ST_INVALID);
-        if (strncmp(err.text, expected, strlen(expected)) != 0)
-            fail_msg("found \"%s\", expected \"%s\"", err.text, expected);
-    }
-    free(c);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_request_ends_with_its_tokens),
@@ -556,12 +578,13 @@ int main(void) {
         cmocka_unit_test(faults_of_hardware_that_nobody_uses_are_told),
         cmocka_unit_test(a_token_is_told_when_its_step_is_over),
         cmocka_unit_test(who_hangs_in_a_step_goes_on_with_what_was_left_of_it),
+        cmocka_unit_test(who_dies_in_a_step_after_a_hang_was_busy_only_until_then),
         cmocka_unit_test(sub_planes_carry_what_those_that_live_carry),
         cmocka_unit_test(a_prompt_is_handed_over_by_its_own_links),
+        cmocka_unit_test(what_the_pool_has_comes_over_all_links),
         cmocka_unit_test(one_node_hands_over_inside_itself),
         cmocka_unit_test(a_page_has_one_size_everywhere),
         cmocka_unit_test(dies_without_requests_give_experts_no_rows),
-        cmocka_unit_test(a_bad_trace_is_named_by_the_line_that_names_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -237,6 +237,31 @@ static void the_slowest_chip_says_how_long_nothing_may_move(void **state) {
     }
 }
 
+/* What a description names is opened later: its place is said all the same. */
+static void a_bad_trace_is_named_by_the_line_that_names_it(void **state) {
+    (void)state;
+    char path[] = "/tmp/trace-XXXXXX", text[512], expected[512];
+    FILE *f = fdopen(mkstemp(path), "w");
+    assert_non_null(f);
+    fprintf(f, "num_prefill_tokens,num_decode_tokens\n5,1\n5,-1\n");
+    fclose(f);
+    struct run_config *c = malloc(sizeof *c);
+    assert_non_null(c);
+    for (int gone = 0; gone < 2; gone++) {
+        struct run *r;
+        struct err err;
+        if (gone) remove(path);
+        snprintf(text, sizeof text, "load:\n  duration_s: 1\n  trace: %s\n", path);
+        snprintf(expected, sizeof expected, "run.yaml: line 3: trace: %s: %s", path,
+                 gone ? "cannot open: " : "line 3: num_decode_tokens: found '-1'");
+        must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
+        assert_int_equal(run_new(&r, c, &err), gone ? ST_NOT_FOUND : ST_INVALID);
+        if (strncmp(err.text, expected, strlen(expected)) != 0)
+            fail_msg("found \"%s\", expected \"%s\"", err.text, expected);
+    }
+    free(c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_descriptions_are_named_with_file_line_and_key),
@@ -244,6 +269,7 @@ int main(void) {
         cmocka_unit_test(hardware_that_lacks_a_figure_is_refused),
         cmocka_unit_test(paths_are_relative_to_the_description_and_names_stay_names),
         cmocka_unit_test(the_slowest_chip_says_how_long_nothing_may_move),
+        cmocka_unit_test(a_bad_trace_is_named_by_the_line_that_names_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
