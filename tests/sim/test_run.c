@@ -409,21 +409,22 @@ static void who_hangs_in_a_step_goes_on_with_what_was_left_of_it(void **state) {
         }
 }
 
-/* After a hang of a second, of whose step 0.05 s were left when its chip died. */
+/* It dies in the middle of a step that began with the first token and was interrupted for a second. */
 static void who_dies_in_a_step_after_a_hang_was_busy_only_until_then(void **state) {
     (void)state;
-    struct run_report o =
-        run_on("hardware: gb200-nvl72\nmodel: deepseek-v2-lite\nmax_model_len: 4096\n"
-               "no_worker_timeout_s: 2\n"
-               "prefill: {chips: 4, weights: bf16, layer_fixed_ms: 12}\n"
-               "decode: {chips: 4, mtp: false, weights: bf16}\n"
-               "load: {arrivals: closed, input_tokens: 300, output_tokens: 3, requests: 1}\n"
-               "faults: [{what: hang, index: 0, at_s: 0.1, for_s: 1}, {what: chip, index: 0, at_s: "
-               "1.15}]\n",
-               "", 1);
+    struct run_report o = run_on(
+        "hardware: gb200-nvl72\nmodel: deepseek-v2-lite\nmax_model_len: 4096\n"
+        "no_worker_timeout_s: 2\n"
+        "prefill: {chips: 4, weights: bf16, layer_fixed_ms: 12}\n"
+        "decode: {chips: 4, mtp: false, weights: bf16}\n"
+        "load: {arrivals: closed, input_tokens: 300, output_tokens: 3, requests: 1}\n"
+        "faults: [{what: slow, index: 4, at_s: 0, slow: 50}, {what: hang, index: 1, at_s: 0.45, "
+        "for_s: 1}, {what: chip, index: 4, at_s: 1.5}]\n",
+        "", 1);
     keeps_promises(&o);
     assert_int_equal(o.failed, 1);
-    alike("seconds busy", o.prefill_busy * 1.15, 0.15, 0.02);
+    /* a prompt takes 27 x 12 ms and a little, a whole step 0.34 s */
+    alike("seconds busy", o.decode_busy * 1.5, 0.5 - 27 * 0.012, 0.1);
 }
 
 /* One request alone; faults: a list. How long its hand-over keeps the busiest link, and what comes after
