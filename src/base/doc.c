@@ -330,10 +330,12 @@ enum st doc_count(const struct doc_node *map, const char *key, uint64_t min, uin
     if (!n) return ST_OK;
     bool digits =
         n->kind == DOC_TEXT && !n->quoted && n->text[0] && !n->text[strspn(n->text, "0123456789")];
-    char what[80];
-    snprintf(what, sizeof what, "a whole number from %llu to %llu", (unsigned long long)min,
-             (unsigned long long)max);
-    if (!digits) return expected(n, err, what);
+    if (!digits) {
+        char what[80];
+        snprintf(what, sizeof what, "a whole number from %llu to %llu", (unsigned long long)min,
+                 (unsigned long long)max);
+        return expected(n, err, what);
+    }
     errno = 0;
     unsigned long long v = strtoull(n->text, NULL, 10);
     if (errno || v < min || v > max)
