@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include "described.h"
+
 static const char base[] = "hardware: cloudmatrix384\n"
                            "model: deepseek-r1\n"
                            "max_model_len: 16384\n"
@@ -19,19 +21,6 @@ static const char base[] = "hardware: cloudmatrix384\n"
                            "decode: {instances: 2, chips: 32, ep: 64, requests_per_chip: 16, "
                            "restart_s: 1}\n"
                            "pool: {servers: 8, dram_gb: 16}\n";
-
-static void must(enum st st, const struct err *err) {
-    if (st) fail_msg("%s", err->text);
-}
-
-/* The caller frees it. */
-static struct run_config *described(const char *text) {
-    struct run_config *c = malloc(sizeof *c);
-    struct err err;
-    assert_non_null(c);
-    must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
-    return c;
-}
 
 static struct run_report run_on(const char *what, const char *more, uint64_t seed) {
     struct run *r;

@@ -11,20 +11,8 @@
 
 #include <cmocka.h>
 
+#include "described.h"
 #include "sim/embedded.h"
-
-static void must(enum st st, const struct err *err) {
-    if (st) fail_msg("%s", err->text);
-}
-
-/* The caller frees it. */
-static struct run_config *described(const char *text) {
-    struct run_config *c = malloc(sizeof *c);
-    struct err err;
-    assert_non_null(c);
-    must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
-    return c;
-}
 
 static void bad_descriptions_are_named_with_file_line_and_key(void **state) {
     (void)state;

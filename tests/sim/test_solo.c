@@ -13,9 +13,7 @@
 
 #include <cmocka.h>
 
-static void must(enum st st, const struct err *err) {
-    if (st) fail_msg("%s", err->text);
-}
+#include "described.h"
 
 /* A step takes 10 ms, a chunk 1 ms a row; nothing else takes time. */
 static struct calibration plain(void) {
@@ -40,14 +38,12 @@ static struct calibration plain(void) {
 
 static struct run_report serve_again(const struct calibration *k, const char *load, uint64_t seed,
                                      const struct record_file *replay) {
-    struct run_config *c = malloc(sizeof *c);
     struct solo *s;
     struct run_report o;
     struct err err;
     char text[1024];
-    assert_non_null(c);
     snprintf(text, sizeof text, "server: x.json\nseed: %u\nload: {%s}\n", (unsigned)seed, load);
-    must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
+    struct run_config *c = described(text);
     must(solo_new(&s, c, k, replay, &err), &err);
     for (double at = 1; solo_until(s, at) && at < 7200; at++) continue;
     must(solo_report(s, &o, &err), &err);
