@@ -72,6 +72,7 @@ struct calibrate {
     struct calibration_seen seen;
     struct calibration_alone alone[SEEN_MAX];
     struct calibration_made made[SEEN_MAX];
+    struct calibration_burst bursts[SEEN_MAX];
     struct calibration_probe probes[SEEN_MAX];
     struct team *team; /* for probes */
 };
@@ -192,6 +193,8 @@ static bool fits(const struct calibrate *b, const struct bench_random *r, double
 static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t width,
                     struct err *err) {
     double tokens = 0;
+    uint32_t burst =
+        width < BURST_MAX ? width : BURST_MAX; /* the first of a loop are sent at once */
     for (uint32_t i = 0; i < run->len; i++) {
         const struct bench_result *r = &run->v[i];
         if (r->fault)
@@ -201,11 +204,14 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
         if (width == 1 && b->seen.n_alone < SEEN_MAX)
             b->alone[b->seen.n_alone++] = (struct calibration_alone){
                 r->input_tokens, run->begun_ns + r->sent_ns, run->begun_ns + r->first_ns};
-        /* the first of a loop are sent at once */
-        if (i > 0 && i < width && i < BURST_MAX && b->seen.n_made < SEEN_MAX)
-            b->made[b->seen.n_made++] = (struct calibration_made){
-                r->input_tokens, (double)(r->sent_ns - run->v[i - 1].sent_ns) / 1e9};
+        if (i > 0 && i < burst && b->seen.n_made < SEEN_MAX)
+            b->made[b->seen.n_made++] =
+                (struct calibration_made){r->input_tokens, run->v[i - 1].connects,
+                                          (double)(r->sent_ns - run->v[i - 1].sent_ns) / 1e9};
     }
+    if (burst > 1 && b->seen.n_bursts < SEEN_MAX)
+        b->bursts[b->seen.n_bursts++] =
+            (struct calibration_burst){run->begun_ns + run->v[0].sent_ns, burst};
     double rate = tokens / ((double)run->duration_ns / 1e9);
     if (rate > b->tokens_per_s) b->tokens_per_s = rate;
     return ST_OK;
@@ -340,10 +346,11 @@ static void print(const struct calibration *c, const char *path) {
            "after a step\n",
            1e6 * p.over_s, 1e6 * p.resume_s);
     printf("front      %.2f ms pass for a request, %.2f until an engine that rests takes it; %.1f "
-           "us and %.1f ns a token to make it, %.1f ns a "
+           "us and %.1f ns a token to make it, %.1f us to connect, %.1f us to send it, %.1f ns a "
            "token to read and %.1f ns to make tokens of text\n",
            1e3 * c->front.request_s, 1e3 * c->front.wake_s, 1e6 * c->front.made_s,
-           1e9 * c->front.made_token_s, 1e9 * c->front.read_token_s, 1e9 * c->front.text_token_s);
+           1e9 * c->front.made_token_s, 1e6 * c->front.connect_s, 1e6 * c->front.send_s,
+           1e9 * c->front.read_token_s, 1e9 * c->front.text_token_s);
     printf("left out   %llu steps and chunks that took over three times as long as their like "
            "(%.1f%% of a step's time lost to them), %llu while the cores were nearer or farther\n",
            (unsigned long long)c->fit.dropped, 100 * c->step.stall_share,
@@ -413,6 +420,7 @@ static enum st run(struct args *a, const char *model, struct err *err) {
     *b = (struct calibrate){.a = a, .model = model, .dir = "/tmp/supernode-calibrate-XXXXXX"};
     b->seen.alone = b->alone;
     b->seen.made = b->made;
+    b->seen.bursts = b->bursts;
     b->seen.probes = b->probes;
     b->target = (struct bench_target){.endpoint = "/v1/completions",
                                       .model = model ? model : "models/tiny",

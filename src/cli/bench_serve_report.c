@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/percentile.h"
+
 static const struct {
     const char *key, *label;
 } metrics[BENCH_METRICS] = {{"ttft", "TTFT"}, {"tpot", "TPOT"}, {"itl", "ITL"}, {"e2el", "E2E"}};
@@ -103,7 +105,7 @@ static void stat_finish(struct bench_stat *s) {
     s->mean = s->len ? sum / s->len : 0;
     for (uint32_t i = 0; i < s->len; i++) squares += (s->v[i] - s->mean) * (s->v[i] - s->mean);
     s->std = s->len ? sqrt(squares / s->len) : 0;
-    qsort(s->v, s->len, sizeof *s->v, bench_compare);
+    qsort(s->v, s->len, sizeof *s->v, percentile_compare);
 }
 
 static bool make_room(struct bench_report *r) {
@@ -146,8 +148,8 @@ enum st bench_report_make(struct bench_report *r, const struct bench_view *view,
         for (uint32_t g = 0; g < q->n_gaps; g++) add(&r->stats[BENCH_ITL], (double)q->gaps_ms[g]);
     }
     for (uint32_t m = 0; m < BENCH_METRICS; m++) stat_finish(&r->stats[m]);
-    qsort(late, run->len, sizeof *late, bench_compare);
-    r->late_ms_p99 = bench_percentile(late, run->len, 99);
+    qsort(late, run->len, sizeof *late, percentile_compare);
+    r->late_ms_p99 = percentile(late, run->len, 99);
     free(late);
     return ST_OK;
 }
@@ -175,7 +177,7 @@ static void print_stat(const struct bench_report *r, enum bench_metric m) {
     for (uint32_t i = 0; i < r->view->n_percentiles; i++) {
         double p = r->view->percentiles[i];
         printf("%*sp%g %s", (int)(strlen(text) < 8 ? 9 - strlen(text) : 1), "", p,
-               figure(text, sizeof text, bench_percentile(s->v, s->len, p)));
+               figure(text, sizeof text, percentile(s->v, s->len, p)));
     }
     printf("\n");
 }
@@ -256,12 +258,12 @@ static int stats_json(const struct bench_report *r, json_t *o) {
     for (uint32_t m = 0; m < BENCH_METRICS; m++) {
         const struct bench_stat *s = &r->stats[m];
         bad |= set_stat(o, "mean", m, s->mean);
-        bad |= set_stat(o, "median", m, bench_percentile(s->v, s->len, 50));
+        bad |= set_stat(o, "median", m, percentile(s->v, s->len, 50));
         bad |= set_stat(o, "std", m, s->std);
         for (uint32_t i = 0; i < r->view->n_percentiles; i++) {
             char what[32];
             snprintf(what, sizeof what, "p%g", r->view->percentiles[i]);
-            bad |= set_stat(o, what, m, bench_percentile(s->v, s->len, r->view->percentiles[i]));
+            bad |= set_stat(o, what, m, percentile(s->v, s->len, r->view->percentiles[i]));
         }
     }
     return bad;

@@ -4,13 +4,13 @@
 #include "cli/bench_serve_run.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/percentile.h"
 #include "base/turn.h"
 #include "cli/progress.h"
 #include "serve/json_out.h"
@@ -203,6 +203,8 @@ static enum st begin(struct driver *d, uint32_t i) {
                             &(struct http_handler){on_data, on_end, f}, &why)) {
             fault(f, BENCH_NO_CONNECT, why.text, strlen(why.text));
             finish(f);
+        } else {
+            r->connects = http_call_connects(call);
         }
     }
     buf_release(&prompt);
@@ -253,14 +255,14 @@ static void on_look(evutil_socket_t fd, short what, void *arg) {
         if (r->output_tokens > 1)
             tpot[n_tpot++] = (double)(r->last_ns - r->first_ns) / 1e6 / (r->output_tokens - 1);
     }
-    qsort(ttft, n, sizeof *ttft, bench_compare);
-    qsort(tpot, n_tpot, sizeof *tpot, bench_compare);
+    qsort(ttft, n, sizeof *ttft, percentile_compare);
+    qsort(tpot, n_tpot, sizeof *tpot, percentile_compare);
     char note[160];
     double s = (double)(clock_now_ns() - d->begun_ns) / 1e9;
     snprintf(note, sizeof note,
              "%u/%u  %.1f req/s  %u running  TTFT p50 %.0f ms  TPOT p50 %.1f ms  %u failed",
-             d->ended, d->l->len, d->ended / s, d->running, bench_percentile(ttft, n, half),
-             bench_percentile(tpot, n_tpot, half), d->failed);
+             d->ended, d->l->len, d->ended / s, d->running, percentile(ttft, n, half),
+             percentile(tpot, n_tpot, half), d->failed);
     progress_show(&d->progress, d->ended, d->l->len, note);
 }
 
@@ -298,18 +300,4 @@ void bench_run_release(struct bench_run *run) {
     for (uint32_t i = 0; i < run->len && run->v; i++) free(run->v[i].gaps_ms);
     free(run->v);
     *run = (struct bench_run){0};
-}
-
-int bench_compare(const void *a, const void *b) {
-    double x, y;
-    memcpy(&x, a, sizeof x);
-    memcpy(&y, b, sizeof y);
-    return (x > y) - (x < y);
-}
-
-double bench_percentile(const double *v, uint32_t len, double p) {
-    if (len == 0) return 0;
-    double at = p / 100 * (len - 1);
-    uint32_t low = (uint32_t)floor(at), high = low + 1 < len ? low + 1 : low;
-    return v[low] + (v[high] - v[low]) * (at - low);
 }

@@ -31,6 +31,7 @@ struct bench_result {
     uint32_t n_gaps, gaps_cap;
     float *gaps_ms; /* between chunks with text */
     enum bench_fault fault;
+    bool connects; /* a connection was made for it */
     int status;
 };
 
@@ -60,9 +61,5 @@ void bench_run_release(struct bench_run *run);
 /* The request with this prompt (JSON) as the endpoint wants it. */
 enum st ST_CHECKED bench_body(struct buf *out, const struct bench_target *t, const char *prompt,
                               uint32_t output_len, bool stream);
-
-/* v[len] sorted upwards, 0 <= p <= 100, linear between neighbours as numpy has it; 0 if empty. */
-double bench_percentile(const double *v, uint32_t len, double p);
-int bench_compare(const void *a, const void *b); /* of doubles, for qsort */
 
 #endif

@@ -28,7 +28,7 @@ enum { TIMEOUT_S = 6 * 3600, KEEP_NS_MAX = 2000000000, PATH_BYTES_MAX = 2048 };
 struct conn {
     struct conn *next;
     struct evhttp_connection *ev;
-    uint64_t idle_ns; /* since when */
+    uint64_t idle_ns; /* since when; 0: it was not yet */
 };
 
 struct http_client {
@@ -330,6 +330,10 @@ enum st http_call_begin(struct http_call **out, struct http_client *c, const cha
 void http_call_cancel(struct http_call *call) {
     evhttp_cancel_request(call->req); /* on_end is not called */
     call_free(call, false);
+}
+
+bool http_call_connects(const struct http_call *call) {
+    return call->conn->idle_ns == 0;
 }
 
 /* --- one answer ------------------------------------------------------------------------------- */

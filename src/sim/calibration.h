@@ -43,10 +43,11 @@ struct calibration {
     double gap_s;      /* behind a piece */
     double acceptance; /* of drafts */
     /* HTTP, text and client. Time that passes for each request; until an engine that rests takes what
-     * is ready; and what a client's thread takes to make a request, the server's to read one and to
-     * make tokens of its text, one after the other. */
+     * is ready; and what a client's thread takes to make a request, to make a connection for one, and
+     * to send one, the server's to read one and to make tokens of its text, one after the other. */
     struct {
-        double request_s, wake_s, made_s, made_token_s, read_token_s, text_token_s;
+        double request_s, wake_s, made_s, made_token_s, connect_s, send_s, read_token_s,
+            text_token_s;
     } front;
     struct calibration_fit {
         /* dropped: took far longer than others like them; elsewhere: in another state */
@@ -63,17 +64,24 @@ struct calibration_seen {
         uint32_t n_prompt;
         uint64_t sent_ns, first_ns; /* its first token came */
     } * alone;
-    /* Requests that it made right after another. */
+    /* Requests that it made right after another; between lies the other's connection, where it was
+     * made for it. */
     const struct calibration_made {
         uint32_t n_prompt;
+        bool connected;
         double s;
     } * made;
+    /* So many requests sent at once, the first then; in their order. */
+    const struct calibration_burst {
+        uint64_t sent_ns;
+        uint32_t n;
+    } * bursts;
     /* Probes on the way, in their order. */
     const struct calibration_probe {
         uint64_t ns;
         double hop_ns;
     } * probes;
-    uint32_t n_alone, n_made, n_probes;
+    uint32_t n_alone, n_made, n_bursts, n_probes;
 };
 
 /* Fills all but model, cpu, threads and read_gbs; f keeps what it was fitted to. ST_INVALID: too

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/percentile.h"
 #include "sim/core/mix.h"
 #include "sim/sim_exec.h"
 
@@ -323,35 +324,30 @@ double run_load_stuck_s(const struct run_load *r) {
 
 /* --- what is told ----------------------------------------------------------------------------- */
 
-static int compare(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-/* Of [n] values; negative ones do not count. */
-static void percentiles(struct run_percentiles *p, float *v, size_t n) {
-    size_t k = 0;
+static void percentiles(struct run_percentiles *p, double *v, size_t n) {
+    static const double half = 50, most = 90, nearly_all = 99;
     double sum = 0;
     *p = (struct run_percentiles){NAN, NAN, NAN, NAN, NAN};
-    for (size_t i = 0; i < n; i++)
-        if (v[i] >= 0) sum += v[k++] = v[i];
-    if (k == 0) return;
-    qsort(v, k, sizeof *v, compare);
-    *p = (struct run_percentiles){.mean = sum / (double)k,
-                                  .p50 = v[(k - 1) / 2],
-                                  .p90 = v[(size_t)(0.9 * (double)(k - 1))],
-                                  .p99 = v[(size_t)(0.99 * (double)(k - 1))],
-                                  .max = v[k - 1]};
+    if (n == 0) return;
+    for (size_t i = 0; i < n; i++) sum += v[i];
+    qsort(v, n, sizeof *v, percentile_compare);
+    *p = (struct run_percentiles){.mean = sum / (double)n,
+                                  .p50 = percentile(v, n, half),
+                                  .p90 = percentile(v, n, most),
+                                  .p99 = percentile(v, n, nearly_all),
+                                  .max = v[n - 1]};
 }
 
 static enum st report_times(const struct run_load *r, struct run_report *o, struct err *err) {
-    float *v = malloc((r->n_records + 1) * sizeof *v);
+    double *v = malloc((r->n_records + 1) * sizeof *v);
+    size_t n = 0; /* of one token have no time between tokens */
     if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
-    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].ttft_s;
+    for (uint64_t i = 0; i < r->n_records; i++) v[i] = (double)r->records[i].ttft_s;
     percentiles(&o->ttft_s, v, r->n_records);
-    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].tpot_s;
-    percentiles(&o->tpot_s, v, r->n_records);
-    for (uint64_t i = 0; i < r->n_records; i++) v[i] = r->records[i].e2e_s;
+    for (uint64_t i = 0; i < r->n_records; i++)
+        if (r->records[i].tpot_s >= 0) v[n++] = (double)r->records[i].tpot_s;
+    percentiles(&o->tpot_s, v, n);
+    for (uint64_t i = 0; i < r->n_records; i++) v[i] = (double)r->records[i].e2e_s;
     percentiles(&o->e2e_s, v, r->n_records);
     free(v);
     return ST_OK;

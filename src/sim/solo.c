@@ -27,13 +27,14 @@ struct solo {
     bool after_piece;   /* what was computed last */
     bool rests;         /* the engine, until it is woken */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
-     * client's thread makes all that are due before it sends them; bodies are read in rounds, a buffer
-     * of each that was there when the round began, so that short prompts pass long ones; texts become
-     * tokens one after the other; then it waits for the end of the work under way. */
+     * client's thread makes all that are due, with their connections, before it sends them one after
+     * the other; bodies are read in rounds, a buffer of each that was there when the round began, so
+     * that short prompts pass long ones; texts become tokens one after the other; then it waits for
+     * the end of the work under way. */
     struct run_queue {
         struct run_request *first, *last;
     } made, sent, reading, ready;
-    double made_until_s, read_until_s, text_until_s;
+    double made_until_s, sent_until_s, read_until_s, text_until_s;
     uint32_t buffer_tokens, n_round; /* buffers left of the round */
     double *idle_s;                  /* [n_idle] since when connections are, the newest last */
     uint32_t n_idle, cap_idle;
@@ -117,16 +118,6 @@ static struct run_request *pop(struct run_queue *l) {
     return q;
 }
 
-static enum st take(void *ctx, struct run_request *q, struct err *err) {
-    struct solo *s = ctx;
-    (void)err;
-    q->n_left = q->r.n_prompt;
-    s->made_until_s = fmax(s->made_until_s, q->arrived_s) + s->k->front.made_s +
-                      q->n_left * s->k->front.made_token_s;
-    push(&s->made, q);
-    return ST_OK;
-}
-
 /* Connections whose requests ended since. */
 static enum st keep_idle(struct solo *s, struct err *err) {
     for (; s->n_ended < s->load.finished + s->load.failed; s->n_ended++) {
@@ -142,24 +133,35 @@ static enum st keep_idle(struct solo *s, struct err *err) {
     return ST_OK;
 }
 
-static bool connects(struct solo *s, double now_s) {
+/* What it takes to get a connection. */
+static double connect_s(struct solo *s, double now_s) {
     if (s->n_idle > 0 && now_s - s->idle_s[s->n_idle - 1] < keep_s) {
         s->n_idle--;
-        return false;
+        return 0;
     }
     s->n_idle = 0;
-    return true;
+    return s->k->front.connect_s;
 }
 
 static void send_made(struct solo *s) {
-    struct run_queue late = {0};
+    s->sent_until_s = fmax(s->sent_until_s, s->made_until_s);
     while (s->made.first) {
         struct run_request *q = pop(&s->made);
-        bool accepted = connects(s, q->arrived_s); /* which takes a round */
-        q->first_s = s->made_until_s + s->k->front.request_s + (accepted ? 1e-9 : 0);
-        push(accepted ? &late : &s->sent, q);
+        q->first_s = s->sent_until_s + s->k->front.request_s;
+        s->sent_until_s += s->k->front.send_s;
+        push(&s->sent, q);
     }
-    while (late.first) push(&s->sent, pop(&late));
+}
+
+static enum st take(void *ctx, struct run_request *q, struct err *err) {
+    struct solo *s = ctx;
+    (void)err;
+    if (q->arrived_s > s->made_until_s) send_made(s);
+    q->n_left = q->r.n_prompt;
+    s->made_until_s = fmax(s->made_until_s, q->arrived_s) + connect_s(s, q->arrived_s) +
+                      s->k->front.made_s + q->n_left * s->k->front.made_token_s;
+    push(&s->made, q);
+    return ST_OK;
 }
 
 static uint32_t buffer_of(const struct solo *s, const struct run_request *q) {

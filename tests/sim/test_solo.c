@@ -137,6 +137,27 @@ static void an_engine_that_rests_takes_all_that_came_until_it_woke(void **state)
     assert_true(alone.ttft_s.p50 < both.ttft_s.p50);
 }
 
+static void a_burst_is_sent_when_all_its_connections_are_made(void **state) {
+    (void)state;
+    struct calibration k = plain();
+    k.front.made_s = 0.003;
+    k.front.connect_s = 0.02;
+    k.front.send_s = 0.005;
+    k.engine.max_num_batched_tokens = 100; /* a chunk each, in their order */
+    k.rows_max = 100;
+    near(serve_rows(&k, (struct row[]){{0, 100, 1}, {0, 100, 1}}, 2).ttft_s.p50,
+         2 * (0.003 + 0.02) + 0.15);
+    /* used again, for the first two of three, while idle for less than two seconds */
+    struct row later[] = {{0, 100, 1}, {0, 100, 1}, {0, 100, 1}, {0, 100, 1}, {0, 100, 1}};
+    for (int i = 2; i < 5; i++) later[i].ms = 2000;
+    near(serve_rows(&k, later, 5).ttft_s.max, 3 * 0.003 + 0.02 + 0.3);
+    for (int i = 2; i < 5; i++) later[i].ms = 2300;
+    near(serve_rows(&k, later, 5).ttft_s.max, 3 * (0.003 + 0.02) + 0.3);
+    /* one after the other where the server is faster than the client */
+    k.front.send_s = 0.3;
+    near(serve_rows(&k, later, 2).ttft_s.max, 2 * (0.003 + 0.02) + 0.3 + 0.1);
+}
+
 static void long_prompts_are_read_in_rounds_and_short_ones_pass_them(void **state) {
     (void)state;
     struct calibration k = plain();
@@ -394,7 +415,7 @@ static void what_the_front_takes_is_found_though_threads_wait_for_cores(void **s
     struct err err;
     uint64_t now = 1, rng = 7;
     f.v = calloc((size_t)4 * N, sizeof *f.v);
-    f.requests = calloc(N, sizeof *f.requests);
+    f.requests = calloc(N + 64, sizeof *f.requests);
     assert_true(f.v && f.requests);
     for (uint32_t i = 0; i < N; i++) {
         rng = rng * 6364136223846793005u + 1442695040888963407u;
@@ -411,18 +432,29 @@ static void what_the_front_takes_is_found_though_threads_wait_for_cores(void **s
                                           .over = true};
         now = f.v[f.n - 1].end_ns + 150000;
         alone[i] = (struct calibration_alone){n, sent, now};
-        made[i] = (struct calibration_made){n, 7e-6 + 12e-9 * n + (i % 7 ? 0 : 3e-4)};
+        made[i] = (struct calibration_made){
+            n, i % 3 == 0, (i % 3 ? 7e-6 : 29e-6) + 12e-9 * n + (i % 7 ? 0 : 3e-4)};
         for (int k = 0; k < 3; k++, now += 201000)
             f.v[f.n++] = (struct record_work){
                 .kind = RECORD_STEP, .begin_ns = now, .end_ns = now + 200000, .runs = 1, .rows = 1};
     }
-    struct calibration_seen seen = {.alone = alone, .n_alone = N, .made = made, .n_made = N};
+    /* bursts of eight, 9 us between two; long ones come in groups, and one waits for a core */
+    struct calibration_burst bursts[8];
+    for (uint32_t i = 0; i < 64; i++) {
+        if (i % 8 == 0) bursts[i / 8] = (struct calibration_burst){now += 1000000, 8};
+        now += i % 8 == 6 ? 4000000 : 9000;
+        f.requests[f.n_requests++] = (struct record_request){now, now, 64 + 8 * i};
+    }
+    struct calibration_seen seen = {
+        .alone = alone, .n_alone = N, .made = made, .n_made = N, .bursts = bursts, .n_bursts = 8};
     must(calibration_fit(&c, &f, &seen, "samples", &err), &err);
     assert_true(fabs(c.front.read_token_s / 8e-9 - 1) < 0.3);
     assert_true(fabs(c.front.text_token_s / 120e-9 - 1) < 0.05);
     assert_true(fabs(c.front.wake_s / 90e-6 - 1) < 0.02);
     assert_true(fabs(c.front.made_token_s / 12e-9 - 1) < 0.1);
     assert_true(fabs((c.front.made_s + 3000 * c.front.made_token_s) / 43e-6 - 1) < 0.05);
+    assert_true(fabs(c.front.connect_s / 22e-6 - 1) < 0.05);
+    assert_true(fabs(c.front.send_s / 9e-6 - 1) < 0.1);
     assert_true(fabs(c.front.request_s / (200e-6 + 20e-6 + 151e-6) - 1) < 0.1);
     record_file_release(&f);
 }
@@ -446,6 +478,8 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     c.step.after_sequence_s = 0.09;
     c.step.stall_share = 0.06;
     c.front.wake_s = 0.07;
+    c.front.connect_s = 0.02;
+    c.front.send_s = 0.03;
     must(calibration_write(&c, path, &err), &err);
     must(calibration_open(&d, path, &err), &err);
     assert_int_equal(d.n_pages, c.n_pages);
@@ -457,14 +491,16 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     near(d.step.after_sequence_s, 0.09);
     near(d.step.stall_share, 0.06);
     near(d.front.wake_s, 0.07);
+    near(d.front.connect_s, 0.02);
+    near(d.front.send_s, 0.03);
     near(d.chunk.row_s, c.chunk.row_s);
     fprintf(f, "{\"supernode_calibration\": 1}\n");
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
-    assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 3"));
+    assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 4"));
     rewind(f);
-    fprintf(f, "{\"supernode_calibration\": 3}\n");
+    fprintf(f, "{\"supernode_calibration\": 4}\n");
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
@@ -478,6 +514,7 @@ int main(void) {
         cmocka_unit_test(requests_one_after_the_other_take_what_the_table_says),
         cmocka_unit_test(a_prompt_waits_for_the_steps_between_its_pieces),
         cmocka_unit_test(an_engine_that_rests_takes_all_that_came_until_it_woke),
+        cmocka_unit_test(a_burst_is_sent_when_all_its_connections_are_made),
         cmocka_unit_test(long_prompts_are_read_in_rounds_and_short_ones_pass_them),
         cmocka_unit_test(what_is_stopped_in_the_middle_is_freed),
         cmocka_unit_test(one_seed_is_one_run_and_nothing_is_lost_under_overload),
