@@ -68,6 +68,7 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {FRONT, "made_token_s", &c->front.made_token_s, NULL, 0, s_max},
         {FRONT, "connect_s", &c->front.connect_s, NULL, 0, s_max},
         {FRONT, "send_s", &c->front.send_s, NULL, 0, s_max},
+        {FRONT, "read_s", &c->front.read_s, NULL, 0, s_max},
         {FRONT, "read_token_s", &c->front.read_token_s, NULL, 0, s_max},
         {FRONT, "text_token_s", &c->front.text_token_s, NULL, 0, s_max},
     };

@@ -43,10 +43,11 @@ struct calibration {
     double gap_s;      /* behind a piece */
     double acceptance; /* of drafts */
     /* HTTP, text and client. Time that passes for each request; until an engine that rests takes what
-     * is ready; and what a client's thread takes to make a request, to make a connection for one, and
-     * to send one, the server's to read one and to make tokens of its text, one after the other. */
+     * is ready; what a client's thread takes to make a request, to make a connection for one, and to
+     * send one, the server's to read one and to make tokens of its text, one after the other; and
+     * until a server that rests reads what was sent. */
     struct {
-        double request_s, wake_s, made_s, made_token_s, connect_s, send_s, read_token_s,
+        double request_s, wake_s, made_s, made_token_s, connect_s, send_s, read_s, read_token_s,
             text_token_s;
     } front;
     struct calibration_fit {

@@ -426,7 +426,6 @@ static void fit_client(struct calibration *c, const struct record_file *f,
 static void fit_front_parts(struct calibration *c, const struct record_file *f,
                             const struct calibration_seen *seen, struct prompts *parts) {
     uint64_t i = 0, r = 0;
-    double read_s;
     fit_client(c, f, seen, parts);
     for (uint32_t k = 0; k < seen->n_alone; k++) {
         const struct calibration_alone *a = &seen->alone[k];
@@ -437,9 +436,9 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
         sample(&parts[TEXT], q->n_prompt, between(q->arrived_ns, q->taken_ns));
         sample(&parts[REST], q->n_prompt, beside(f, &i, q->taken_ns, a->first_ns));
     }
-    line(&read_s, &c->front.read_token_s, &parts[READ]);
+    line(&c->front.read_s, &c->front.read_token_s, &parts[READ]);
     line(&c->front.wake_s, &c->front.text_token_s, &parts[TEXT]);
-    c->front.request_s = read_s + (parts[REST].n ? median_s(parts[REST].v, parts[REST].n) : 0);
+    if (parts[REST].n) c->front.request_s = median_s(parts[REST].v, parts[REST].n);
 }
 
 static enum st fit_front(struct calibration *c, const struct record_file *f,

@@ -28,7 +28,7 @@ struct solo {
     bool rests;         /* the engine, until it is woken */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
      * client's thread makes all that are due, with their connections, before it sends them one after
-     * the other; bodies are read in rounds, a buffer of each that was there when the round began, so
+     * the other; they are read in rounds, a buffer of each that was there when the round began, so
      * that short prompts pass long ones; texts become tokens one after the other; then it waits for
      * the end of the work under way. */
     struct run_queue {
@@ -192,11 +192,16 @@ static void end_buffer(struct solo *s) {
     push(&s->ready, q);
 }
 
+/* When a front that rests reads, and all that was sent until then. */
+static double read_from_s(const struct solo *s) {
+    return s->sent.first->first_s + s->k->front.read_s;
+}
+
 static void read_on(struct solo *s, uint64_t now_ns) {
     for (;;) {
         bool idle = s->n_round == 0;
         if (idle && !s->sent.first) return;
-        double at_s = idle ? s->sent.first->first_s : s->read_until_s;
+        double at_s = idle ? read_from_s(s) : s->read_until_s;
         if (run_ns(at_s) > now_ns) return;
         if (!idle) end_buffer(s);
         begin_buffer(s, at_s);
@@ -231,7 +236,7 @@ static void rest(struct solo *s, uint64_t until_ns) {
     if (s->n_round > 0)
         at_s = fmin(at_s, s->read_until_s);
     else if (s->sent.first)
-        at_s = fmin(at_s, s->sent.first->first_s);
+        at_s = fmin(at_s, read_from_s(s));
     uint64_t at = at_s < run_s(until_ns) ? run_ns(at_s) : until_ns;
     if (s->ready.first && taken_ns(s) < at) at = taken_ns(s);
     if (at > s->exec.now_ns) s->exec.now_ns = at;
