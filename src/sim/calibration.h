@@ -43,12 +43,12 @@ struct calibration {
     double gap_s;      /* behind a piece */
     double acceptance; /* of drafts */
     /* HTTP, text and client. Time that passes for each request; until an engine that rests takes what
-     * is ready; what a client's thread takes to make a request, to make a connection for one, and to
-     * send one, the server's to read one and to make tokens of its text, one after the other; and
-     * until a server that rests reads what was sent. */
+     * is ready, a front that rests reads what was sent; and what a client's thread takes to make a request
+     * and a connection for one, the server's to read one and to make tokens of its text, one after the
+     * other. */
     struct {
-        double request_s, wake_s, made_s, made_token_s, connect_s, send_s, read_s, read_token_s,
-            text_token_s;
+        double request_s, wake_s, front_wake_s, made_s, made_token_s, connect_s, read_s,
+            read_token_s, text_token_s;
     } front;
     struct calibration_fit {
         /* dropped: took far longer than others like them; elsewhere: in another state */
@@ -72,7 +72,7 @@ struct calibration_seen {
         bool connected;
         double s;
     } * made;
-    /* So many requests sent at once, the first then; in their order. */
+    /* So many requests sent at once, the first then; in the order of time. */
     const struct calibration_burst {
         uint64_t sent_ns;
         uint32_t n;

@@ -340,7 +340,7 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
 
 /* --- the front -------------------------------------------------------------------------------- */
 
-enum { MADE, CONNECT, SEND, READ, TEXT, REST, FRONT_PARTS };
+enum { MADE, CONNECT, BURST, READ, TEXT, REST, FRONT_PARTS };
 
 struct prompt {
     double tokens, s;
@@ -399,12 +399,8 @@ static double beside(const struct record_file *f, uint64_t *i, uint64_t taken_ns
     return between(taken_ns, first_ns) - between(from, to);
 }
 
-/* What the client's thread does. A request's sending is seen where it arrives, after the one sent
- * before it. */
-static void fit_client(struct calibration *c, const struct record_file *f,
-                       const struct calibration_seen *seen, struct prompts *parts) {
-    uint64_t r = 0;
-    double token_s;
+static void fit_client(struct calibration *c, const struct calibration_seen *seen,
+                       struct prompts *parts) {
     for (uint32_t k = 0; k < seen->n_made; k++)
         if (!seen->made[k].connected) sample(&parts[MADE], seen->made[k].n_prompt, seen->made[k].s);
     line(&c->front.made_s, &c->front.made_token_s, &parts[MADE]);
@@ -414,19 +410,28 @@ static void fit_client(struct calibration *c, const struct record_file *f,
                    seen->made[k].s - c->front.made_s -
                        seen->made[k].n_prompt * c->front.made_token_s);
     if (parts[CONNECT].n) c->front.connect_s = median_s(parts[CONNECT].v, parts[CONNECT].n);
+}
+
+/* The front has one after the other where many were sent at once. */
+static void fit_reading(struct calibration *c, const struct record_file *f,
+                        const struct calibration_seen *seen, struct prompts *parts) {
+    uint64_t r = 0;
+    double token_s;
     for (uint32_t k = 0; k < seen->n_bursts; k++) {
         while (r < f->n_requests && f->requests[r].arrived_ns < seen->bursts[k].sent_ns) r++;
         for (uint32_t i = 1; i < seen->bursts[k].n && r + 1 < f->n_requests; i++, r++)
-            sample(&parts[SEND], f->requests[r + 1].n_prompt,
+            sample(&parts[BURST], f->requests[r + 1].n_prompt,
                    between(f->requests[r].arrived_ns, f->requests[r + 1].arrived_ns));
     }
-    line(&c->front.send_s, &token_s, &parts[SEND]);
+    line(&c->front.read_s, &token_s, &parts[BURST]);
 }
 
 static void fit_front_parts(struct calibration *c, const struct record_file *f,
                             const struct calibration_seen *seen, struct prompts *parts) {
     uint64_t i = 0, r = 0;
-    fit_client(c, f, seen, parts);
+    double until_read_s;
+    fit_client(c, seen, parts);
+    fit_reading(c, f, seen, parts);
     for (uint32_t k = 0; k < seen->n_alone; k++) {
         const struct calibration_alone *a = &seen->alone[k];
         while (r < f->n_requests && f->requests[r].arrived_ns < a->sent_ns) r++;
@@ -436,7 +441,8 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
         sample(&parts[TEXT], q->n_prompt, between(q->arrived_ns, q->taken_ns));
         sample(&parts[REST], q->n_prompt, beside(f, &i, q->taken_ns, a->first_ns));
     }
-    line(&c->front.read_s, &c->front.read_token_s, &parts[READ]);
+    line(&until_read_s, &c->front.read_token_s, &parts[READ]);
+    c->front.front_wake_s = fmax(0, until_read_s - c->front.read_s);
     line(&c->front.wake_s, &c->front.text_token_s, &parts[TEXT]);
     if (parts[REST].n) c->front.request_s = median_s(parts[REST].v, parts[REST].n);
 }
@@ -446,7 +452,7 @@ static enum st fit_front(struct calibration *c, const struct record_file *f,
     struct prompts parts[FRONT_PARTS] = {{0}};
     bool there = true;
     for (int p = 0; p < FRONT_PARTS; p++) {
-        size_t n = p >= READ ? seen->n_alone : p == SEND ? f->n_requests : seen->n_made;
+        size_t n = p >= READ ? seen->n_alone : p == BURST ? f->n_requests : seen->n_made;
         parts[p].v = calloc(n + 1, sizeof *parts[p].v);
         there = there && parts[p].v;
     }

@@ -26,15 +26,16 @@ struct solo {
     uint32_t runs_last; /* of the last step */
     bool after_piece;   /* what was computed last */
     bool rests;         /* the engine, until it is woken */
+    bool accepts;       /* the front, connections of those who will send at once */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
-     * client's thread makes all that are due, with their connections, before it sends them one after
-     * the other; they are read in rounds, a buffer of each that was there when the round began, so
-     * that short prompts pass long ones; texts become tokens one after the other; then it waits for
+     * client's thread makes all that are due, with their connections, before it sends them; they are
+     * read in rounds, a buffer of each that was there when the round began, so that short prompts pass
+     * long ones; texts become tokens one after the other; then it waits for
      * the end of the work under way. */
     struct run_queue {
         struct run_request *first, *last;
     } made, sent, reading, ready;
-    double made_until_s, sent_until_s, read_until_s, text_until_s;
+    double made_until_s, read_until_s, text_until_s;
     uint32_t buffer_tokens, n_round; /* buffers left of the round */
     double *idle_s;                  /* [n_idle] since when connections are, the newest last */
     uint32_t n_idle, cap_idle;
@@ -140,15 +141,14 @@ static double connect_s(struct solo *s, double now_s) {
         return 0;
     }
     s->n_idle = 0;
+    s->accepts = true;
     return s->k->front.connect_s;
 }
 
 static void send_made(struct solo *s) {
-    s->sent_until_s = fmax(s->sent_until_s, s->made_until_s);
     while (s->made.first) {
         struct run_request *q = pop(&s->made);
-        q->first_s = s->sent_until_s + s->k->front.request_s;
-        s->sent_until_s += s->k->front.send_s;
+        q->first_s = s->made_until_s + s->k->front.request_s;
         push(&s->sent, q);
     }
 }
@@ -168,14 +168,21 @@ static uint32_t buffer_of(const struct solo *s, const struct run_request *q) {
     return q->n_left < s->buffer_tokens ? q->n_left : s->buffer_tokens;
 }
 
-/* The next buffer, if there is one: of this round, or of the next, in which those are that came. */
-static void begin_buffer(struct solo *s, double at_s) {
+/* The next buffer, if there is one: of this round, or of the next, in which those are that came; of one
+ * whom it accepted, the first alone. */
+static void begin_buffer(struct solo *s, double at_s, bool alone) {
     if (s->n_round == 0) {
-        while (s->sent.first && s->sent.first->first_s <= at_s) push(&s->reading, pop(&s->sent));
+        while (s->sent.first && s->sent.first->first_s <= at_s) {
+            push(&s->reading, pop(&s->sent));
+            if (alone) break;
+        }
         for (const struct run_request *q = s->reading.first; q; q = q->next) s->n_round++;
     }
-    if (s->n_round > 0)
-        s->read_until_s = at_s + buffer_of(s, s->reading.first) * s->k->front.read_token_s;
+    if (s->n_round == 0) return;
+    const struct run_request *q = s->reading.first;
+    uint32_t n = buffer_of(s, q);
+    s->read_until_s =
+        at_s + n * s->k->front.read_token_s + (n == q->n_left ? s->k->front.read_s : 0);
 }
 
 static void end_buffer(struct solo *s) {
@@ -192,9 +199,10 @@ static void end_buffer(struct solo *s) {
     push(&s->ready, q);
 }
 
-/* When a front that rests reads, and all that was sent until then. */
+/* When a front that rests reads, and all that was sent until then. One that accepted connections just
+ * now is awake, and the first to send is handled before others are looked for. */
 static double read_from_s(const struct solo *s) {
-    return s->sent.first->first_s + s->k->front.read_s;
+    return s->sent.first->first_s + (s->accepts ? 0 : s->k->front.front_wake_s);
 }
 
 static void read_on(struct solo *s, uint64_t now_ns) {
@@ -204,7 +212,11 @@ static void read_on(struct solo *s, uint64_t now_ns) {
         double at_s = idle ? read_from_s(s) : s->read_until_s;
         if (run_ns(at_s) > now_ns) return;
         if (!idle) end_buffer(s);
-        begin_buffer(s, at_s);
+        begin_buffer(s, at_s, idle && s->accepts);
+        if (idle && s->accepts) {
+            s->read_until_s += s->k->front.front_wake_s;
+            s->accepts = false;
+        }
     }
 }
 
