@@ -334,9 +334,11 @@ static void print(const struct calibration *c, const char *path) {
            (unsigned long long)c->fit.chunks, 1e3 * c->chunk.fixed_s, 1e3 * c->chunk.run_s,
            1e6 * c->chunk.row_s, 1e9 * c->chunk.key_pair_s, 1e9 * c->chunk.earlier_s,
            100 * c->fit.chunk_error, 100 * c->fit.chunk_bias);
-    printf(
-        "mixed      a step behind a piece of a prompt takes %.1f us and %.2f us a sequence more\n",
-        1e6 * c->step.after_s, 1e6 * c->step.after_sequence_s);
+    printf("mixed      a step behind a long piece of a prompt takes %.1f us and %.2f us a sequence "
+           "more, "
+           "behind one of %.2f ms half of it\n",
+           1e6 * c->step.evicted_s, 1e6 * c->step.evicted_sequence_s,
+           1e3 * M_LN2 * c->step.evicting_s);
     const struct sim_chunk k = {.tokens = 1024, .key_pairs = 1024 * 1025 / 2.0, .requests = 1};
     struct sim_piece p = calibration_piece(c, &k);
     printf("between    %.1f us after a piece; after a step", 1e6 * c->gap_s);

@@ -55,9 +55,11 @@ static inline double record_seconds(const struct record_work *w) {
     return (double)(w->end_ns - w->begin_ns) / 1e9;
 }
 
-/* Whether what was computed before work i was a piece. */
-static inline bool record_after_piece(const struct record_file *f, uint64_t i) {
-    return i > 0 && f->v[i - 1].kind == RECORD_PIECE;
+/* What the pieces between the step before it and work i took. */
+static inline double record_pieces_s(const struct record_file *f, uint64_t i) {
+    double s = 0;
+    while (i > 0 && f->v[i - 1].kind == RECORD_PIECE) s += record_seconds(&f->v[--i]);
+    return s;
 }
 
 /* A chunk: all of its pieces. */

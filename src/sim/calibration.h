@@ -30,8 +30,9 @@ struct calibration {
         double tail_s, tail_key_s; /* a row of a prompt tail, a key before it */
         double draft_s, guess_s;   /* a draft verified, a draft guessed */
         double guessing_s;         /* a step that guesses at all */
-        /* One behind a piece, whose caches are the prompt's, has more to do, and for each sequence. */
-        double after_s, after_sequence_s;
+        /* One behind pieces of t seconds finds 1 - exp(-t / evicting_s) of its caches gone, and takes so
+         * much more by it, and for each sequence. */
+        double evicting_s, evicted_s, evicted_sequence_s;
         double stall_share; /* more that they take together, as a few take several times as long */
     } step;
     struct {
@@ -90,7 +91,8 @@ struct calibration_seen {
 enum st ST_CHECKED calibration_fit(struct calibration *c, struct record_file *f,
                                    const struct calibration_seen *seen, const char *name,
                                    struct err *err);
-double calibration_step_s(const struct calibration *c, const struct sim_step *s, bool after_piece);
+/* pieces_s: of those since the step before. */
+double calibration_step_s(const struct calibration *c, const struct sim_step *s, double pieces_s);
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k);
 double calibration_gap_s(const struct calibration *c, double requests); /* behind a step */
 struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k);

@@ -76,12 +76,13 @@ static int compare(const void *a, const void *b) {
 struct solved {
     uint64_t dropped;
     double error, bias; /* calibration.h, fit */
+    double cost;        /* sum of squares of what is left, in parts of the time */
     double stall_share; /* what was dropped took longer than fitted, of what all were fitted to */
 };
 
 /* Fits, leaves out what does not belong there, and fits again. */
 static struct solved solve(struct samples *s, double *x) {
-    double measured = 0, fitted = 0, stalled = 0, stallable = 0;
+    double measured = 0, fitted = 0, stalled = 0, stallable = 0, cost = 0;
     size_t kept = 0;
     for (size_t k = 0; k < s->n; k++) s->weights[k] = 1 / (s->y[k] * s->y[k]);
     for (int fit = 0; fit < FITS; fit++) {
@@ -98,15 +99,18 @@ static struct solved solve(struct samples *s, double *x) {
         if (!(s->weights[k] > 0)) {
             stalled += s->y[k] - s->fitted[k];
             stallable += s->fitted[k];
+            cost += (outlier - 1) * (outlier - 1);
             continue;
         }
         measured += s->y[k];
         fitted += s->fitted[k];
+        cost += (s->y[k] - s->fitted[k]) * (s->y[k] - s->fitted[k]) * s->weights[k];
         s->errors[kept++] = fabs(s->fitted[k] / s->y[k] - 1);
     }
     qsort(s->errors, kept, sizeof *s->errors, compare);
     return (struct solved){
         .dropped = s->n - kept,
+        .cost = cost,
         .error = kept ? s->errors[kept / 2] : 0,
         .bias = measured > 0 ? fitted / measured - 1 : 0,
         .stall_share = stalled > 0 && stallable + fitted > 0 ? stalled / (stallable + fitted) : 0};
@@ -114,7 +118,7 @@ static struct solved solve(struct samples *s, double *x) {
 
 /* --- steps ------------------------------------------------------------------------------------ */
 
-enum { STEP_MORE = 8 }; /* features behind the knots */
+enum { STEP_MORE = 8 /* features behind the knots */, EVICTING_SPAN = 16, EVICTING_TRIES = 11 };
 
 /* Powers of two near which there are steps. */
 static uint32_t knots(double *at, const struct record_file *f) {
@@ -144,8 +148,9 @@ static void hats(double *out, const double *at, uint32_t n_knots, double n) {
 }
 
 static void step_features(double *out, const struct calibration *c, const struct record_work *w,
-                          bool after_piece) {
+                          double pieces_s) {
     uint32_t n = c->step.n_knots;
+    double evicted = 1 - exp(-pieces_s / c->step.evicting_s);
     hats(out, c->step.sequences, n, w->runs);
     out[n] = (double)w->keys;
     out[n + 1] = w->tails;
@@ -153,14 +158,48 @@ static void step_features(double *out, const struct calibration *c, const struct
     out[n + 3] = w->drafts;
     out[n + 4] = w->guesses;
     out[n + 5] = w->guesses > 0;
-    out[n + 6] = after_piece;
-    out[n + 7] = after_piece ? w->runs : 0;
+    out[n + 6] = evicted;
+    out[n + 7] = evicted * w->runs;
+}
+
+static void take_steps(struct samples *s, const struct calibration *c,
+                       const struct record_file *f) {
+    s->n = 0;
+    for (uint64_t i = 0; i < f->n; i++) {
+        const struct record_work *w = &f->v[i];
+        if (w->kind != RECORD_STEP || w->end_ns == w->begin_ns) continue;
+        step_features(s->features + s->n * s->n_features, c, w, record_pieces_s(f, i));
+        s->y[s->n++] = record_seconds(w);
+    }
+}
+
+/* The time that evicts is the one, of powers of two around the mean piece, with which all fits best. */
+static struct solved solve_steps(struct calibration *c, struct samples *s,
+                                 const struct record_file *f, double *x) {
+    struct solved best = {.cost = INFINITY};
+    double pieces = 0, sum_s = 0, best_s = 0;
+    for (uint64_t i = 0; i < f->n; i++) {
+        pieces += f->v[i].kind == RECORD_PIECE;
+        sum_s += f->v[i].kind == RECORD_PIECE ? record_seconds(&f->v[i]) : 0;
+    }
+    c->step.evicting_s = sum_s > 0 ? sum_s / pieces / EVICTING_SPAN : 1;
+    for (int i = 0; i < EVICTING_TRIES; i++, c->step.evicting_s *= 2) {
+        double y[LEAST_SQUARES_MAX];
+        take_steps(s, c, f);
+        struct solved of = solve(s, y);
+        if (!(of.cost < best.cost)) continue;
+        best = of;
+        best_s = c->step.evicting_s;
+        memcpy(x, y, s->n_features * sizeof *x);
+    }
+    c->step.evicting_s = best_s;
+    return best;
 }
 
 static enum st fit_steps(struct calibration *c, const struct record_file *f, const char *name,
                          struct err *err) {
     struct samples s;
-    double x[LEAST_SQUARES_MAX], drafts = 0, right = 0;
+    double x[LEAST_SQUARES_MAX] = {0}, drafts = 0, right = 0;
     c->step.n_knots = knots(c->step.sequences, f);
     uint32_t n = c->step.n_knots;
     if (n == 0) return err_set(err, ST_INVALID, "%s: too few steps to fit a table to", name);
@@ -171,13 +210,11 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     for (uint64_t i = 0; i < f->n; i++) {
         const struct record_work *w = &f->v[i];
         if (w->kind != RECORD_STEP || w->end_ns == w->begin_ns) continue;
-        step_features(s.features + s.n * s.n_features, c, w, record_after_piece(f, i));
-        s.y[s.n++] = record_seconds(w);
         drafts += w->drafts;
         right += w->drafts ? (double)w->drawn - w->runs : 0;
     }
+    struct solved of = solve_steps(c, &s, f, x);
     c->fit.steps = s.n;
-    struct solved of = solve(&s, x);
     samples_free(&s);
     memcpy(c->step.s, x, n * sizeof *x);
     c->step.key_s = x[n];
@@ -186,8 +223,8 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     c->step.draft_s = x[n + 3];
     c->step.guess_s = x[n + 4];
     c->step.guessing_s = x[n + 5];
-    c->step.after_s = x[n + 6];
-    c->step.after_sequence_s = x[n + 7];
+    c->step.evicted_s = x[n + 6];
+    c->step.evicted_sequence_s = x[n + 7];
     c->step.stall_share = of.stall_share;
     c->fit.dropped += of.dropped;
     c->fit.step_error = of.error;
@@ -204,12 +241,14 @@ static double between_knots(const struct calibration *c, const double *knots_s, 
     return fmax(t, 0);
 }
 
-double calibration_step_s(const struct calibration *c, const struct sim_step *s, bool after_piece) {
+double calibration_step_s(const struct calibration *c, const struct sim_step *s, double pieces_s) {
     double t = between_knots(c, c->step.s, s->requests) +
                s->requests * s->kv_tokens * c->step.key_s + s->tails * c->step.tail_s +
                s->tail_keys * c->step.tail_key_s + s->drafts * c->step.draft_s +
                s->guesses * c->step.guess_s + (s->guesses > 0 ? c->step.guessing_s : 0);
-    if (after_piece) t += c->step.after_s + s->requests * c->step.after_sequence_s;
+    if (pieces_s > 0)
+        t += (1 - exp(-pieces_s / c->step.evicting_s)) *
+             (c->step.evicted_s + s->requests * c->step.evicted_sequence_s);
     return t * (1 + c->step.stall_share);
 }
 

@@ -24,7 +24,7 @@ struct solo {
     void *memory;
     struct engine *engine;
     uint32_t runs_last; /* of the last step */
-    bool after_piece;   /* what was computed last */
+    double pieces_s;    /* that were computed since the last step */
     bool rests;         /* the engine, until it is woken */
     bool accepts;       /* the front, connections of those who will send at once */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
@@ -64,8 +64,8 @@ static double replayed_step(struct solo *s) {
                                      .tail_keys = (double)w->earlier,
                                      .drafts = w->drafts,
                                      .guesses = w->guesses};
-        bool after_piece = record_after_piece(f, s->next_step - 1);
-        return factor(record_seconds(w), calibration_step_s(s->k, &was, after_piece));
+        double pieces_s = record_pieces_s(f, s->next_step - 1);
+        return factor(record_seconds(w), calibration_step_s(s->k, &was, pieces_s));
     }
     return 1;
 }
@@ -84,7 +84,7 @@ static double replayed_chunk(struct solo *s) {
 static double step_s(void *ctx, const struct sim_step *what) {
     struct solo *s = ctx;
     s->runs_last = (uint32_t)what->requests;
-    return replayed_step(s) * calibration_step_s(s->k, what, s->after_piece);
+    return replayed_step(s) * calibration_step_s(s->k, what, s->pieces_s);
 }
 
 static double chunk_s(void *ctx, const struct sim_chunk *what) {
@@ -260,6 +260,7 @@ bool solo_until(struct solo *s, double virtual_s) {
         run_load_arrive(&s->load);
         if (!s->load.broken && keep_idle(s, &s->load.err)) s->load.broken = true;
         hand_over(s);
+        uint64_t at_ns = s->exec.now_ns;
         s->runs_last = 0;
         s->rests = !engine_step(s->engine);
         if (s->rests) {
@@ -267,7 +268,7 @@ bool solo_until(struct solo *s, double virtual_s) {
             continue;
         }
         s->pieces++;
-        s->after_piece = s->runs_last == 0;
+        s->pieces_s = s->runs_last ? 0 : s->pieces_s + run_s(s->exec.now_ns - at_ns);
         s->exec.now_ns +=
             run_ns(s->runs_last ? calibration_gap_s(s->k, s->runs_last) : s->k->gap_s);
     }

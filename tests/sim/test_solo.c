@@ -32,6 +32,7 @@ static struct calibration plain(void) {
     c.step.n_knots = 1;
     c.step.sequences[0] = 1;
     c.step.s[0] = 0.01;
+    c.step.evicting_s = 1e-6;
     c.chunk.row_s = 0.001;
     return c;
 }
@@ -90,13 +91,17 @@ static void requests_one_after_the_other_take_what_the_table_says(void **state) 
     near(o.ttft_s.max, 0.1);
     near(o.tpot_s.max, 0.01);
     near(o.last_end_s - o.first_arrival_s, 4 * 0.15);
-    /* the step behind the prompt takes more */
-    k.step.after_s = 0.02;
-    k.step.after_sequence_s = 0.01;
+    /* the step behind the prompt takes more, the longer that took */
+    k.step.evicted_s = 0.02;
+    k.step.evicted_sequence_s = 0.01;
     o = serve(&k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4",
               1);
     near(o.last_end_s - o.first_arrival_s, 4 * (0.15 + 0.03));
-    k.step.after_s = k.step.after_sequence_s = 0;
+    k.step.evicting_s = 0.1;
+    o = serve(&k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4",
+              1);
+    near(o.last_end_s - o.first_arrival_s, 4 * (0.15 + 0.03 * (1 - exp(-1))));
+    k.step.evicted_s = k.step.evicted_sequence_s = 0;
     k.front.request_s = 0.015;
     k.front.front_wake_s = 0.002;
     k.front.read_s = 0.003;
@@ -253,9 +258,9 @@ static void a_table_is_found_again_in_samples_made_from_it(void **state) {
     assert_true(c.fit.step_error < 0.01 && c.fit.chunk_error < 0.02 && c.fit.dropped >= 40);
     assert_true(fabs(c.step.key_s / 5e-8 - 1) < 0.02);
     struct sim_step step = {.requests = 8, .kv_tokens = 500};
-    assert_true(fabs(calibration_step_s(&c, &step, false) / (1 + c.step.stall_share) /
-                         (1.8e-3 + 4000 * 5e-8) -
-                     1) < 0.02);
+    assert_true(
+        fabs(calibration_step_s(&c, &step, 0) / (1 + c.step.stall_share) / (1.8e-3 + 4000 * 5e-8) -
+             1) < 0.02);
     struct sim_chunk chunk = {.tokens = 500, .key_pairs = 500 * 443, .requests = 4, .cached = 400};
     assert_true(fabs(calibration_chunk_s(&c, &chunk) / (17e-3 + 500 * 443 * 2e-8) - 1) < 0.03);
     assert_true(c.gap_s < 6e-6 && calibration_gap_s(&c, 8) < 6e-6);
@@ -286,9 +291,10 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
                                               .begins = i == 0,
                                               .over = i + 1 == pieces};
             now += ns + 1000;
-            /* 200 us and 10 a sequence, behind a piece 20 us and 5 a sequence more */
+            /* 200 us and 10 a sequence, behind a piece of 2 ms 0.63 * (80 us and 15 a sequence) more */
+            double evicted = 1 - exp(-(double)ns / 2e6);
             for (uint32_t k = 0, runs = 1 + chunk % 8; k < (i + 1 == pieces ? 3 : 1); k++) {
-                ns = 200000 + 10000 * runs + (k ? 0 : 20000 + 5000 * runs);
+                ns = 200000 + 10000 * runs + (k ? 0 : (uint64_t)(evicted * (80000 + 15000 * runs)));
                 f.v[f.n++] = (struct record_work){.kind = RECORD_STEP,
                                                   .begin_ns = now,
                                                   .end_ns = now + ns,
@@ -306,8 +312,11 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
                 fabs(calibration_gap_s(&c, 1) / 9e-6 - 1) < 0.05);
     for (uint32_t n = 1; n <= 8; n++) {
         struct sim_step step = {.requests = n};
-        assert_true(fabs(calibration_step_s(&c, &step, false) / (200e-6 + 10e-6 * n) - 1) < 0.02);
-        assert_true(fabs(calibration_step_s(&c, &step, true) / (220e-6 + 15e-6 * n) - 1) < 0.02);
+        for (double piece_s = 0; piece_s < 0.02; piece_s = 3 * piece_s + 1e-4) {
+            double evicted = 1 - exp(-piece_s / 2e-3),
+                   s = 200e-6 + 10e-6 * n + evicted * (80e-6 + 15e-6 * n);
+            assert_true(fabs(calibration_step_s(&c, &step, piece_s) / s - 1) < 0.02);
+        }
     }
     record_file_release(&f);
 }
@@ -489,8 +498,8 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
         c.step.gap_s[i] = 0.03 + 0.01 * i;
     }
     c.step.guessing_s = 0.05;
-    c.step.after_s = 0.08;
-    c.step.after_sequence_s = 0.09;
+    c.step.evicted_s = 0.08;
+    c.step.evicted_sequence_s = 0.09;
     c.step.stall_share = 0.06;
     c.front.wake_s = 0.07;
     c.front.connect_s = 0.02;
@@ -503,8 +512,8 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     near(d.step.s[1], 0.02);
     near(d.step.gap_s[1], 0.04);
     near(d.step.guessing_s, 0.05);
-    near(d.step.after_s, 0.08);
-    near(d.step.after_sequence_s, 0.09);
+    near(d.step.evicted_s, 0.08);
+    near(d.step.evicted_sequence_s, 0.09);
     near(d.step.stall_share, 0.06);
     near(d.front.wake_s, 0.07);
     near(d.front.connect_s, 0.02);
