@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/percentile.h"
 #include "bus/shm.h"
 #include "cli/cli.h"
 #include "cli/flags.h"
@@ -213,13 +214,8 @@ static double pipe_many(struct bench *b, size_t n) {
     return (double)(count * n) / (double)(clock_now_ns() - t0);
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median(double *v, size_t n) {
-    qsort(v, n, sizeof *v, by_value);
+    qsort(v, n, sizeof *v, percentile_compare);
     return v[n / 2];
 }
 
@@ -258,7 +254,7 @@ static enum st measure_trips(struct bench *b, double us[2], struct err *err) {
             return err_set(err, ST_GONE, "bench bus: the connection ended");
         if (i >= 0) v[n++] = (double)(clock_now_ns() - t0) / 1e3;
     }
-    qsort(v, (size_t)n, sizeof *v, by_value);
+    qsort(v, (size_t)n, sizeof *v, percentile_compare);
     us[0] = v[n / 2];
     us[1] = v[n / 100 * 99];
     return ST_OK;

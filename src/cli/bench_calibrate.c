@@ -33,7 +33,6 @@ enum {
     STOP_S = 60,
     SEEN_MAX = 4096,
     WIDTHS_MAX = 20,
-    BURST_MAX = 32,
     WARM_WIDTH = 8
 };
 
@@ -194,7 +193,7 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
                     struct err *err) {
     double tokens = 0;
     uint32_t burst =
-        width < BURST_MAX ? width : BURST_MAX; /* the first of a loop are sent at once */
+        width < BENCH_BURST ? width : BENCH_BURST; /* the first of a loop are sent at once */
     for (uint32_t i = 0; i < run->len; i++) {
         const struct bench_result *r = &run->v[i];
         if (r->fault)

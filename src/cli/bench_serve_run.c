@@ -18,7 +18,6 @@
 enum {
     BODY_BYTES_MAX = 256 << 20,
     SAMPLE_MAX = 200,
-    SEND_BURST = 32,      /* then answers that came meanwhile are read */
     PROGRESS_MS = 200,    /* between looks at the figures of the bar */
     PROGRESS_LAST = 2000, /* answers its medians are taken of */
 };
@@ -215,7 +214,7 @@ static enum st begin(struct driver *d, uint32_t i) {
 static void send_due(struct driver *d) {
     uint32_t burst = 0;
     while (!d->st && d->next < d->due && d->running < d->t->concurrency_max) {
-        if (burst++ == SEND_BURST) {
+        if (burst++ == BENCH_BURST) {
             event_active(d->timer, EV_TIMEOUT, 0);
             break;
         }

@@ -35,6 +35,8 @@ struct bench_result {
     int status;
 };
 
+enum { BENCH_BURST = 32 }; /* requests that are sent before answers are read */
+
 struct bench_target {
     struct event_base *base;
     struct http_client *client;

@@ -45,7 +45,7 @@ enum st ST_CHECKED http_call_begin(struct http_call **out, struct http_client *c
                                    const struct buf *body, const struct http_handler *handler,
                                    struct err *err);
 void http_call_cancel(struct http_call *call);
-/* Whether a connection was made for it. */
+/* Whether a new connection was made for it: none was kept. */
 bool http_call_connects(const struct http_call *call);
 
 /* Runs the loop until this one answer is there; out->max bounds it. An answer with an error status

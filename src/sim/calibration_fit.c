@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/percentile.h"
 #include "sim/calibration.h"
 
 enum { ROUNDS = 20000, SAMPLES_MIN = 20, KNOT_SAMPLES_MIN = 6, FITS = 3, KEYS_A_ROW = 500 };
@@ -68,15 +69,10 @@ static void samples_free(struct samples *s) {
     free(s->errors);
 }
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 struct solved {
     uint64_t dropped;
     double error, bias; /* calibration.h, fit */
-    double cost;        /* sum of squares of what is left, in parts of the time */
+    double cost; /* sum of squares of what the fit is off, in parts of it; dropped: outlier */
     double stall_share; /* what was dropped took longer than fitted, of what all were fitted to */
 };
 
@@ -107,7 +103,7 @@ static struct solved solve(struct samples *s, double *x) {
         cost += (s->y[k] - s->fitted[k]) * (s->y[k] - s->fitted[k]) * s->weights[k];
         s->errors[kept++] = fabs(s->fitted[k] / s->y[k] - 1);
     }
-    qsort(s->errors, kept, sizeof *s->errors, compare);
+    qsort(s->errors, kept, sizeof *s->errors, percentile_compare);
     return (struct solved){
         .dropped = s->n - kept,
         .cost = cost,
@@ -173,7 +169,8 @@ static void take_steps(struct samples *s, const struct calibration *c,
     }
 }
 
-/* The time that evicts is the one, of powers of two around the mean piece, with which all fits best. */
+/* The time that evicts is the one with which all fits best, of those from a sixteenth of a mean piece on,
+ * each twice the one before. */
 static struct solved solve_steps(struct calibration *c, struct samples *s,
                                  const struct record_file *f, double *x) {
     struct solved best = {.cost = INFINITY};
@@ -391,11 +388,12 @@ struct prompts {
 };
 
 static int by_tokens(const void *a, const void *b) {
-    return compare(&((const struct prompt *)a)->tokens, &((const struct prompt *)b)->tokens);
+    return percentile_compare(&((const struct prompt *)a)->tokens,
+                              &((const struct prompt *)b)->tokens);
 }
 
 static int by_s(const void *a, const void *b) {
-    return compare(&((const struct prompt *)a)->s, &((const struct prompt *)b)->s);
+    return percentile_compare(&((const struct prompt *)a)->s, &((const struct prompt *)b)->s);
 }
 
 static double median_s(struct prompt *v, size_t n) {
@@ -448,7 +446,7 @@ static void fit_client(struct calibration *c, const struct calibration_seen *see
             sample(&parts[CONNECT], 0,
                    seen->made[k].s - c->front.made_s -
                        seen->made[k].n_prompt * c->front.made_token_s);
-    if (parts[CONNECT].n) c->front.connect_s = median_s(parts[CONNECT].v, parts[CONNECT].n);
+    c->front.connect_s = parts[CONNECT].n ? median_s(parts[CONNECT].v, parts[CONNECT].n) : 0;
 }
 
 /* The front has one after the other where many were sent at once. */
@@ -483,7 +481,7 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
     line(&until_read_s, &c->front.read_token_s, &parts[READ]);
     c->front.front_wake_s = fmax(0, until_read_s - c->front.read_s);
     line(&c->front.wake_s, &c->front.text_token_s, &parts[TEXT]);
-    if (parts[REST].n) c->front.request_s = median_s(parts[REST].v, parts[REST].n);
+    c->front.request_s = parts[REST].n ? median_s(parts[REST].v, parts[REST].n) : 0;
 }
 
 static enum st fit_front(struct calibration *c, const struct record_file *f,

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/doc.h"
+#include "base/percentile.h"
 #include "sim/cache.h"
 #include "sim/load.h"
 #include "sim/models.h"
@@ -333,11 +334,6 @@ uint32_t paper_rows(const struct paper *p, const struct paper_row **rows) {
     return p->n;
 }
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 void paper_score(const struct paper *p, struct paper_score *out) {
     double errors[PAPER_ROWS_MAX];
     *out = (struct paper_score){0};
@@ -351,7 +347,7 @@ void paper_score(const struct paper *p, struct paper_score *out) {
         out->over_15 += e > 0.15;
         out->over_25 += e > 0.25;
     }
-    qsort(errors, out->n, sizeof *errors, compare);
+    qsort(errors, out->n, sizeof *errors, percentile_compare);
     uint32_t n = out->n;
     out->median = n ? (errors[n / 2] + errors[(n - 1) / 2]) / 2 : 0;
 }

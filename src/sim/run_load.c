@@ -340,7 +340,7 @@ static void percentiles(struct run_percentiles *p, double *v, size_t n) {
 
 static enum st report_times(const struct run_load *r, struct run_report *o, struct err *err) {
     double *v = malloc((r->n_records + 1) * sizeof *v);
-    size_t n = 0; /* of one token have no time between tokens */
+    size_t n = 0; /* an answer of one token has no time between tokens */
     if (!v) return err_set(err, ST_NO_MEMORY, "run: out of memory");
     for (uint64_t i = 0; i < r->n_records; i++) v[i] = (double)r->records[i].ttft_s;
     percentiles(&o->ttft_s, v, r->n_records);

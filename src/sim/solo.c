@@ -24,18 +24,18 @@ struct solo {
     void *memory;
     struct engine *engine;
     uint32_t runs_last; /* of the last step */
-    double pieces_s;    /* that were computed since the last step */
+    double pieces_s;    /* what pieces took since the last step */
     bool rests;         /* the engine, until it is woken */
-    bool accepts;       /* the front, connections of those who will send at once */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
-     * client's thread makes all that are due, with their connections, before it sends them; they are
-     * read in rounds, a buffer of each that was there when the round began, so that short prompts pass
-     * long ones; texts become tokens one after the other; then it waits for
-     * the end of the work under way. */
+     * client's thread makes a batch of requests, all that are due when it begins, and connections for
+     * those that find none kept, and then sends them; they are read in rounds, a buffer of each that
+     * was there when the round began, so that short prompts pass long ones; texts become tokens one
+     * after the other; then it waits for the end of the work under way. */
     struct run_queue {
         struct run_request *first, *last;
     } made, sent, reading, ready;
-    double made_until_s, read_until_s, text_until_s;
+    double made_from_s, made_until_s, read_until_s, text_until_s;
+    bool connects;                   /* for the batch */
     uint32_t buffer_tokens, n_round; /* buffers left of the round */
     double *idle_s;                  /* [n_idle] since when connections are, the newest last */
     uint32_t n_idle, cap_idle;
@@ -119,7 +119,7 @@ static struct run_request *pop(struct run_queue *l) {
     return q;
 }
 
-/* Connections whose requests ended since. */
+/* Connections whose requests ended since; they are kept. */
 static enum st keep_idle(struct solo *s, struct err *err) {
     for (; s->n_ended < s->load.finished + s->load.failed; s->n_ended++) {
         if (s->n_idle == s->cap_idle) {
@@ -129,37 +129,45 @@ static enum st keep_idle(struct solo *s, struct err *err) {
             s->idle_s = v;
             s->cap_idle = cap;
         }
-        s->idle_s[s->n_idle++] = solo_now_s(s);
+        s->idle_s[s->n_idle++] = s->load.last_end_s;
     }
     return ST_OK;
 }
 
-/* What it takes to get a connection. */
-static double connect_s(struct solo *s, double now_s) {
+/* Whether one is kept, which is in use then. */
+static bool take_idle(struct solo *s, double now_s) {
     if (s->n_idle > 0 && now_s - s->idle_s[s->n_idle - 1] < keep_s) {
         s->n_idle--;
-        return 0;
+        return true;
     }
     s->n_idle = 0;
-    s->accepts = true;
-    return s->k->front.connect_s;
+    return false;
 }
 
 static void send_made(struct solo *s) {
-    while (s->made.first) {
+    for (bool first = true; s->made.first; first = false) {
         struct run_request *q = pop(&s->made);
         q->first_s = s->made_until_s + s->k->front.request_s;
+        q->accepted = first && s->connects;
         push(&s->sent, q);
     }
 }
 
 static enum st take(void *ctx, struct run_request *q, struct err *err) {
     struct solo *s = ctx;
-    (void)err;
-    if (q->arrived_s > s->made_until_s) send_made(s);
+    /* who asks again as soon as its answer is over finds its connection kept */
+    if (s->load.last_end_s <= q->arrived_s && keep_idle(s, err)) return err->code;
+    if (q->arrived_s > s->made_from_s) send_made(s);
+    double from_s = fmax(s->made_until_s, q->arrived_s);
+    bool kept = take_idle(s, from_s);
+    if (!s->made.first) {
+        s->made_from_s = from_s;
+        s->connects = false;
+    }
+    s->connects |= !kept;
     q->n_left = q->r.n_prompt;
-    s->made_until_s = fmax(s->made_until_s, q->arrived_s) + connect_s(s, q->arrived_s) +
-                      s->k->front.made_s + q->n_left * s->k->front.made_token_s;
+    s->made_until_s = from_s + (kept ? 0 : s->k->front.connect_s) + s->k->front.made_s +
+                      q->n_left * s->k->front.made_token_s;
     push(&s->made, q);
     return ST_OK;
 }
@@ -168,8 +176,8 @@ static uint32_t buffer_of(const struct solo *s, const struct run_request *q) {
     return q->n_left < s->buffer_tokens ? q->n_left : s->buffer_tokens;
 }
 
-/* The next buffer, if there is one: of this round, or of the next, in which those are that came; of one
- * whom it accepted, the first alone. */
+/* The next buffer, if there is one: of this round, or of the next, in which those are that came.
+ * alone: in which is only the first of them. */
 static void begin_buffer(struct solo *s, double at_s, bool alone) {
     if (s->n_round == 0) {
         while (s->sent.first && s->sent.first->first_s <= at_s) {
@@ -199,10 +207,12 @@ static void end_buffer(struct solo *s) {
     push(&s->ready, q);
 }
 
-/* When a front that rests reads, and all that was sent until then. One that accepted connections just
- * now is awake, and the first to send is handled before others are looked for. */
+/* A front that rests takes some time to get to what is sent. If it slept, it then finds all that came
+ * meanwhile; if it has just accepted connections it is awake, begins with the first buffer of the first
+ * one, and looks for others after it. */
 static double read_from_s(const struct solo *s) {
-    return s->sent.first->first_s + (s->accepts ? 0 : s->k->front.front_wake_s);
+    const struct run_request *q = s->sent.first;
+    return q->first_s + (q->accepted ? 0 : s->k->front.front_wake_s);
 }
 
 static void read_on(struct solo *s, uint64_t now_ns) {
@@ -212,11 +222,9 @@ static void read_on(struct solo *s, uint64_t now_ns) {
         double at_s = idle ? read_from_s(s) : s->read_until_s;
         if (run_ns(at_s) > now_ns) return;
         if (!idle) end_buffer(s);
-        begin_buffer(s, at_s, idle && s->accepts);
-        if (idle && s->accepts) {
-            s->read_until_s += s->k->front.front_wake_s;
-            s->accepts = false;
-        }
+        bool awake = idle && s->sent.first->accepted;
+        begin_buffer(s, at_s, awake);
+        if (awake) s->read_until_s += s->k->front.front_wake_s;
     }
 }
 
