@@ -5,11 +5,12 @@ measured to reach. Lengths are divided so that the longest fits the model; burst
 the real run's steps. Medians of several runs. On a shared machine its cores may be near each other or far apart, which
 changes from minute to minute and makes a third of the speed of a small model: `bench limits` before and after each run and
 `bench limits --watch` during it say how the machine was, a run during which it changed is made again, and each is compared
-with what was predicted from a calibration of its state. Hosts move virtual cores that sleep and wake up: meanwhile each is kept awake by a process of the
-idle class, which whatever else wants the core takes it from at once.
+with what was predicted from a calibration of its state. Hosts move virtual cores that halt: meanwhile none does, where the
+kernel may be asked for that. (A process of the idle class that spins would do it too, but beside one that waits for a core,
+threads that wake up wait up to a tick of 4 ms.)
 
 bench/predict.py [--model M] [--trace FILE --first N --rows N] [--runs 5] [-- flags of serve]"""
-import argparse, atexit, gzip, json, os, random, re, shutil, signal, statistics, subprocess, sys, tempfile, threading, time
+import argparse, atexit, gzip, json, os, random, re, shutil, signal, statistics, struct, subprocess, sys, tempfile, threading, time
 
 root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 binary = os.path.join(root, "build/supernode")
@@ -37,29 +38,14 @@ def run(*command):
     return p.stdout
 
 
-def stay_awake(core, parent):
-    os.sched_setaffinity(0, {core})
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    while os.getppid() == parent:
-        for _ in range(100000):
-            pass
-
-
 def keep_awake():
-    """A process each core, until this one ends; none where they would use up a quota that all share."""
-    quota = "/sys/fs/cgroup/cpu.max"
-    if os.path.exists(quota) and not open(quota).read().startswith("max"):
-        return
-    parent = os.getpid()
-    for core in os.sched_getaffinity(0):
-        pid = os.fork()
-        if pid:
-            atexit.register(os.kill, pid, signal.SIGKILL)
-            continue
-        try:
-            stay_awake(core, parent)
-        finally:
-            os._exit(0)
+    """No core halts until this process ends, where it may ask for that."""
+    try:
+        latency = open("/dev/cpu_dma_latency", "wb", buffering=0)
+        latency.write(struct.pack("i", 0))
+        atexit.register(latency.close)
+    except OSError:
+        log("cores may halt meanwhile: /dev/cpu_dma_latency cannot be opened")
 
 
 def probe():
