@@ -449,18 +449,17 @@ static void fit_client(struct calibration *c, const struct calibration_seen *see
     c->front.connect_s = parts[CONNECT].n ? median_s(parts[CONNECT].v, parts[CONNECT].n) : 0;
 }
 
-/* The front has one after the other where many were sent at once. */
+/* The front has one after the other where many were sent at once, now and then with a wait between. */
 static void fit_reading(struct calibration *c, const struct record_file *f,
-                        const struct calibration_seen *seen, struct prompts *parts) {
+                        const struct calibration_seen *seen, struct prompts *gaps) {
     uint64_t r = 0;
-    double token_s;
     for (uint32_t k = 0; k < seen->n_bursts; k++) {
         while (r < f->n_requests && f->requests[r].arrived_ns < seen->bursts[k].sent_ns) r++;
         for (uint32_t i = 1; i < seen->bursts[k].n && r + 1 < f->n_requests; i++, r++)
-            sample(&parts[BURST], f->requests[r + 1].n_prompt,
-                   between(f->requests[r].arrived_ns, f->requests[r + 1].arrived_ns));
+            sample(gaps, 0, between(f->requests[r].arrived_ns, f->requests[r + 1].arrived_ns));
     }
-    line(&c->front.read_s, &token_s, &parts[BURST]);
+    qsort(gaps->v, gaps->n, sizeof *gaps->v, by_s);
+    c->front.read_s = gaps->n ? gaps->v[gaps->n / 4].s : 0;
 }
 
 static void fit_front_parts(struct calibration *c, const struct record_file *f,
@@ -468,7 +467,7 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
     uint64_t i = 0, r = 0;
     double until_read_s;
     fit_client(c, seen, parts);
-    fit_reading(c, f, seen, parts);
+    fit_reading(c, f, seen, &parts[BURST]);
     for (uint32_t k = 0; k < seen->n_alone; k++) {
         const struct calibration_alone *a = &seen->alone[k];
         while (r < f->n_requests && f->requests[r].arrived_ns < a->sent_ns) r++;

@@ -25,7 +25,7 @@ struct run_request {
     struct heap_node leaving;                     /* its client goes away at leave_s */
     double leave_s;
     bool open, left;
-    bool accepted; /* of who took it */
+    bool early; /* of who took it */
 };
 
 /* What is kept of each request that ended. */

@@ -28,9 +28,10 @@ struct solo {
     bool rests;         /* the engine, until it is woken */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
      * client's thread makes a batch of requests, all that are due when it begins, and connections for
-     * those that find none kept, and then sends them; they are read in rounds, a buffer of each that
-     * was there when the round began, so that short prompts pass long ones; texts become tokens one
-     * after the other; then it waits for the end of the work under way. */
+     * those that find none kept, and then sends them one after the other, as fast as they can be read;
+     * they are read in rounds, a buffer of each that was there when the round began, so that short
+     * prompts pass long ones; texts become tokens one after the other; then it waits for the end of
+     * the work under way. */
     struct run_queue {
         struct run_request *first, *last;
     } made, sent, reading, ready;
@@ -145,10 +146,12 @@ static bool take_idle(struct solo *s, double now_s) {
 }
 
 static void send_made(struct solo *s) {
+    double sent_s = s->made_until_s + s->k->front.request_s;
     for (bool first = true; s->made.first; first = false) {
         struct run_request *q = pop(&s->made);
-        q->first_s = s->made_until_s + s->k->front.request_s;
-        q->accepted = first && s->connects;
+        q->first_s = sent_s;
+        q->early = first && s->connects;
+        sent_s += s->k->front.read_s;
         push(&s->sent, q);
     }
 }
@@ -207,12 +210,12 @@ static void end_buffer(struct solo *s) {
     push(&s->ready, q);
 }
 
-/* A front that rests takes some time to get to what is sent. If it slept, it then finds all that came
- * meanwhile; if it has just accepted connections it is awake, begins with the first buffer of the first
- * one, and looks for others after it. */
+/* A front that rests takes some time to get to what is sent, and then finds all that came meanwhile. One
+ * that accepted connections just now is awake: it takes as long over the first buffer of the first,
+ * and looks for others after it. */
 static double read_from_s(const struct solo *s) {
     const struct run_request *q = s->sent.first;
-    return q->first_s + (q->accepted ? 0 : s->k->front.front_wake_s);
+    return q->first_s + (q->early ? 0 : s->k->front.front_wake_s);
 }
 
 static void read_on(struct solo *s, uint64_t now_ns) {
@@ -222,9 +225,9 @@ static void read_on(struct solo *s, uint64_t now_ns) {
         double at_s = idle ? read_from_s(s) : s->read_until_s;
         if (run_ns(at_s) > now_ns) return;
         if (!idle) end_buffer(s);
-        bool awake = idle && s->sent.first->accepted;
-        begin_buffer(s, at_s, awake);
-        if (awake) s->read_until_s += s->k->front.front_wake_s;
+        bool early = idle && s->sent.first->early;
+        begin_buffer(s, at_s, early);
+        if (early) s->read_until_s += s->k->front.front_wake_s;
     }
 }
 
