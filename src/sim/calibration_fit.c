@@ -377,6 +377,7 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
 /* --- the front -------------------------------------------------------------------------------- */
 
 enum { MADE, CONNECT, BURST, READ, TEXT, REST, FRONT_PARTS };
+enum { UNDISTURBED = 10 /* one in so many has what it needs at once */ };
 
 struct prompt {
     double tokens, s;
@@ -449,7 +450,7 @@ static void fit_client(struct calibration *c, const struct calibration_seen *see
     c->front.connect_s = parts[CONNECT].n ? median_s(parts[CONNECT].v, parts[CONNECT].n) : 0;
 }
 
-/* The front has one after the other where many were sent at once, now and then with a wait between. */
+/* Where many were sent at once they are there one after the other, most with a wait between. */
 static void fit_reading(struct calibration *c, const struct record_file *f,
                         const struct calibration_seen *seen, struct prompts *gaps) {
     uint64_t r = 0;
@@ -459,7 +460,7 @@ static void fit_reading(struct calibration *c, const struct record_file *f,
             sample(gaps, 0, between(f->requests[r].arrived_ns, f->requests[r + 1].arrived_ns));
     }
     qsort(gaps->v, gaps->n, sizeof *gaps->v, by_s);
-    c->front.read_s = gaps->n ? gaps->v[gaps->n / 4].s : 0;
+    c->front.read_s = gaps->n ? gaps->v[gaps->n / UNDISTURBED].s : 0;
 }
 
 static void fit_front_parts(struct calibration *c, const struct record_file *f,

@@ -35,7 +35,7 @@ struct solo {
     struct run_queue {
         struct run_request *first, *last;
     } made, sent, reading, ready;
-    double made_from_s, made_until_s, read_until_s, text_until_s;
+    double batch_from_s, busy_until_s, read_until_s, text_until_s;
     bool connects;                   /* for the batch */
     uint32_t buffer_tokens, n_round; /* buffers left of the round */
     double *idle_s;                  /* [n_idle] since when connections are, the newest last */
@@ -146,12 +146,11 @@ static bool take_idle(struct solo *s, double now_s) {
 }
 
 static void send_made(struct solo *s) {
-    double sent_s = s->made_until_s + s->k->front.request_s;
     for (bool first = true; s->made.first; first = false) {
         struct run_request *q = pop(&s->made);
-        q->first_s = sent_s;
+        q->first_s = s->busy_until_s + s->k->front.request_s;
         q->early = first && s->connects;
-        sent_s += s->k->front.read_s;
+        s->busy_until_s += s->k->front.read_s;
         push(&s->sent, q);
     }
 }
@@ -160,16 +159,16 @@ static enum st take(void *ctx, struct run_request *q, struct err *err) {
     struct solo *s = ctx;
     /* who asks again as soon as its answer is over finds its connection kept */
     if (s->load.last_end_s <= q->arrived_s && keep_idle(s, err)) return err->code;
-    if (q->arrived_s > s->made_from_s) send_made(s);
-    double from_s = fmax(s->made_until_s, q->arrived_s);
+    if (q->arrived_s > s->batch_from_s) send_made(s);
+    double from_s = fmax(s->busy_until_s, q->arrived_s);
     bool kept = take_idle(s, from_s);
     if (!s->made.first) {
-        s->made_from_s = from_s;
+        s->batch_from_s = from_s;
         s->connects = false;
     }
     s->connects |= !kept;
     q->n_left = q->r.n_prompt;
-    s->made_until_s = from_s + (kept ? 0 : s->k->front.connect_s) + s->k->front.made_s +
+    s->busy_until_s = from_s + (kept ? 0 : s->k->front.connect_s) + s->k->front.made_s +
                       q->n_left * s->k->front.made_token_s;
     push(&s->made, q);
     return ST_OK;
