@@ -192,8 +192,8 @@ static bool fits(const struct calibrate *b, const struct bench_random *r, double
 static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t width,
                     struct err *err) {
     double tokens = 0;
-    uint32_t burst =
-        width < BENCH_BURST ? width : BENCH_BURST; /* the first of a loop are sent at once */
+    /* the first of a loop are sent at once */
+    uint32_t burst = width < BENCH_BURST ? width : BENCH_BURST;
     for (uint32_t i = 0; i < run->len; i++) {
         const struct bench_result *r = &run->v[i];
         if (r->fault)
@@ -334,8 +334,7 @@ static void print(const struct calibration *c, const char *path) {
            1e6 * c->chunk.row_s, 1e9 * c->chunk.key_pair_s, 1e9 * c->chunk.earlier_s,
            100 * c->fit.chunk_error, 100 * c->fit.chunk_bias);
     printf("mixed      a step behind a long piece of a prompt takes %.1f us and %.2f us a sequence "
-           "more, "
-           "behind one of %.2f ms half of it\n",
+           "more, behind one of %.2f ms half of it\n",
            1e6 * c->step.evicted_s, 1e6 * c->step.evicted_sequence_s,
            1e3 * M_LN2 * c->step.evicting_s);
     const struct sim_chunk k = {.tokens = 1024, .key_pairs = 1024 * 1025 / 2.0, .requests = 1};

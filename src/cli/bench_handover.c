@@ -21,6 +21,7 @@
 #include <jansson.h>
 
 #include "base/clock.h"
+#include "base/percentile.h"
 #include "bus/shm.h"
 #include "cli/bench_model.h"
 #include "cli/cli.h"
@@ -201,13 +202,8 @@ enum way { WAY_MEMCPY, WAY_PULL, WAY_SUM, WAYS };
 typedef bool way_fn(struct handover *h, struct bus_queue *q);
 static way_fn *const ways[WAYS] = {by_memcpy, by_pull, by_sum};
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 static double median(double *v, uint32_t n) {
-    qsort(v, n, sizeof *v, by_value);
+    qsort(v, n, sizeof *v, percentile_compare);
     return v[n / 2];
 }
 

@@ -348,6 +348,5 @@ void paper_score(const struct paper *p, struct paper_score *out) {
         out->over_25 += e > 0.25;
     }
     qsort(errors, out->n, sizeof *errors, percentile_compare);
-    uint32_t n = out->n;
-    out->median = n ? (errors[n / 2] + errors[(n - 1) / 2]) / 2 : 0;
+    out->median = percentile(errors, out->n, 50);
 }

@@ -325,16 +325,15 @@ double run_load_stuck_s(const struct run_load *r) {
 /* --- what is told ----------------------------------------------------------------------------- */
 
 static void percentiles(struct run_percentiles *p, double *v, size_t n) {
-    static const double half = 50, most = 90, nearly_all = 99;
     double sum = 0;
     *p = (struct run_percentiles){NAN, NAN, NAN, NAN, NAN};
     if (n == 0) return;
     for (size_t i = 0; i < n; i++) sum += v[i];
     qsort(v, n, sizeof *v, percentile_compare);
     *p = (struct run_percentiles){.mean = sum / (double)n,
-                                  .p50 = percentile(v, n, half),
-                                  .p90 = percentile(v, n, most),
-                                  .p99 = percentile(v, n, nearly_all),
+                                  .p50 = percentile(v, n, 50),
+                                  .p90 = percentile(v, n, 90),
+                                  .p99 = percentile(v, n, 99),
                                   .max = v[n - 1]};
 }
 

@@ -207,13 +207,10 @@ static void a_front_that_rests_wakes_up_and_reads_one_request_after_the_other(vo
 static void what_is_stopped_in_the_middle_is_freed(void **state) {
     (void)state;
     struct calibration k = plain();
-    struct run_config *c = malloc(sizeof *c);
-    static const char text[] =
-        "server: x.json\nload: {rate: 20, input_tokens: 300, duration_s: 10}\n";
+    struct run_config *c =
+        described("server: x.json\nload: {rate: 20, input_tokens: 300, duration_s: 10}\n");
     struct err err;
-    assert_non_null(c);
     k.front.read_token_s = 0.001;
-    must(run_config_read(c, text, strlen(text), "run.yaml", &err), &err);
     for (int i = 0; i < 2; i++) {
         struct solo *s;
         must(solo_new(&s, c, &k, NULL, &err), &err);
@@ -475,7 +472,7 @@ static void what_the_front_takes_is_found_though_threads_wait_for_cores(void **s
             f.v[f.n++] = (struct record_work){
                 .kind = RECORD_STEP, .begin_ns = now, .end_ns = now + 200000, .runs = 1, .rows = 1};
     }
-    /* bursts of eight, 9 us between two; long ones come in groups, and one waits for a core */
+    /* bursts of eight, 9 us between two, but one waits for a core */
     struct calibration_burst bursts[8];
     for (uint32_t i = 0; i < 64; i++) {
         if (i % 8 == 0) bursts[i / 8] = (struct calibration_burst){now += 1000000, 8};
