@@ -7,7 +7,7 @@
 
 #include "model/step_impl.h"
 
-/* Heads of one generated token that share the reading of its latents. */
+/* Heads of one generated token that share the reading of its latents, at most. */
 enum { HEADS_A_TILE = 16 };
 /* Rows times blocks of keys that a head of a prompt run goes over in one tile: the longest tile of a
  * chunk, which a piece may end late by, does not grow with the context, and with the rows only where they are many. */
@@ -154,6 +154,21 @@ static uint32_t prompt_run_end(const struct step *s, uint32_t row0) {
     return end;
 }
 
+/* So few heads of generated tokens [row0, end) that the longest tile has no more to do than a thread's
+ * share of all, as far as heads go: one long context among short ones is then nobody's alone. */
+static uint32_t heads_a_tile(const struct step *s, uint32_t row0, uint32_t end) {
+    uint64_t all = 0, longest = 0, heads = s->m->config.n_heads;
+    for (uint32_t row = row0; row < end; row++) {
+        uint64_t keys = s->act[row].slot + 1;
+        all += keys;
+        if (keys > longest) longest = keys;
+    }
+    uint64_t most = longest * team_size(s->team), share = (all * heads + most - 1) / most;
+    if (share > HEADS_A_TILE) share = HEADS_A_TILE;
+    uint64_t tiles = (heads + share - 1) / share;
+    return (uint32_t)((heads + tiles - 1) / tiles); /* all alike */
+}
+
 static uint32_t blocks_a_tile(uint32_t n_rows) {
     uint32_t n = ROW_BLOCKS_A_TILE / n_rows;
     return n < 1 ? 1 : n < BLOCKS_A_TILE_MAX ? n : BLOCKS_A_TILE_MAX;
@@ -162,14 +177,11 @@ static uint32_t blocks_a_tile(uint32_t n_rows) {
 void step_attention(struct step *s, uint32_t layer) {
     const struct model_config *c = &s->m->config;
     struct attention_run run = {.s = s, .l = &s->m->layers[layer], .layer = layer};
-    uint32_t share = (c->n_heads + team_size(s->team) - 1) / team_size(s->team);
-    if (share > HEADS_A_TILE) share = HEADS_A_TILE;
     for (uint32_t row = 0; row < s->n;) {
         run.row0 = row;
         if (s->act[row].role == ROLE_GENERATED) {
             run.n_rows = generated_end(s, row) - row;
-            /* heads of one tile share the reading of the latents; few rows want all threads */
-            run.heads_a_tile = run.n_rows < team_size(s->team) ? share : HEADS_A_TILE;
+            run.heads_a_tile = heads_a_tile(s, row, row + run.n_rows);
             step_run(s, absorbed_tile, &run,
                      run.n_rows * ((c->n_heads + run.heads_a_tile - 1) / run.heads_a_tile));
         } else {
