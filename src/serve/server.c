@@ -54,6 +54,13 @@ static void on_mail(evutil_socket_t fd, short what, void *arg) {
     stop_if_drained(s);
 }
 
+static void on_submitted(evutil_socket_t fd, short what, void *arg) {
+    struct server *s = arg;
+    (void)fd;
+    (void)what;
+    worker_begin(s->worker);
+}
+
 /* First what runs may finish; then it is cancelled and has a second for its last words. */
 static void on_drain(evutil_socket_t fd, short what, void *arg) {
     struct server *s = arg;
@@ -193,11 +200,12 @@ static enum st make_http(struct server *s, struct err *err) {
     s->http = s->base ? evhttp_new(s->base) : NULL;
     if (!s->http) return err_set(err, ST_NO_MEMORY, "serve: cannot make an event loop");
     s->mail = event_new(s->base, s->mailbox.fd, EV_READ | EV_PERSIST, on_mail, s);
+    s->submitted = event_new(s->base, -1, 0, on_submitted, s);
     s->interrupt = evsignal_new(s->base, SIGINT, on_signal, s);
     s->terminate = evsignal_new(s->base, SIGTERM, on_signal, s);
     s->tick = event_new(s->base, -1, EV_PERSIST, on_tick, s);
     s->drain = evtimer_new(s->base, on_drain, s);
-    if (!s->mail || !s->interrupt || !s->terminate || !s->tick || !s->drain)
+    if (!s->mail || !s->submitted || !s->interrupt || !s->terminate || !s->tick || !s->drain)
         return err_set(err, ST_NO_MEMORY, "serve: out of memory");
     struct http_limits limits = {.body_bytes_max = SERVER_BODY_BYTES_MAX,
                                  .receiving_bytes_max = SERVER_RECEIVING_BYTES_MAX,
@@ -280,6 +288,7 @@ void server_free(struct server *s) {
     assert(s->n_replies == 0);
     http_conns_release(&s->conns);
     event_free_if(s->mail);
+    event_free_if(s->submitted);
     event_free_if(s->interrupt);
     event_free_if(s->terminate);
     event_free_if(s->tick);

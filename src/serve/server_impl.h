@@ -64,7 +64,7 @@ struct server {
     struct worker *worker;
     int64_t started_s;
 
-    struct event *mail, *interrupt, *terminate, *tick, *drain;
+    struct event *mail, *submitted, *interrupt, *terminate, *tick, *drain;
     bool stopping, draining_over;
     struct reply *replies; /* all that wait or run */
     struct reply *over;    /* of them, those whose job and client are both through */

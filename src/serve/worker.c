@@ -43,6 +43,7 @@ static void queue_release(struct job_queue *q) {
     pthread_cond_destroy(&q->more);
 }
 
+/* Who waits is told by queue_tell. */
 static void queue_push(struct job_queue *q, struct job *j) {
     pthread_mutex_lock(&q->lock);
     j->next = NULL;
@@ -51,6 +52,11 @@ static void queue_push(struct job_queue *q, struct job *j) {
     else
         q->first = j;
     q->last = j;
+    pthread_mutex_unlock(&q->lock);
+}
+
+static void queue_tell(struct job_queue *q) {
+    pthread_mutex_lock(&q->lock);
     pthread_cond_signal(&q->more);
     pthread_mutex_unlock(&q->lock);
 }
@@ -99,8 +105,9 @@ static bool over(struct worker *w, struct job *j, const struct api_error *why) {
     return true;
 }
 
-static void prepare(struct worker *w, struct job *j, struct api_error *why) {
-    if (over(w, j, why)) return;
+/* True: the computing thread has it, and is to be told. */
+static bool prepare(struct worker *w, struct job *j, struct api_error *why) {
+    if (over(w, j, why)) return false;
     atomic_store_explicit(&w->text_since_ns, clock_now_ns(), memory_order_relaxed);
     bool ok = front_prepare(w->front, j, why);
     atomic_store_explicit(&w->text_since_ns, 0, memory_order_relaxed);
@@ -110,17 +117,26 @@ static void prepare(struct worker *w, struct job *j, struct api_error *why) {
         mailbox_done(w->mailbox, j, NULL); /* its answer is there */
     else {
         queue_push(&w->compute_queue, j);
-        w->compute.wake(w->compute.ctx);
+        return true;
     }
+    return false;
 }
 
 static void *text_main(void *arg) {
     struct worker *w = arg;
     struct api_error why;
     struct job *j;
+    uint64_t ready_ns = 0; /* since when there is one that the computing thread was not told of */
     turn_short();
-    while ((j = queue_pop(&w->text_queue, QUEUE_WAIT, &why))) {
-        prepare(w, j, &why);
+    for (;;) {
+        j = queue_pop(&w->text_queue, QUEUE_LOOK, &why);
+        if (ready_ns && (!j || j->body_len > WORKER_TOGETHER_BYTES ||
+                         clock_now_ns() - ready_ns > WORKER_TOGETHER_NS)) {
+            w->compute.wake(w->compute.ctx);
+            ready_ns = 0;
+        }
+        if (!j && !(j = queue_pop(&w->text_queue, QUEUE_WAIT, &why))) break;
+        if (prepare(w, j, &why) && !ready_ns) ready_ns = clock_now_ns();
         mailbox_wake(w->mailbox);
     }
     return NULL;
@@ -296,6 +312,10 @@ enum st worker_start(struct worker **out, const struct front *front, const struc
 void worker_submit(struct worker *w, struct job *j) {
     j->arrived_ns = clock_now_ns();
     queue_push(&w->text_queue, j);
+}
+
+void worker_begin(struct worker *w) {
+    queue_tell(&w->text_queue);
 }
 
 void worker_cancel(struct worker *w, struct job *j) {

@@ -11,12 +11,18 @@
 
 struct worker;
 
+/* So that requests which come together are computed together, the computing thread is told of a first one
+ * only when no further body waits, when so much time has passed, or when a long body is next. */
+enum { WORKER_TOGETHER_NS = 500000, WORKER_TOGETHER_BYTES = 16 << 10 };
+
 /* Starts the threads; what the arguments point to is borrowed until worker_stop. */
 enum st ST_CHECKED worker_start(struct worker **out, const struct front *front,
                                 const struct compute *compute, struct mailbox *mailbox,
                                 struct err *err);
-/* Hands a job over: it comes back done through the mailbox. HTTP thread. */
+/* Hands a job over: it comes back done through the mailbox. Begins with the next worker_begin, so that
+ * jobs which come together begin together. HTTP thread. */
 void worker_submit(struct worker *w, struct job *j);
+void worker_begin(struct worker *w);
 /* It is not wanted any more; it still comes back done. HTTP thread. */
 void worker_cancel(struct worker *w, struct job *j);
 /* From here on a job that nobody has begun comes back done with this error when its turn comes. */

@@ -8,10 +8,12 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "serve/worker.h"
 #include "sim/run_load.h"
 
 enum { READ_BYTES = 4096 /* libevent reads so much of a connection, then of the next */ };
-static const double keep_s = 2; /* bench serve uses a connection again that was idle for less */
+static const double keep_s = 2;     /* bench serve uses a connection again that was idle for less */
+static const double slack_s = 1e-9; /* sums differ by so much */
 
 struct solo {
     const struct calibration *k;
@@ -30,15 +32,15 @@ struct solo {
      * client's thread makes a batch of requests, all that are due when it begins, and connections for
      * those that find none kept, and then sends them one after the other, as fast as they can be read;
      * they are read in rounds, a buffer of each that was there when the round began, so that short
-     * prompts pass long ones; texts become tokens one after the other; then it waits for the end of
-     * the work under way. */
+     * prompts pass long ones; a thread makes tokens of their texts one after the other, which sleeps
+     * until the end of a round; then it waits for the end of the work under way. */
     struct run_queue {
         struct run_request *first, *last;
-    } made, sent, reading, ready;
+    } made, sent, reading, read, ready;
     double batch_from_s, busy_until_s, read_until_s, text_until_s;
-    bool connects;                   /* for the batch */
-    uint32_t buffer_tokens, n_round; /* buffers left of the round */
-    double *idle_s;                  /* [n_idle] since when connections are, the newest last */
+    uint32_t id_bytes; /* of a token in a body: decimal, and a comma */
+    uint32_t n_round;  /* buffers left of the round */
+    double *idle_s;    /* [n_idle] since when connections are, the newest last */
     uint32_t n_idle, cap_idle;
     uint64_t n_ended; /* requests that left theirs */
     uint64_t pieces;
@@ -146,10 +148,9 @@ static bool take_idle(struct solo *s, double now_s) {
 }
 
 static void send_made(struct solo *s) {
-    for (bool first = true; s->made.first; first = false) {
+    while (s->made.first) {
         struct run_request *q = pop(&s->made);
         q->first_s = s->busy_until_s + s->k->front.request_s;
-        q->early = first && s->connects;
         s->busy_until_s += s->k->front.read_s;
         push(&s->sent, q);
     }
@@ -162,11 +163,8 @@ static enum st take(void *ctx, struct run_request *q, struct err *err) {
     if (q->arrived_s > s->batch_from_s) send_made(s);
     double from_s = fmax(s->busy_until_s, q->arrived_s);
     bool kept = take_idle(s, from_s);
-    if (!s->made.first) {
-        s->batch_from_s = from_s;
-        s->connects = false;
-    }
-    s->connects |= !kept;
+    if (!s->made.first) s->batch_from_s = from_s;
+    q->early = !kept && !s->made.first;
     q->n_left = q->r.n_prompt;
     s->busy_until_s = from_s + (kept ? 0 : s->k->front.connect_s) + s->k->front.made_s +
                       q->n_left * s->k->front.made_token_s;
@@ -175,7 +173,8 @@ static enum st take(void *ctx, struct run_request *q, struct err *err) {
 }
 
 static uint32_t buffer_of(const struct solo *s, const struct run_request *q) {
-    return q->n_left < s->buffer_tokens ? q->n_left : s->buffer_tokens;
+    uint32_t most = READ_BYTES / s->id_bytes;
+    return q->n_left < most ? q->n_left : most;
 }
 
 /* The next buffer, if there is one: of this round, or of the next, in which those are that came.
@@ -203,10 +202,23 @@ static void end_buffer(struct solo *s) {
         push(&s->reading, q);
         return;
     }
-    s->text_until_s =
-        fmax(s->text_until_s, s->read_until_s) + q->r.n_prompt * s->k->front.text_token_s;
-    q->first_s = s->text_until_s;
-    push(&s->ready, q);
+    q->first_s = s->read_until_s;
+    push(&s->read, q);
+}
+
+static double text_s(const struct solo *s, const struct run_request *q) {
+    return q->r.n_prompt * s->k->front.text_token_s;
+}
+
+/* What was read in a round becomes tokens: from its end on, or sooner where the thread is at work then. */
+static void end_round(struct solo *s) {
+    while (s->read.first) {
+        struct run_request *q = pop(&s->read);
+        bool at_work = s->text_until_s >= q->first_s;
+        s->text_until_s = (at_work ? s->text_until_s : s->read_until_s) + text_s(s, q);
+        q->first_s = s->text_until_s;
+        push(&s->ready, q);
+    }
 }
 
 /* A front that rests takes some time to get to what is sent, and then finds all that came meanwhile. One
@@ -224,15 +236,28 @@ static void read_on(struct solo *s, uint64_t now_ns) {
         double at_s = idle ? read_from_s(s) : s->read_until_s;
         if (run_ns(at_s) > now_ns) return;
         if (!idle) end_buffer(s);
+        if (!idle && s->n_round == 0) end_round(s);
         bool early = idle && s->sent.first->early;
         begin_buffer(s, at_s, early);
         if (early) s->read_until_s += s->k->front.front_wake_s;
     }
 }
 
+/* When an engine that rests is told of what is ready first: as soon as the thread that makes tokens has
+ * no more to do, or has done so for long enough. */
+static double told_s(const struct solo *s) {
+    const struct run_request *q = s->ready.first;
+    double first_s = q->first_s, at_s = first_s;
+    while ((q = q->next) && q->first_s - text_s(s, q) <= at_s + slack_s &&
+           q->r.n_prompt * s->id_bytes <= WORKER_TOGETHER_BYTES &&
+           at_s - first_s <= WORKER_TOGETHER_NS / 1e9)
+        at_s = q->first_s;
+    return at_s;
+}
+
 /* When the engine takes what is ready first, and all that is ready then. */
 static uint64_t taken_ns(const struct solo *s) {
-    return run_ns(s->ready.first->first_s + (s->rests ? s->k->front.wake_s : 0));
+    return run_ns(s->rests ? told_s(s) + s->k->front.wake_s : s->ready.first->first_s);
 }
 
 static void hand_over(struct solo *s) {
@@ -348,9 +373,8 @@ enum st solo_new(struct solo **out, const struct run_config *c, const struct cal
     s->k = k;
     s->replay = replay;
     s->chance = c->seed ^ 0x5eed;
-    uint32_t id_bytes = 2; /* decimal, and a comma */
-    for (uint32_t v = k->vocab; v >= 10; v /= 10) id_bytes++;
-    s->buffer_tokens = READ_BYTES / id_bytes;
+    s->id_bytes = 2;
+    for (uint32_t v = k->vocab; v >= 10; v /= 10) s->id_bytes++;
     s->load = (struct run_load){.c = c,
                                 .vocab = k->vocab,
                                 .max_model_len = k->max_model_len,

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The threads behind the HTTP thread, with something that computes nothing: which jobs it is told of
+ * together. */
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "serve/worker.h"
+
+enum { JOBS = 3, ROUNDS = 100 };
+
+/* Every record ends in the next step after it came. */
+struct nothing {
+    struct engine_stats stats;
+    const struct engine_sink *sink;
+    void *sink_ctx[JOBS];
+    uint32_t n;
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    uint32_t woken, wakes;
+};
+
+static enum st add(void *ctx, struct request *r, const struct engine_sink *sink, void *sink_ctx,
+                   uint64_t arrived_ns, struct err *err) {
+    struct nothing *c = ctx;
+    (void)r;
+    (void)arrived_ns;
+    if (c->n == JOBS) return err_set(err, ST_INVALID, "too many");
+    c->sink = sink;
+    c->sink_ctx[c->n++] = sink_ctx;
+    return ST_OK;
+}
+
+static void cancel(void *ctx, struct request *r, enum engine_cancel why) {
+    (void)ctx;
+    (void)r;
+    (void)why;
+}
+
+static uint64_t step(void *ctx, bool *progress) {
+    struct nothing *c = ctx;
+    *progress = c->n > 0;
+    while (c->n > 0) c->sink->done(c->sink_ctx[--c->n], NULL);
+    return UINT64_MAX;
+}
+
+static void wait_woken(void *ctx, uint64_t until_ns) {
+    struct nothing *c = ctx;
+    (void)until_ns;
+    pthread_mutex_lock(&c->lock);
+    while (!c->woken) pthread_cond_wait(&c->more, &c->lock);
+    c->woken = 0;
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void wake(void *ctx) {
+    struct nothing *c = ctx;
+    pthread_mutex_lock(&c->lock);
+    c->woken = 1;
+    c->wakes++;
+    pthread_cond_signal(&c->more);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static const struct engine_stats *stats(void *ctx) {
+    return &((struct nothing *)ctx)->stats;
+}
+
+struct fixture {
+    struct front front;
+    struct nothing nothing;
+    struct mailbox mailbox;
+    struct worker *worker;
+};
+
+static struct fixture *open_fixture(void) {
+    struct fixture *f = calloc(1, sizeof *f);
+    struct err err;
+    assert_non_null(f);
+    f->front = (struct front){.model = "m",
+                              .vocab = 100,
+                              .max_model_len = 1 << 16,
+                              .token_bytes_max = 4,
+                              .defaults = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
+    engine_stats_init(&f->nothing.stats);
+    pthread_mutex_init(&f->nothing.lock, NULL);
+    pthread_cond_init(&f->nothing.more, NULL);
+    const struct compute compute = {&f->nothing, add, cancel, step, wait_woken, wake, stats};
+    assert_int_equal(mailbox_init(&f->mailbox, &err), ST_OK);
+    assert_int_equal(worker_start(&f->worker, &f->front, &compute, &f->mailbox, &err), ST_OK);
+    return f;
+}
+
+static void close_fixture(struct fixture *f) {
+    worker_stop(f->worker);
+    mailbox_release(&f->mailbox);
+    pthread_mutex_destroy(&f->nothing.lock);
+    pthread_cond_destroy(&f->nothing.more);
+    free(f);
+}
+
+/* A prompt of so many ids. */
+static void submit(struct fixture *f, uint32_t n) {
+    struct buf body = {.max = 1 << 20};
+    assert_int_equal(buf_append_str(&body, "{\"model\":\"m\",\"max_tokens\":1,\"prompt\":[1"),
+                     ST_OK);
+    for (uint32_t i = 1; i < n; i++) assert_int_equal(buf_append_str(&body, ",7"), ST_OK);
+    assert_int_equal(buf_append_str(&body, "]}"), ST_OK);
+    struct job *j = job_new(API_COMPLETION, body.data, body.len);
+    assert_non_null(j);
+    worker_submit(f->worker, j);
+}
+
+/* Begins what was submitted; how often the computing thread was told until so many came back. */
+static uint32_t told(struct fixture *f, uint32_t n) {
+    worker_begin(f->worker);
+    while (n > 0) {
+        struct pollfd p = {.fd = f->mailbox.fd, .events = POLLIN};
+        bool done;
+        assert_int_equal(poll(&p, 1, 60000), 1);
+        for (struct job *j; (j = mailbox_take(&f->mailbox, &done));) {
+            assert_true(done && j->error.status == 0);
+            job_free(j);
+            n--;
+        }
+    }
+    pthread_mutex_lock(&f->nothing.lock);
+    uint32_t wakes = f->nothing.wakes;
+    f->nothing.wakes = 0;
+    pthread_mutex_unlock(&f->nothing.lock);
+    return wakes;
+}
+
+static void jobs_that_come_together_are_computed_together(void **state) {
+    (void)state;
+    struct fixture *f = open_fixture();
+    bool together = false;
+    /* where the text thread was at work it may have looked between two of them */
+    for (int round = 0; round < ROUNDS && !together; round++) {
+        usleep(5000);
+        for (int i = 0; i < JOBS; i++) submit(f, 5);
+        together = told(f, JOBS) == 1;
+    }
+    assert_true(together);
+    close_fixture(f);
+}
+
+static void nobody_waits_for_the_long_body_behind_it(void **state) {
+    (void)state;
+    struct fixture *f = open_fixture();
+    for (int round = 0; round < 5; round++) {
+        submit(f, 5);
+        submit(f, WORKER_TOGETHER_BYTES);
+        assert_int_equal(told(f, 2), 2);
+    }
+    close_fixture(f);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(jobs_that_come_together_are_computed_together),
+        cmocka_unit_test(nobody_waits_for_the_long_body_behind_it),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
