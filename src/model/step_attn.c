@@ -155,7 +155,7 @@ static uint32_t prompt_run_end(const struct step *s, uint32_t row0) {
 }
 
 /* So few heads of generated tokens [row0, end) that the longest tile has no more to do than a thread's
- * share of all, as far as heads go: one long context among short ones is then nobody's alone. */
+ * share of all, as far as heads go: one thread alone would be long over one long context. */
 static uint32_t heads_a_tile(const struct step *s, uint32_t row0, uint32_t end) {
     uint64_t all = 0, longest = 0, heads = s->m->config.n_heads;
     for (uint32_t row = row0; row < end; row++) {
@@ -166,7 +166,7 @@ static uint32_t heads_a_tile(const struct step *s, uint32_t row0, uint32_t end) 
     uint64_t most = longest * team_size(s->team), share = (all * heads + most - 1) / most;
     if (share > HEADS_A_TILE) share = HEADS_A_TILE;
     uint64_t tiles = (heads + share - 1) / share;
-    return (uint32_t)((heads + tiles - 1) / tiles); /* all alike */
+    return (uint32_t)((heads + tiles - 1) / tiles);
 }
 
 static uint32_t blocks_a_tile(uint32_t n_rows) {

@@ -362,5 +362,5 @@ void reply_begin(struct server *s, struct evhttp_request *req, enum api_kind kin
     }
     http_conn_watch(conn, req, reply_closed, r);
     worker_submit(s->worker, r->job);
-    event_active(s->submitted, EV_TIMEOUT, 0); /* behind what came with it */
+    event_active(s->submitted, EV_TIMEOUT, 0);
 }

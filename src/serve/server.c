@@ -50,10 +50,12 @@ static void on_mail(evutil_socket_t fd, short what, void *arg) {
     struct server *s = arg;
     (void)fd;
     (void)what;
-    (void)replies_mail(s); /* the descriptor stays readable while there is more */
+    worker_begin(s->worker); /* what came in this pass does not wait for the mail */
+    (void)replies_mail(s);   /* the descriptor stays readable while there is more */
     stop_if_drained(s);
 }
 
+/* Made active by a request, it comes behind what is active already. */
 static void on_submitted(evutil_socket_t fd, short what, void *arg) {
     struct server *s = arg;
     (void)fd;

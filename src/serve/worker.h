@@ -19,8 +19,8 @@ enum { WORKER_TOGETHER_NS = 500000, WORKER_TOGETHER_BYTES = 16 << 10 };
 enum st ST_CHECKED worker_start(struct worker **out, const struct front *front,
                                 const struct compute *compute, struct mailbox *mailbox,
                                 struct err *err);
-/* Hands a job over: it comes back done through the mailbox. Begins with the next worker_begin, so that
- * jobs which come together begin together. HTTP thread. */
+/* Hands a job over: it comes back done through the mailbox. A text thread that sleeps is told by
+ * worker_begin, so that jobs which come together begin together. HTTP thread. */
 void worker_submit(struct worker *w, struct job *j);
 void worker_begin(struct worker *w);
 /* It is not wanted any more; it still comes back done. HTTP thread. */

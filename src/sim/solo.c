@@ -194,36 +194,37 @@ static void begin_buffer(struct solo *s, double at_s, bool alone) {
         at_s + n * s->k->front.read_token_s + (n == q->n_left ? s->k->front.read_s : 0);
 }
 
-static void end_buffer(struct solo *s) {
-    struct run_request *q = pop(&s->reading);
-    q->n_left -= buffer_of(s, q);
-    s->n_round--;
-    if (q->n_left > 0) {
-        push(&s->reading, q);
-        return;
-    }
-    q->first_s = s->read_until_s;
-    push(&s->read, q);
-}
-
 static double text_s(const struct solo *s, const struct run_request *q) {
     return q->r.n_prompt * s->k->front.text_token_s;
 }
 
-/* What was read in a round becomes tokens: from its end on, or sooner where the thread is at work then. */
+static void make_tokens(struct solo *s, struct run_request *q, double from_s) {
+    q->first_s = s->text_until_s = from_s + text_s(s, q);
+    push(&s->ready, q);
+}
+
+/* Where the thread that makes tokens is at work it takes what is read at once. */
+static void end_buffer(struct solo *s) {
+    struct run_request *q = pop(&s->reading);
+    q->n_left -= buffer_of(s, q);
+    s->n_round--;
+    if (q->n_left > 0)
+        push(&s->reading, q);
+    else if (s->text_until_s > s->read_until_s)
+        make_tokens(s, q, s->text_until_s);
+    else
+        push(&s->read, q);
+}
+
+/* Where it sleeps it is told at the end of a round. */
 static void end_round(struct solo *s) {
-    while (s->read.first) {
-        struct run_request *q = pop(&s->read);
-        bool at_work = s->text_until_s >= q->first_s;
-        s->text_until_s = (at_work ? s->text_until_s : s->read_until_s) + text_s(s, q);
-        q->first_s = s->text_until_s;
-        push(&s->ready, q);
-    }
+    while (s->read.first)
+        make_tokens(s, pop(&s->read), fmax(s->text_until_s, s->read_until_s));
 }
 
 /* A front that rests takes some time to get to what is sent, and then finds all that came meanwhile. One
- * that accepted connections just now is awake: it takes as long over the first buffer of the first,
- * and looks for others after it. */
+ * that accepted the first one's connection just now is awake: it takes as long over the first buffer
+ * of that, and looks for others after it. */
 static double read_from_s(const struct solo *s) {
     const struct run_request *q = s->sent.first;
     return q->first_s + (q->early ? 0 : s->k->front.front_wake_s);

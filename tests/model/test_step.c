@@ -246,6 +246,23 @@ static void instruction_sets_and_threads_do_not_change_a_bit(void **state) {
     }
 }
 
+/* More than a tile may have, and not a multiple of it. */
+static void dealing_heads_to_threads_does_not_change_a_bit(void **state) {
+    (void)state;
+    const struct ops_kernels *tables[OPS_TABLES_MAX];
+    ops_kernels_all(tables);
+    for (uint32_t threads = 1; threads <= 5; threads += 2) {
+        struct fixture f;
+        struct model_config c = small_config(true);
+        c.n_heads = 37;
+        fixture_open(&f, &c, OPS_BF16, OPS_BF16, tables[0], threads);
+        make_seqs(&f, 7 + threads);
+        run_alone(&f);
+        run_mixed(&f);
+        fixture_close(&f);
+    }
+}
+
 /* A caller that dispatches routes itself, in two halves and any order, combines to the same bits.
  */
 static void experts_may_be_computed_in_any_subset(void **state) {
@@ -333,6 +350,7 @@ int main(void) {
         cmocka_unit_test(batching_and_chunking_do_not_change_a_bit),
         cmocka_unit_test(a_step_that_pauses_after_every_tile_gives_the_same_bits),
         cmocka_unit_test(instruction_sets_and_threads_do_not_change_a_bit),
+        cmocka_unit_test(dealing_heads_to_threads_does_not_change_a_bit),
         cmocka_unit_test(experts_may_be_computed_in_any_subset),
         cmocka_unit_test(two_row_sets_step_as_one),
     };

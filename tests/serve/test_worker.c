@@ -14,7 +14,7 @@
 
 #include "serve/worker.h"
 
-enum { JOBS = 3, ROUNDS = 100 };
+enum { JOBS = 64, ROUNDS = 100 };
 
 /* Every record ends in the next step after it came. */
 struct nothing {
@@ -118,19 +118,28 @@ static void submit(struct fixture *f, uint32_t n) {
     worker_submit(f->worker, j);
 }
 
-/* Begins what was submitted; how often the computing thread was told until so many came back. */
-static uint32_t told(struct fixture *f, uint32_t n) {
+/* Those in the mailbox, all done. */
+static uint32_t take_done(struct fixture *f) {
+    uint32_t n = 0;
+    bool done;
+    for (struct job *j; (j = mailbox_take(&f->mailbox, &done)); n++) {
+        assert_true(done && j->error.status == 0);
+        job_free(j);
+    }
+    return n;
+}
+
+static void begin_and_wait(struct fixture *f, uint32_t n) {
     worker_begin(f->worker);
     while (n > 0) {
         struct pollfd p = {.fd = f->mailbox.fd, .events = POLLIN};
-        bool done;
         assert_int_equal(poll(&p, 1, 60000), 1);
-        for (struct job *j; (j = mailbox_take(&f->mailbox, &done));) {
-            assert_true(done && j->error.status == 0);
-            job_free(j);
-            n--;
-        }
+        n -= take_done(f);
     }
+}
+
+/* How often the computing thread was told since the last call. */
+static uint32_t told(struct fixture *f) {
     pthread_mutex_lock(&f->nothing.lock);
     uint32_t wakes = f->nothing.wakes;
     f->nothing.wakes = 0;
@@ -142,13 +151,28 @@ static void jobs_that_come_together_are_computed_together(void **state) {
     (void)state;
     struct fixture *f = open_fixture();
     bool together = false;
-    /* where the text thread was at work it may have looked between two of them */
+    /* a text thread that is at work may look between two of them */
     for (int round = 0; round < ROUNDS && !together; round++) {
         usleep(5000);
-        for (int i = 0; i < JOBS; i++) submit(f, 5);
-        together = told(f, JOBS) == 1;
+        for (int i = 0; i < 3; i++) submit(f, 5);
+        usleep(5000);
+        together = told(f) == 0;
+        begin_and_wait(f, 3);
+        together &= told(f) == 1;
     }
     assert_true(together);
+    close_fixture(f);
+}
+
+/* A body under WORKER_TOGETHER_BYTES is text for a tenth of a millisecond and more. */
+static void nobody_waits_for_more_than_half_a_millisecond_of_bodies(void **state) {
+    (void)state;
+    struct fixture *f = open_fixture();
+    for (int i = 0; i < JOBS; i++) submit(f, WORKER_TOGETHER_BYTES / 2 - 50);
+    begin_and_wait(f, JOBS);
+    worker_stop(f->worker);
+    f->worker = NULL;
+    assert_true(told(f) > 2); /* the last is that it stops */
     close_fixture(f);
 }
 
@@ -158,15 +182,30 @@ static void nobody_waits_for_the_long_body_behind_it(void **state) {
     for (int round = 0; round < 5; round++) {
         submit(f, 5);
         submit(f, WORKER_TOGETHER_BYTES);
-        assert_int_equal(told(f, 2), 2);
+        begin_and_wait(f, 2);
     }
+    worker_stop(f->worker);
+    f->worker = NULL;
+    assert_int_equal(told(f), 2 * 5 + 1); /* the last is that it stops */
+    close_fixture(f);
+}
+
+static void what_was_never_begun_comes_back_when_it_stops(void **state) {
+    (void)state;
+    struct fixture *f = open_fixture();
+    submit(f, 5);
+    worker_stop(f->worker);
+    f->worker = NULL;
+    assert_int_equal(take_done(f), 1);
     close_fixture(f);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(jobs_that_come_together_are_computed_together),
+        cmocka_unit_test(nobody_waits_for_more_than_half_a_millisecond_of_bodies),
         cmocka_unit_test(nobody_waits_for_the_long_body_behind_it),
+        cmocka_unit_test(what_was_never_begun_comes_back_when_it_stops),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -210,6 +210,21 @@ static void a_front_that_rests_wakes_up_and_reads_one_request_after_the_other(vo
     struct run_report o = serve_rows(&k, v, 4);
     near(o.ttft_s.max, 0.02 + 2 * 0.04 + 0.01);
     near(o.ttft_s.p50, 0.02 + 0.04 + 0.02 + 0.01); /* halfway from a first one to a second */
+    /* one that accepts only the second's rests, and finds both */
+    struct row more[] = {{0, 100, 1}, {1500, 100, 1}, {1500, 100, 1}};
+    k.front.read_s = 0.004;
+    near(serve_rows(&k, more, 3).ttft_s.max, 0.02 + 2 * 0.004 + 0.02);
+}
+
+/* The second is read while the first becomes tokens; the third is being read for long then. */
+static void text_that_comes_while_others_become_tokens_does_not_wait_for_the_round(void **state) {
+    (void)state;
+    struct calibration k = plain();
+    struct row v[] = {{0, 100, 1}, {0, 100, 1}, {0, 1600, 1}};
+    k.front.read_s = 0.001;
+    k.front.read_token_s = k.chunk.row_s = 0.0001;
+    k.front.text_token_s = 0.0002;
+    near(serve_rows(&k, v, 3).ttft_s.p50, 0.011 + 2 * 0.02 + 2 * 0.01);
 }
 
 /* Leaks are found under a sanitizer. */
@@ -563,6 +578,7 @@ int main(void) {
         cmocka_unit_test(a_burst_is_sent_when_all_its_connections_are_made),
         cmocka_unit_test(a_front_that_rests_wakes_up_and_reads_one_request_after_the_other),
         cmocka_unit_test(long_prompts_are_read_in_rounds_and_short_ones_pass_them),
+        cmocka_unit_test(text_that_comes_while_others_become_tokens_does_not_wait_for_the_round),
         cmocka_unit_test(what_is_stopped_in_the_middle_is_freed),
         cmocka_unit_test(one_seed_is_one_run_and_nothing_is_lost_under_overload),
         cmocka_unit_test(a_table_is_found_again_in_samples_made_from_it),
