@@ -218,8 +218,7 @@ static void end_buffer(struct solo *s) {
 
 /* Where it sleeps it is told at the end of a round. */
 static void end_round(struct solo *s) {
-    while (s->read.first)
-        make_tokens(s, pop(&s->read), fmax(s->text_until_s, s->read_until_s));
+    while (s->read.first) make_tokens(s, pop(&s->read), fmax(s->text_until_s, s->read_until_s));
 }
 
 /* A front that rests takes some time to get to what is sent, and then finds all that came meanwhile. One
