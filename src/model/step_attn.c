@@ -154,8 +154,9 @@ static uint32_t prompt_run_end(const struct step *s, uint32_t row0) {
     return end;
 }
 
-/* So few heads of generated tokens [row0, end) that the longest tile has no more to do than a thread's
- * share of all, as far as heads go: one thread alone would be long over one long context. */
+/* How many heads a tile of generated tokens [row0, end) has: so few that the longest has no more to do
+ * than a thread's share of all, rounded up to a head, as one thread alone would be long over a long
+ * context; and about as many in each tile of a token. */
 static uint32_t heads_a_tile(const struct step *s, uint32_t row0, uint32_t end) {
     uint64_t all = 0, longest = 0, heads = s->m->config.n_heads;
     for (uint32_t row = row0; row < end; row++) {

@@ -55,9 +55,10 @@ static void queue_push(struct job_queue *q, struct job *j) {
     pthread_mutex_unlock(&q->lock);
 }
 
+/* Nobody is woken for nothing: the HTTP thread tells with each mail, thus with each step. */
 static void queue_tell(struct job_queue *q) {
     pthread_mutex_lock(&q->lock);
-    pthread_cond_signal(&q->more);
+    if (q->first) pthread_cond_signal(&q->more);
     pthread_mutex_unlock(&q->lock);
 }
 
@@ -111,14 +112,11 @@ static bool prepare(struct worker *w, struct job *j, struct api_error *why) {
     atomic_store_explicit(&w->text_since_ns, clock_now_ns(), memory_order_relaxed);
     bool ok = front_prepare(w->front, j, why);
     atomic_store_explicit(&w->text_since_ns, 0, memory_order_relaxed);
-    if (!ok)
-        mailbox_done(w->mailbox, j, why);
-    else if (j->n_records == 0)
-        mailbox_done(w->mailbox, j, NULL); /* its answer is there */
-    else {
+    if (ok && j->n_records > 0) {
         queue_push(&w->compute_queue, j);
         return true;
     }
+    mailbox_done(w->mailbox, j, ok ? NULL : why); /* its answer is there, or it is refused */
     return false;
 }
 

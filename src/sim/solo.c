@@ -243,8 +243,8 @@ static void read_on(struct solo *s, uint64_t now_ns) {
     }
 }
 
-/* When an engine that rests is told of what is ready first: as soon as the thread that makes tokens has
- * no more to do, or has done so for long enough. */
+/* When an engine that rests is told of what is ready first (worker.h): behind the last text that follows
+ * without a pause, or before one that is long, or that would begin too late after the first was ready. */
 static double told_s(const struct solo *s) {
     const struct run_request *q = s->ready.first;
     double first_s = q->first_s, at_s = first_s;

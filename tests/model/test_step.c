@@ -246,7 +246,7 @@ static void instruction_sets_and_threads_do_not_change_a_bit(void **state) {
     }
 }
 
-/* More than a tile may have, and not a multiple of it. */
+/* 37 heads: more than a tile may have, and not a multiple of it. */
 static void dealing_heads_to_threads_does_not_change_a_bit(void **state) {
     (void)state;
     const struct ops_kernels *tables[OPS_TABLES_MAX];

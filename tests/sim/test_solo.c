@@ -138,8 +138,8 @@ static void a_prompt_waits_for_the_steps_between_its_pieces(void **state) {
 static void an_engine_that_rests_takes_all_that_came_until_it_woke(void **state) {
     (void)state;
     struct calibration k = plain();
-    /* each is text for 1 ms: the engine is told of the first two when half of one has passed after the
-     * first, and the third is a chunk of its own, or all are one */
+    /* each is text for 1 ms, so the engine is told before the third begins; that is a chunk of its own, or,
+     * where the engine wakes up late, all are one */
     k.front.text_token_s = 0.00001;
     struct row v[] = {{0, 100, 1}, {0, 100, 1}, {0, 100, 1}};
     struct run_report o = serve_rows(&k, v, 3);
