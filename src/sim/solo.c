@@ -12,8 +12,7 @@
 #include "sim/run_load.h"
 
 enum { READ_BYTES = 4096 /* libevent reads so much of a connection, then of the next */ };
-static const double keep_s = 2;     /* bench serve uses a connection again that was idle for less */
-static const double slack_s = 1e-9; /* sums differ by so much */
+static const double keep_s = 2; /* bench serve uses a connection again that was idle for less */
 
 struct solo {
     const struct calibration *k;
@@ -203,7 +202,8 @@ static void make_tokens(struct solo *s, struct run_request *q, double from_s) {
     push(&s->ready, q);
 }
 
-/* Where the thread that makes tokens is at work it takes what is read at once. */
+/* What is read becomes tokens at once where the thread that makes them is at work; where it sleeps it is
+ * told at the end of the round. */
 static void end_buffer(struct solo *s) {
     struct run_request *q = pop(&s->reading);
     q->n_left -= buffer_of(s, q);
@@ -214,11 +214,8 @@ static void end_buffer(struct solo *s) {
         make_tokens(s, q, s->text_until_s);
     else
         push(&s->read, q);
-}
-
-/* Where it sleeps it is told at the end of a round. */
-static void end_round(struct solo *s) {
-    while (s->read.first) make_tokens(s, pop(&s->read), fmax(s->text_until_s, s->read_until_s));
+    while (s->n_round == 0 && s->read.first)
+        make_tokens(s, pop(&s->read), fmax(s->text_until_s, s->read_until_s));
 }
 
 /* A front that rests takes some time to get to what is sent, and then finds all that came meanwhile. One
@@ -236,7 +233,6 @@ static void read_on(struct solo *s, uint64_t now_ns) {
         double at_s = idle ? read_from_s(s) : s->read_until_s;
         if (run_ns(at_s) > now_ns) return;
         if (!idle) end_buffer(s);
-        if (!idle && s->n_round == 0) end_round(s);
         bool early = idle && s->sent.first->early;
         begin_buffer(s, at_s, early);
         if (early) s->read_until_s += s->k->front.front_wake_s;
@@ -248,7 +244,7 @@ static void read_on(struct solo *s, uint64_t now_ns) {
 static double told_s(const struct solo *s) {
     const struct run_request *q = s->ready.first;
     double first_s = q->first_s, at_s = first_s;
-    while ((q = q->next) && q->first_s - text_s(s, q) <= at_s + slack_s &&
+    while ((q = q->next) && q->first_s <= at_s + text_s(s, q) &&
            q->r.n_prompt * s->id_bytes <= WORKER_TOGETHER_BYTES &&
            at_s - first_s <= WORKER_TOGETHER_NS / 1e9)
         at_s = q->first_s;

@@ -16,15 +16,15 @@
 
 enum { JOBS = 64, ROUNDS = 100 };
 
-/* Every record ends in the next step after it came. */
+/* Sleeps and wakes up as with an engine; every record ends in the next step after it came. */
 struct nothing {
+    struct compute_engine engine; /* of none */
+    void (*wake)(void *ctx);
+    atomic_uint wakes;
     struct engine_stats stats;
     const struct engine_sink *sink;
     void *sink_ctx[JOBS];
     uint32_t n;
-    pthread_mutex_t lock;
-    pthread_cond_t more;
-    uint32_t woken, wakes;
 };
 
 static enum st add(void *ctx, struct request *r, const struct engine_sink *sink, void *sink_ctx,
@@ -38,12 +38,6 @@ static enum st add(void *ctx, struct request *r, const struct engine_sink *sink,
     return ST_OK;
 }
 
-static void cancel(void *ctx, struct request *r, enum engine_cancel why) {
-    (void)ctx;
-    (void)r;
-    (void)why;
-}
-
 static uint64_t step(void *ctx, bool *progress) {
     struct nothing *c = ctx;
     *progress = c->n > 0;
@@ -51,22 +45,10 @@ static uint64_t step(void *ctx, bool *progress) {
     return UINT64_MAX;
 }
 
-static void wait_woken(void *ctx, uint64_t until_ns) {
-    struct nothing *c = ctx;
-    (void)until_ns;
-    pthread_mutex_lock(&c->lock);
-    while (!c->woken) pthread_cond_wait(&c->more, &c->lock);
-    c->woken = 0;
-    pthread_mutex_unlock(&c->lock);
-}
-
 static void wake(void *ctx) {
     struct nothing *c = ctx;
-    pthread_mutex_lock(&c->lock);
-    c->woken = 1;
-    c->wakes++;
-    pthread_cond_signal(&c->more);
-    pthread_mutex_unlock(&c->lock);
+    atomic_fetch_add(&c->wakes, 1);
+    c->wake(&c->engine);
 }
 
 static const struct engine_stats *stats(void *ctx) {
@@ -90,19 +72,27 @@ static struct fixture *open_fixture(void) {
                               .token_bytes_max = 4,
                               .defaults = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
     engine_stats_init(&f->nothing.stats);
-    pthread_mutex_init(&f->nothing.lock, NULL);
-    pthread_cond_init(&f->nothing.more, NULL);
-    const struct compute compute = {&f->nothing, add, cancel, step, wait_woken, wake, stats};
+    compute_engine_init(&f->nothing.engine, NULL, NULL);
+    struct compute compute = compute_engine(&f->nothing.engine);
+    f->nothing.wake = compute.wake;
+    compute.add = add;
+    compute.step = step;
+    compute.stats = stats;
+    compute.wake = wake;
     assert_int_equal(mailbox_init(&f->mailbox, &err), ST_OK);
     assert_int_equal(worker_start(&f->worker, &f->front, &compute, &f->mailbox, &err), ST_OK);
     return f;
 }
 
-static void close_fixture(struct fixture *f) {
+static void stop(struct fixture *f) {
     worker_stop(f->worker);
+    f->worker = NULL;
+}
+
+static void close_fixture(struct fixture *f) {
+    stop(f);
     mailbox_release(&f->mailbox);
-    pthread_mutex_destroy(&f->nothing.lock);
-    pthread_cond_destroy(&f->nothing.more);
+    compute_engine_release(&f->nothing.engine);
     free(f);
 }
 
@@ -140,11 +130,7 @@ static void begin_and_wait(struct fixture *f, uint32_t n) {
 
 /* How often the computing thread was told since the last call. */
 static uint32_t told(struct fixture *f) {
-    pthread_mutex_lock(&f->nothing.lock);
-    uint32_t wakes = f->nothing.wakes;
-    f->nothing.wakes = 0;
-    pthread_mutex_unlock(&f->nothing.lock);
-    return wakes;
+    return atomic_exchange(&f->nothing.wakes, 0);
 }
 
 static void jobs_that_come_together_are_computed_together(void **state) {
@@ -170,8 +156,7 @@ static void nobody_waits_for_more_than_half_a_millisecond_of_bodies(void **state
     struct fixture *f = open_fixture();
     for (int i = 0; i < JOBS; i++) submit(f, WORKER_TOGETHER_BYTES / 2 - 50);
     begin_and_wait(f, JOBS);
-    worker_stop(f->worker);
-    f->worker = NULL;
+    stop(f);
     assert_true(told(f) > 2); /* the last is that it stops */
     close_fixture(f);
 }
@@ -183,8 +168,7 @@ static void nobody_waits_for_the_long_body_behind_it(void **state) {
         submit(f, 5);
         submit(f, WORKER_TOGETHER_BYTES);
         begin_and_wait(f, 2);
-        worker_stop(f->worker); /* the text thread has told of all then */
-        f->worker = NULL;
+        stop(f);                          /* the text thread has told of all then */
         assert_int_equal(told(f), 2 + 1); /* the last is that it stops */
         close_fixture(f);
     }
@@ -194,8 +178,7 @@ static void what_was_never_begun_comes_back_when_it_stops(void **state) {
     (void)state;
     struct fixture *f = open_fixture();
     submit(f, 5);
-    worker_stop(f->worker);
-    f->worker = NULL;
+    stop(f);
     assert_int_equal(take_done(f), 1);
     close_fixture(f);
 }

@@ -348,21 +348,30 @@ static void faults_of_hardware_that_nobody_uses_are_told(void **state) {
     assert_int_equal(o.faults_late, 1);
 }
 
-/* One request at a time, its prompt in one piece: the first token is there when that has been computed. */
+/* One request at a time, on so many dies of decode; c is to be freed. */
+static struct run_report one_at_a_time(int decode_chips, struct run_config **c) {
+    char text[512];
+    snprintf(text, sizeof text,
+             "hardware: gb200-nvl72\nmodel: deepseek-v2-lite\nmax_model_len: 4096\n"
+             "prefill: {chips: 1, weights: bf16}\n"
+             "decode: {chips: %d, mtp: false, weights: bf16}\n"
+             "load: {arrivals: closed, clients: 1, input_tokens: 300, output_tokens: 50, requests: "
+             "5}\n",
+             decode_chips);
+    *c = described(text);
+    return run_on(text, "", 1);
+}
+
+/* Its prompt is one piece: the first token is there when that has been computed. */
 static void a_token_is_told_when_its_step_is_over(void **state) {
     (void)state;
-    static const char one[] =
-        "hardware: gb200-nvl72\nmodel: deepseek-v2-lite\nmax_model_len: 4096\n"
-        "prefill: {chips: 1, weights: bf16}\n"
-        "decode: {chips: 1, mtp: false, weights: bf16}\n"
-        "load: {arrivals: closed, clients: 1, input_tokens: 300, output_tokens: 50, requests: 5}\n";
-    struct run_config *c = described(one);
+    struct run_config *c;
+    struct run_report o = one_at_a_time(1, &c);
     struct step_prefill p = {.tokens = 300, .key_pairs = 300 * 301 / 2, .requests = 1};
     struct step_decode d = {.requests = 1, .kv_tokens = 301};
     double prefill_s = step_prefill_s(&c->prefill.setup, &p, NULL),
            decode_s = step_decode_s(&c->decode.setup, &d, NULL);
     free(c);
-    struct run_report o = run_on(one, "", 1);
     keeps_promises(&o);
     assert_true(o.ttft_s.p50 > prefill_s && o.ttft_s.p50 < prefill_s + 1e-3);
     assert_true(o.tpot_s.p50 > 0.99 * decode_s && o.tpot_s.p50 < decode_s + 1e-3);
@@ -529,18 +538,13 @@ static void a_page_has_one_size_everywhere(void **state) {
 /* One request on eight dies: the experts of all of them have its row to compute, not eight. */
 static void dies_without_requests_give_experts_no_rows(void **state) {
     (void)state;
-    static const char one[] =
-        "hardware: gb200-nvl72\nmodel: deepseek-v2-lite\nmax_model_len: 4096\n"
-        "prefill: {chips: 1, weights: bf16}\n"
-        "decode: {chips: 8, mtp: false, weights: bf16}\n"
-        "load: {arrivals: closed, clients: 1, input_tokens: 300, output_tokens: 50, requests: 5}\n";
-    struct run_config *c = described(one);
+    struct run_config *c;
+    struct run_report o = one_at_a_time(8, &c);
     struct step_decode d = {.requests = 1, .kv_tokens = 304, .mean_requests = 1. / 8}, all = d;
     all.mean_requests = 1;
     double decode_s = step_decode_s(&c->decode.setup, &d, NULL),
            all_s = step_decode_s(&c->decode.setup, &all, NULL);
     free(c);
-    struct run_report o = run_on(one, "", 1);
     keeps_promises(&o);
     assert_true(all_s > 1.02 * decode_s);
     assert_true(fabs(o.tpot_s.p50 / decode_s - 1) < 0.01);
