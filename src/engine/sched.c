@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements sched.h: who waits and who runs, two lists in the order of rank (priority, then arrival),
+/* Implements sched.h: who waits and who runs, two lists in the order of rank (priority, arrival, length),
  * and with which pages. Everything that could differ between two machines (time aside) follows from
  * them. */
 #include "engine/sched_impl.h"
@@ -10,7 +10,10 @@
 /* --- lists ------------------------------------------------------------------------------------ */
 
 static bool before(const struct seq *a, const struct seq *b) {
-    return a->priority != b->priority ? a->priority < b->priority : a->order < b->order;
+    if (a->priority != b->priority) return a->priority < b->priority;
+    if (a->wave != b->wave) return a->wave < b->wave;
+    if (a->r->n_prompt != b->r->n_prompt) return a->r->n_prompt < b->r->n_prompt;
+    return a->order < b->order;
 }
 
 static bool list_reserve(struct seq_list *l) {
@@ -124,6 +127,7 @@ struct seq *sched_add(struct sched *s, struct request *r, uint32_t choice, bool 
     *q = (struct seq){.r = r,
                       .choice = choice,
                       .owner = owner,
+                      .wave = s->n_waves,
                       .order = s->n_arrived++,
                       .priority = r->priority,
                       .state = following ? SEQ_FOLLOWING : SEQ_WAITING,

@@ -3,8 +3,9 @@
  * in, work goes out, and the same events give the same work. It decides order and memory, never
  * tokens, so it can change no answer.
  *
- * - Sequences (one a choice) wait in the order of priority and arrival; the first is admitted when
- *   its pages are there, found in the prefix cache or free. Nobody overtakes, and who waited
+ * - Sequences (one a choice) wait in the order of priority and arrival, those that came between the
+ *   same two pieces of work in the order of their prompts' lengths; the first is admitted when its
+ *   pages are there, found in the prefix cache or free. Nobody overtakes, and who waited
  *   SCHED_STARVE_S goes before all others, so nobody starves.
  * - Work is either a step (a token or more for every running sequence; short prompt tails ride
  *   along) or a piece of a prompt chunk. They alternate; a piece takes a share of a step's time, so
@@ -31,8 +32,8 @@ enum seq_state {
 struct seq {
     struct request *r;
     uint32_t choice;
-    void *owner;    /* the engine's */
-    uint64_t order; /* of arrival */
+    void *owner;          /* the engine's */
+    uint64_t wave, order; /* of arrival; who comes between two pieces of work is of one wave */
     int32_t priority;
     enum seq_state state;
     bool in_chunk, admitted_once;

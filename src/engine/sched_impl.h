@@ -20,7 +20,7 @@ struct sched {
     uint32_t n_parts; /* of a page that comes from elsewhere */
     struct seq_list waiting, running;
     uint32_t n_following, n_reserved;
-    uint64_t n_arrived;
+    uint64_t n_waves, n_arrived;
     uint32_t *slots, n_slots; /* free ones */
     struct exec_run *step_runs, *chunk_runs;
     struct seq **step_seqs, **chunk_seqs;

@@ -238,6 +238,7 @@ static bool any_in_step(const struct sched *s) {
 
 void sched_next(struct sched *s, uint64_t now_ns, struct sched_work *w) {
     *w = (struct sched_work){.kind = SCHED_IDLE};
+    s->n_waves++;
     sched_settle_fetches(s);
     sched_admit_waiting(s, now_ns);
     /* a chunk is formed only to be handed out at once: who is in it has begun */

@@ -13,7 +13,7 @@ struct worker;
 
 /* So that requests which come together are computed together, the computing thread is told of a first one
  * only when no further body waits, when so much time has passed, or when a long body is next. */
-enum { WORKER_TOGETHER_NS = 500000, WORKER_TOGETHER_BYTES = 16 << 10 };
+enum { WORKER_TOGETHER_NS = 2000000, WORKER_TOGETHER_BYTES = 16 << 10 };
 
 /* Starts the threads; what the arguments point to is borrowed until worker_stop. */
 enum st ST_CHECKED worker_start(struct worker **out, const struct front *front,

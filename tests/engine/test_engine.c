@@ -435,6 +435,23 @@ static void an_admitted_prompt_does_not_starve(void **state) {
     stop(&w);
 }
 
+static void of_those_that_come_together_the_shorter_prompt_goes_first(void **state) {
+    (void)state;
+    static struct world w;
+    struct standin_options x = standin_of(400, 8);
+    static const uint32_t lens[] = {900, 600, 700, 650}, place[] = {2, 0, 1, 3};
+    struct asked *in_order[4];
+    start(&w, &x, &plain);
+    for (uint32_t i = 0; i < 4; i++) {
+        struct asked *a = in_order[place[i]] = ask(&w, lens[i], 2, 1);
+        a->r.prompt[0] = i;               /* nothing is found */
+        if (i == 3) a->arrives_ns = 1000; /* while others are computed, whom it does not pass */
+    }
+    run(&w);
+    for (uint32_t i = 1; i < 4; i++) assert_true(in_order[i - 1]->first_ns < in_order[i]->first_ns);
+    stop(&w);
+}
+
 static void what_cannot_be_computed_is_refused(void **state) {
     (void)state;
     static struct world w;
@@ -530,6 +547,7 @@ int main(void) {
         cmocka_unit_test(batch_shrinks_until_the_target_holds),
         cmocka_unit_test(a_low_priority_does_not_starve),
         cmocka_unit_test(an_admitted_prompt_does_not_starve),
+        cmocka_unit_test(of_those_that_come_together_the_shorter_prompt_goes_first),
         cmocka_unit_test(what_cannot_be_computed_is_refused),
         cmocka_unit_test(a_record_goes_on_where_it_stands),
         cmocka_unit_test(memory_stays_flat_over_thousands_of_requests),

@@ -151,7 +151,7 @@ static void jobs_that_come_together_are_computed_together(void **state) {
 }
 
 /* A body under WORKER_TOGETHER_BYTES is text for a tenth of a millisecond and more. */
-static void nobody_waits_for_more_than_half_a_millisecond_of_bodies(void **state) {
+static void nobody_waits_for_more_than_two_milliseconds_of_bodies(void **state) {
     (void)state;
     struct fixture *f = open_fixture();
     for (int i = 0; i < JOBS; i++) submit(f, WORKER_TOGETHER_BYTES / 2 - 50);
@@ -186,7 +186,7 @@ static void what_was_never_begun_comes_back_when_it_stops(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(jobs_that_come_together_are_computed_together),
-        cmocka_unit_test(nobody_waits_for_more_than_half_a_millisecond_of_bodies),
+        cmocka_unit_test(nobody_waits_for_more_than_two_milliseconds_of_bodies),
         cmocka_unit_test(nobody_waits_for_the_long_body_behind_it),
         cmocka_unit_test(what_was_never_begun_comes_back_when_it_stops),
     };
