@@ -261,7 +261,7 @@ static void *compute_main(void *arg) {
     struct worker *w = arg;
     struct task *first = NULL;
     bool progress = true;
-    while (!queue_over(&w->compute_queue) || first) {
+    for (;;) {
         take_jobs(w, &first);
         /* only what was finished counts as progress */
         if (progress && first) set_since(w, clock_now_ns());
@@ -271,10 +271,11 @@ static void *compute_main(void *arg) {
         mailbox_wake(w->mailbox);
         if (until_ns <= clock_now_ns() && first) continue;
         set_since(w, 0);
+        /* two wakes may have been one: who waits looks first */
+        if (!first && queue_over(&w->compute_queue)) return NULL;
         progress = true;
         w->compute.wait(w->compute.ctx, until_ns);
     }
-    return NULL;
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
