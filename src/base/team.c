@@ -3,8 +3,9 @@
  * tiles it has and the next to hand out; taking a tile is adding one to it. fn and ctx are read only
  * by who holds a tile, and the round lasts until every tile that was taken is done, so a worker that
  * comes late simply finds none: nobody waits for it (other processes may have its core). Spin
- * first, since the next round comes microseconds later while a model runs; then sleep on a
- * condition, so that an idle server uses no processor. */
+ * first, since the next round comes microseconds later while a model runs, and let others that wait
+ * for this core have it meanwhile: taken away in the middle of a tile, it would hold up all. Then sleep
+ * on a condition, so that an idle server uses no processor. */
 #include "base/team.h"
 
 #include <assert.h>
@@ -18,7 +19,7 @@
 
 #include "base/clock.h"
 
-enum { SPIN_MAX = 20000, THREADS_MAX = 1024 };
+enum { SPIN_MAX = 20000, YIELD_EVERY = 256, THREADS_MAX = 1024 };
 
 struct worker {
     struct team *team;
@@ -79,7 +80,10 @@ static bool has_tile(struct team *t) {
 static void wait_tile(struct team *t) {
     for (int i = 0; i < SPIN_MAX; i++) {
         if (has_tile(t)) return;
-        relax();
+        if (i % YIELD_EVERY == YIELD_EVERY - 1)
+            sched_yield();
+        else
+            relax();
     }
     pthread_mutex_lock(&t->lock);
     atomic_fetch_add(&t->sleepers, 1);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Implements sched.h: who waits and who runs, two lists in the order of rank (priority, arrival, length),
+/* Implements sched.h: who waits and who runs, two lists in the order of rank (priority, wave, length),
  * and with which pages. Everything that could differ between two machines (time aside) follows from
  * them. */
 #include "engine/sched_impl.h"
@@ -12,7 +12,7 @@
 static bool before(const struct seq *a, const struct seq *b) {
     if (a->priority != b->priority) return a->priority < b->priority;
     if (a->wave != b->wave) return a->wave < b->wave;
-    if (a->r->n_prompt != b->r->n_prompt) return a->r->n_prompt < b->r->n_prompt;
+    if (a->n_given != b->n_given) return a->n_given < b->n_given;
     return a->order < b->order;
 }
 
@@ -128,6 +128,7 @@ struct seq *sched_add(struct sched *s, struct request *r, uint32_t choice, bool 
                       .choice = choice,
                       .owner = owner,
                       .wave = s->n_waves,
+                      .n_given = request_len(r, choice),
                       .order = s->n_arrived++,
                       .priority = r->priority,
                       .state = following ? SEQ_FOLLOWING : SEQ_WAITING,

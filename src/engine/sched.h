@@ -3,14 +3,14 @@
  * in, work goes out, and the same events give the same work. It decides order and memory, never
  * tokens, so it can change no answer.
  *
- * - Sequences (one a choice) wait in the order of priority and arrival, those that came between the
- *   same two pieces of work in the order of their prompts' lengths; the first is admitted when its
- *   pages are there, found in the prefix cache or free. Nobody overtakes, and who waited
- *   SCHED_STARVE_S goes before all others, so nobody starves.
+ * - Sequences (one a choice) wait in the order of priority and arrival, those that came since the
+ *   scheduler looked last in the order of their lengths; the first is admitted when its pages are
+ *   there, found in the prefix cache or free. Nobody overtakes, and who waited SCHED_STARVE_S goes
+ *   before all others, so nobody starves.
  * - Work is either a step (a token or more for every running sequence; short prompt tails ride
  *   along) or a piece of a prompt chunk. They alternate; a piece takes a share of a step's time, so
  *   that streams keep their pace (contracts 2).
- * - When pages run out the newest sequence gives all its pages back and waits; what it had computed
+ * - When pages run out the last in that order gives all its pages back and waits; what it had computed
  *   is found again by its keys or computed again, to the same bits. */
 #ifndef SUPERNODE_ENGINE_SCHED_H
 #define SUPERNODE_ENGINE_SCHED_H
@@ -32,8 +32,10 @@ enum seq_state {
 struct seq {
     struct request *r;
     uint32_t choice;
-    void *owner;          /* the engine's */
-    uint64_t wave, order; /* of arrival; who comes between two pieces of work is of one wave */
+    void *owner;      /* the engine's */
+    uint64_t wave;    /* one for all that came since the scheduler looked last */
+    uint32_t n_given; /* tokens that it came with */
+    uint64_t order;   /* of arrival */
     int32_t priority;
     enum seq_state state;
     bool in_chunk, admitted_once;

@@ -44,8 +44,8 @@ static void judge_tails(struct sched *s) {
     s->tails_ride = long_ones || sum <= ride_rows;
 }
 
-/* Who gives way to q: the newest that is no part of a chunk, which would be lost for all of it;
- * then the newest, which may be q itself. */
+/* Who gives way to q: the last that is no part of a chunk, which would be lost for all of it; then the
+ * last, which may be q itself. */
 static struct seq *victim(const struct sched *s, struct seq *q) {
     struct seq *last = NULL; /* never one whose pages others still write to */
     for (uint32_t i = s->running.len; s->running.v[--i] != q;) {
@@ -140,7 +140,7 @@ static void fill_step(struct sched *s, struct sched_work *w, uint64_t now_ns) {
     s->n_decode = 0;
     for (uint32_t i = 0; i < s->running.len; i++) s->n_decode += decodes(s->running.v[i]);
     s->drafting = s->c.draft_tokens > 0 && s->n_decode > 0 && spec_wanted(&s->spec, s->n_decode);
-    /* Whoever gives way is newer than the one it makes room for, and so not yet in the step. */
+    /* Whoever gives way comes behind the one it makes room for, and so not yet in the step. */
     for (uint32_t i = 0; i < s->running.len; i++) {
         struct seq *q = s->running.v[i];
         bool decode = decodes(q);
@@ -217,7 +217,9 @@ static bool form_chunk(struct sched *s) {
 /* How long a piece may delay the streams that run. */
 static uint64_t piece_ns(const struct sched *s, uint64_t now_ns) {
     double share = piece_share, limit = (double)s->c.tpot_ns - s->step_ns;
-    uint64_t oldest = s->chunk_seqs[0]->waits_since_ns;
+    uint64_t oldest = UINT64_MAX;
+    for (uint32_t i = 0; i < s->n_chunk; i++)
+        if (s->chunk_seqs[i]->waits_since_ns < oldest) oldest = s->chunk_seqs[i]->waits_since_ns;
     bool late = s->c.ttft_ns && now_ns - oldest > s->c.ttft_ns / 2;
     if (late) share = piece_share_late;
     double ns = share * s->step_ns;

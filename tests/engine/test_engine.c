@@ -439,11 +439,11 @@ static void of_those_that_come_together_the_shorter_prompt_goes_first(void **sta
     (void)state;
     static struct world w;
     struct standin_options x = standin_of(400, 8);
-    static const uint32_t lens[] = {900, 600, 700, 650}, place[] = {2, 0, 1, 3};
+    static const uint32_t lens[] = {900, 600, 700, 650}, rank[] = {2, 0, 1, 3};
     struct asked *in_order[4];
     start(&w, &x, &plain);
     for (uint32_t i = 0; i < 4; i++) {
-        struct asked *a = in_order[place[i]] = ask(&w, lens[i], 2, 1);
+        struct asked *a = in_order[rank[i]] = ask(&w, lens[i], 2, 1);
         a->r.prompt[0] = i;               /* nothing is found */
         if (i == 3) a->arrives_ns = 1000; /* while others are computed, whom it does not pass */
     }

@@ -14,12 +14,13 @@
 
 #include "serve/worker.h"
 
-enum { JOBS = 64, ROUNDS = 100 };
+enum { JOBS = 64, ROUNDS = 100, LATE_US = 2000 };
 
 /* Sleeps and wakes up as with an engine; every record ends in the next step after it came. */
 struct nothing {
     struct compute_engine engine; /* of none */
     void (*wake)(void *ctx);
+    void (*wait)(void *ctx, uint64_t until_ns);
     atomic_uint wakes;
     struct engine_stats stats;
     const struct engine_sink *sink;
@@ -51,6 +52,13 @@ static void wake(void *ctx) {
     c->wake(&c->engine);
 }
 
+/* As an engine that comes late to it: all that wakes it meanwhile is one. */
+static void wait(void *ctx, uint64_t until_ns) {
+    struct nothing *c = ctx;
+    usleep(LATE_US);
+    c->wait(&c->engine, until_ns);
+}
+
 static const struct engine_stats *stats(void *ctx) {
     return &((struct nothing *)ctx)->stats;
 }
@@ -75,10 +83,12 @@ static struct fixture *open_fixture(void) {
     compute_engine_init(&f->nothing.engine, NULL, NULL);
     struct compute compute = compute_engine(&f->nothing.engine);
     f->nothing.wake = compute.wake;
+    f->nothing.wait = compute.wait;
     compute.add = add;
     compute.step = step;
     compute.stats = stats;
     compute.wake = wake;
+    compute.wait = wait;
     assert_int_equal(mailbox_init(&f->mailbox, &err), ST_OK);
     assert_int_equal(worker_start(&f->worker, &f->front, &compute, &f->mailbox, &err), ST_OK);
     return f;
