@@ -84,14 +84,15 @@ static void announce(struct mailbox *m, struct job *j) {
     m->last = j;
 }
 
-void mailbox_wake(struct mailbox *m) {
+bool mailbox_wake(struct mailbox *m) {
     uint64_t one = 1;
     pthread_mutex_lock(&m->lock);
-    bool news = m->news;
+    bool news = m->news, late = m->first && !news;
     m->news = false;
     pthread_mutex_unlock(&m->lock);
     if (news && write(m->fd, &one, sizeof one) < 0)
         assert(errno == EAGAIN); /* the counter is full: awake anyway */
+    return late;
 }
 
 bool mailbox_token(struct mailbox *m, struct job *j, uint32_t record, const struct token_out *t) {
@@ -144,7 +145,7 @@ void mailbox_put_back(struct mailbox *m, struct job *j) {
     pthread_mutex_lock(&m->lock);
     announce(m, j);
     pthread_mutex_unlock(&m->lock);
-    mailbox_wake(m);
+    (void)mailbox_wake(m);
 }
 
 bool job_token_next(struct job *j, uint32_t *record, struct token_out *t,

@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -135,7 +136,7 @@ static void *text_main(void *arg) {
         }
         if (!j && !(j = queue_pop(&w->text_queue, QUEUE_WAIT, &why))) break;
         if (prepare(w, j, &why) && !ready_ns) ready_ns = clock_now_ns();
-        mailbox_wake(w->mailbox);
+        (void)mailbox_wake(w->mailbox);
     }
     return NULL;
 }
@@ -268,7 +269,8 @@ static void *compute_main(void *arg) {
         uint64_t until_ns = w->compute.step(w->compute.ctx, &progress);
         progress = sweep(&first) || progress;
         publish_stats(w);
-        mailbox_wake(w->mailbox);
+        /* it would wait for the end of this thread's turn */
+        if (mailbox_wake(w->mailbox)) sched_yield();
         if (until_ns <= clock_now_ns() && first) continue;
         set_since(w, 0);
         /* two wakes may have been one: who waits looks first */

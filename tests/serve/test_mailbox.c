@@ -45,10 +45,11 @@ static void tokens_come_out_as_they_went_in(void **state) {
                                                   .n_top = 2}));
     assert_true(mailbox_token(&m, j, 0, &(struct token_out){.id = 5, .finish = FINISH_STOP}));
     assert_false(readable(&m)); /* who computes may have more to tell */
-    mailbox_wake(&m);
+    assert_false(mailbox_wake(&m));
     assert_true(readable(&m));
+    assert_true(mailbox_wake(&m)); /* it was told, and has not taken it */
     assert_ptr_equal(mailbox_take(&m, &done), j);
-    mailbox_wake(&m); /* no news */
+    assert_false(mailbox_wake(&m)); /* no news */
     assert_false(done);
     assert_false(readable(&m));
     assert_true(job_token_next(j, &which, &t, got_top));
