@@ -7,7 +7,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { TURN_NS = 100000 /* the least that Linux allows */ };
+enum {
+    TURN_NS = 100000, /* the least that Linux allows */
+    RESET_ON_FORK = 1 /* SCHED_FLAG_RESET_ON_FORK */
+};
 
 /* struct sched_attr, which newer C libraries have, older ones not. */
 struct turn {
@@ -22,5 +25,6 @@ void turn_short(void) {
     struct turn t = {.size = sizeof t};
     if (syscall(SYS_sched_getattr, 0, &t, sizeof t, 0) != 0 || t.policy != SCHED_OTHER) return;
     t.runtime = TURN_NS;
+    t.flags |= RESET_ON_FORK;
     (void)syscall(SYS_sched_setattr, 0, &t, 0);
 }

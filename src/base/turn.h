@@ -5,8 +5,8 @@
 
 /* The calling thread wakes up often, for little: it takes short turns, and gets the core sooner from
  * those that compute beside it (Linux 6.12; before, and where it may not, all stays as it is, and it may
- * wait for the end of their turn, up to a tick of 4 ms). It gets no larger share. Threads that it starts
- * later inherit that. */
+ * wait for the end of their turn, up to a tick of 4 ms). It gets no larger share. What it starts
+ * later has turns of the usual length. */
 void turn_short(void);
 
 #endif
