@@ -7,10 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum {
-    TURN_NS = 100000, /* the least that Linux allows */
-    RESET_ON_FORK = 1 /* SCHED_FLAG_RESET_ON_FORK */
-};
+enum { TURN_NS = 100000 /* the least that Linux allows */ };
 
 /* struct sched_attr, which newer C libraries have, older ones not. */
 struct turn {
@@ -21,10 +18,17 @@ struct turn {
     uint64_t runtime, deadline, period;
 };
 
-void turn_short(void) {
+/* 0: the usual. */
+static void set(uint64_t ns) {
     struct turn t = {.size = sizeof t};
     if (syscall(SYS_sched_getattr, 0, &t, sizeof t, 0) != 0 || t.policy != SCHED_OTHER) return;
-    t.runtime = TURN_NS;
-    t.flags |= RESET_ON_FORK;
+    t.runtime = ns;
     (void)syscall(SYS_sched_setattr, 0, &t, 0);
+}
+
+void turn_short(void) {
+    set(TURN_NS);
+}
+void turn_usual(void) {
+    set(0);
 }

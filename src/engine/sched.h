@@ -5,8 +5,8 @@
  *
  * - Sequences (one a choice) wait in the order of priority and arrival, those that came since the
  *   scheduler looked last in the order of their lengths; the first is admitted when its pages are
- *   there, found in the prefix cache or free. Nobody overtakes, and who waited SCHED_STARVE_S goes
- *   before all others, so nobody starves.
+ *   there, found in the prefix cache or free. Nobody overtakes who came before, and who waited
+ *   SCHED_STARVE_S goes before all others, so nobody starves.
  * - Work is either a step (a token or more for every running sequence; short prompt tails ride
  *   along) or a piece of a prompt chunk. They alternate; a piece takes a share of a step's time, so
  *   that streams keep their pace (contracts 2).

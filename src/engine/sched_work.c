@@ -219,7 +219,8 @@ static uint64_t piece_ns(const struct sched *s, uint64_t now_ns) {
     double share = piece_share, limit = (double)s->c.tpot_ns - s->step_ns;
     uint64_t oldest = UINT64_MAX;
     for (uint32_t i = 0; i < s->n_chunk; i++)
-        if (s->chunk_seqs[i]->waits_since_ns < oldest) oldest = s->chunk_seqs[i]->waits_since_ns;
+        if (s->chunk_seqs[i]->state != SEQ_OVER && s->chunk_seqs[i]->waits_since_ns < oldest)
+            oldest = s->chunk_seqs[i]->waits_since_ns;
     bool late = s->c.ttft_ns && now_ns - oldest > s->c.ttft_ns / 2;
     if (late) share = piece_share_late;
     double ns = share * s->step_ns;

@@ -25,8 +25,9 @@ bool mailbox_token(struct mailbox *m, struct job *j, uint32_t record, const stru
 /* The job's end; error may be NULL. The job must not be touched afterwards. */
 void mailbox_done(struct mailbox *m, struct job *j, const struct api_error *error);
 /* Wakes the HTTP thread if there is news. Once behind all that came at the same time: woken by the
- * first token of a step, it would take the core from who has the others to tell. True: there is
- * none, but what it was told of before still lies there: it waits for a core. */
+ * first token of a step, it would take the core from who has the others to tell. True: no
+ * further job has any, but of those that it was told of before some still lie there: it may wait for a
+ * core. */
 bool mailbox_wake(struct mailbox *m);
 
 /* HTTP thread. The next job with news, or NULL: its tokens are read with job_token_next, *done says

@@ -269,7 +269,7 @@ static void *compute_main(void *arg) {
         uint64_t until_ns = w->compute.step(w->compute.ctx, &progress);
         progress = sweep(&first) || progress;
         publish_stats(w);
-        /* it would wait for the end of this thread's turn */
+        /* the HTTP thread would wait for the end of this one's turn */
         if (mailbox_wake(w->mailbox)) sched_yield();
         if (until_ns <= clock_now_ns() && first) continue;
         set_since(w, 0);

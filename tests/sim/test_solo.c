@@ -145,7 +145,7 @@ static void an_engine_that_rests_takes_all_that_came_until_it_woke(void **state)
     struct run_report o = serve_rows(&k, v, 3);
     near(o.ttft_s.p50, 0.006 + 0.2);
     near(o.ttft_s.max, 0.006 + 0.2 + 0.1);
-    k.front.text_token_s = 0.000009; /* 0.9 ms: of all three at once */
+    k.front.text_token_s = 0.000009; /* 0.9 ms each: it is told of all three at once */
     near(serve_rows(&k, v, 3).ttft_s.p50, 0.0027 + 0.3);
     k.front.text_token_s = 0.00003;
     k.front.wake_s = 0.004;
