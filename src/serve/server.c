@@ -50,6 +50,7 @@ static void on_mail(evutil_socket_t fd, short what, void *arg) {
     struct server *s = arg;
     (void)fd;
     (void)what;
+    worker_keep_off(s->worker);
     worker_begin(s->worker); /* what came in this pass does not wait for the mail */
     (void)replies_mail(s);   /* the descriptor stays readable while there is more */
     stop_if_drained(s);

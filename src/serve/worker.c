@@ -12,6 +12,8 @@
 #include "base/clock.h"
 #include "base/turn.h"
 
+enum { KEEP_OFF_EVERY_NS = 10000000 }; /* moving costs, and the other may be moved as often */
+
 /* Jobs on their way to a thread, oldest first. The number of jobs is bounded by who submits. */
 struct job_queue {
     pthread_mutex_t lock;
@@ -31,6 +33,8 @@ struct worker {
     struct engine_stats stats; /* as the computing thread last wrote them */
     /* Since when the last piece of work is under way, of each thread; 0: none is. */
     atomic_uint_least64_t text_since_ns, compute_since_ns;
+    atomic_int core;      /* of the computing thread, after its last piece of work */
+    uint64_t kept_off_ns; /* HTTP thread: when it last left that */
 };
 
 static void queue_init(struct job_queue *q) {
@@ -269,6 +273,7 @@ static void *compute_main(void *arg) {
         uint64_t until_ns = w->compute.step(w->compute.ctx, &progress);
         progress = sweep(&first) || progress;
         publish_stats(w);
+        atomic_store_explicit(&w->core, sched_getcpu(), memory_order_relaxed);
         /* the HTTP thread would wait for the end of this one's turn */
         if (mailbox_wake(w->mailbox)) sched_yield();
         if (until_ns <= clock_now_ns() && first) continue;
@@ -317,6 +322,22 @@ void worker_submit(struct worker *w, struct job *j) {
 
 void worker_begin(struct worker *w) {
     queue_tell(&w->text_queue);
+}
+
+/* Where both may run is asked each time: somebody may have changed it. */
+void worker_keep_off(struct worker *w) {
+    int core = atomic_load_explicit(&w->core, memory_order_relaxed);
+    bool computing = atomic_load_explicit(&w->compute_since_ns, memory_order_relaxed) != 0;
+    cpu_set_t others;
+    if (!computing || core < 0 || sched_getcpu() != core) return;
+    uint64_t now = clock_now_ns();
+    if (now - w->kept_off_ns < KEEP_OFF_EVERY_NS ||
+        pthread_getaffinity_np(w->compute_thread, sizeof others, &others) != 0)
+        return;
+    w->kept_off_ns = now;
+    CPU_CLR((size_t)core, &others);
+    /* fails where there is no other */
+    (void)pthread_setaffinity_np(pthread_self(), sizeof others, &others);
 }
 
 void worker_cancel(struct worker *w, struct job *j) {

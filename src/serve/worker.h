@@ -23,6 +23,9 @@ enum st ST_CHECKED worker_start(struct worker **out, const struct front *front,
  * worker_begin, so that jobs which come together begin together. HTTP thread. */
 void worker_submit(struct worker *w, struct job *j);
 void worker_begin(struct worker *w);
+/* The calling thread leaves the core of the computing thread, if that is at work there and others may be
+ * had: it hands out the tiles, and all of its team would wait with it. HTTP thread. */
+void worker_keep_off(struct worker *w);
 /* It is not wanted any more; it still comes back done. HTTP thread. */
 void worker_cancel(struct worker *w, struct job *j);
 /* From here on a job that nobody has begun comes back done with this error when its turn comes. */

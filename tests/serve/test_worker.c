@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The threads behind the HTTP thread, with something that computes nothing: which jobs it is told of
- * together. */
+ * together, and on which core it is left alone. */
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,11 +16,14 @@
 
 #include "serve/worker.h"
 
-enum { JOBS = 64, ROUNDS = 100, LATE_US = 2000 };
+enum { JOBS = 64, ROUNDS = 100, LATE_US = 2000, TRIES = 1000 };
 
-/* Sleeps and wakes up as with an engine; every record ends in the next step after it came. */
+/* Sleeps and wakes up as with an engine; every record ends in the next step after it came, or is at work
+ * for as long as it is busy. */
 struct nothing {
     struct compute_engine engine; /* of none */
+    atomic_bool busy;
+    atomic_int core; /* of the last step */
     void (*wake)(void *ctx);
     void (*wait)(void *ctx, uint64_t until_ns);
     atomic_uint wakes;
@@ -42,6 +47,8 @@ static enum st add(void *ctx, struct request *r, const struct engine_sink *sink,
 static uint64_t step(void *ctx, bool *progress) {
     struct nothing *c = ctx;
     *progress = c->n > 0;
+    atomic_store(&c->core, sched_getcpu());
+    if (atomic_load(&c->busy)) return 0;
     while (c->n > 0) c->sink->done(c->sink_ctx[--c->n], NULL);
     return UINT64_MAX;
 }
@@ -184,6 +191,36 @@ static void nobody_waits_for_the_long_body_behind_it(void **state) {
     }
 }
 
+/* A computing thread that was moved meanwhile is asked again. */
+static void the_http_thread_leaves_the_core_that_computes(void **state) {
+    (void)state;
+    cpu_set_t all, one, now;
+    struct fixture *f = open_fixture();
+    atomic_store(&f->nothing.busy, true);
+    submit(f, 5);
+    worker_begin(f->worker);
+    assert_int_equal(pthread_getaffinity_np(pthread_self(), sizeof all, &all), 0);
+    bool left = CPU_COUNT(&all) < 2;
+    for (int i = 0; i < TRIES && !left; i++) {
+        usleep(LATE_US);
+        CPU_ZERO(&one);
+        CPU_SET((size_t)atomic_load(&f->nothing.core), &one);
+        assert_int_equal(pthread_setaffinity_np(pthread_self(), sizeof one, &one), 0);
+        worker_keep_off(f->worker);
+        assert_int_equal(pthread_getaffinity_np(pthread_self(), sizeof now, &now), 0);
+        left = !CPU_EQUAL(&now, &one);
+    }
+    assert_int_equal(pthread_setaffinity_np(pthread_self(), sizeof all, &all), 0);
+    assert_true(left);
+    if (CPU_COUNT(&all) > 1) {
+        CPU_OR(&one, &one, &now);
+        assert_true(CPU_EQUAL(&one, &all));
+    }
+    atomic_store(&f->nothing.busy, false);
+    begin_and_wait(f, 1);
+    close_fixture(f);
+}
+
 static void what_was_never_begun_comes_back_when_it_stops(void **state) {
     (void)state;
     struct fixture *f = open_fixture();
@@ -198,6 +235,7 @@ int main(void) {
         cmocka_unit_test(jobs_that_come_together_are_computed_together),
         cmocka_unit_test(nobody_waits_for_more_than_two_milliseconds_of_bodies),
         cmocka_unit_test(nobody_waits_for_the_long_body_behind_it),
+        cmocka_unit_test(the_http_thread_leaves_the_core_that_computes),
         cmocka_unit_test(what_was_never_begun_comes_back_when_it_stops),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
