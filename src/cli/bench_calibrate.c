@@ -46,6 +46,11 @@ static const struct lengths {
                {0.04, 0.08, 64, 16}, {0.4, 0, 64, 32},   {0.75, 0, 64, 16}, {0.002, 0.04, 12, 48}};
 enum { LENGTHS = sizeof lengths / sizeof *lengths };
 
+/* In place of a width: one at a time, with pauses at random, so that the engine rests and its caches are
+ * cold then. On average they are so many times as long as what was asked, but no longer than needed. */
+enum { SPARSE = 0 };
+static const double pause_of_answer = 1.5, pause_s_max = 0.1;
+
 struct args {
     struct engine_args engine;
     const char *output, *record;
@@ -67,7 +72,8 @@ struct calibrate {
     struct turns {
         uint32_t next, loads; /* of lengths; since the beginning */
     } turns[WIDTHS_MAX];
-    double tokens_per_s; /* best so far, prompts counted in */
+    double tokens_per_s;     /* best so far, prompts counted in */
+    double alone_s[LENGTHS]; /* what one of each takes that is alone; 0: not known */
     struct calibration_seen seen;
     struct calibration_alone alone[SEEN_MAX];
     struct calibration_made made[SEEN_MAX];
@@ -174,7 +180,7 @@ static enum st keep(struct calibrate *b, uint64_t since_ns, struct err *err) {
 static struct bench_random requests(const struct calibrate *b, const struct lengths *l,
                                     uint32_t width) {
     double longest = b->head.x.max_model_len;
-    struct bench_random r = {.n = width == 1 ? 6 : width + width / 2,
+    struct bench_random r = {.n = width <= 1 ? 6 : width + width / 2,
                              .input_len = (uint32_t)(l->in * longest),
                              .output_len = l->out,
                              .prefix_len = (uint32_t)(l->prefix * longest),
@@ -190,8 +196,8 @@ static bool fits(const struct calibrate *b, const struct bench_random *r, double
 }
 
 static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t width,
-                    struct err *err) {
-    double tokens = 0;
+                    double *alone_s, struct err *err) {
+    double tokens = 0, all_s = 0;
     /* the first of a loop are sent at once */
     uint32_t burst = width < BENCH_BURST ? width : BENCH_BURST;
     for (uint32_t i = 0; i < run->len; i++) {
@@ -200,7 +206,8 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
             return err_set(err, ST_GONE, "bench calibrate: a request failed: %.200s",
                            run->sample.text);
         tokens += r->input_tokens + r->output_tokens;
-        if (width == 1 && b->seen.n_alone < SEEN_MAX)
+        all_s += (double)(r->last_ns - r->sent_ns) / 1e9;
+        if (width == SPARSE && b->seen.n_alone < SEEN_MAX)
             b->alone[b->seen.n_alone++] = (struct calibration_alone){
                 r->input_tokens, run->begun_ns + r->sent_ns, run->begun_ns + r->first_ns};
         if (i > 0 && i < burst && b->seen.n_made < SEEN_MAX)
@@ -208,6 +215,7 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
                 (struct calibration_made){r->input_tokens, run->v[i - 1].connects,
                                           (double)(r->sent_ns - run->v[i - 1].sent_ns) / 1e9};
     }
+    if (width == 1) *alone_s = all_s / run->len;
     if (burst > 1 && b->seen.n_bursts < SEEN_MAX)
         b->bursts[b->seen.n_bursts++] =
             (struct calibration_burst){run->begun_ns + run->v[0].sent_ns, burst};
@@ -224,10 +232,12 @@ static void probe(struct calibrate *b) {
 
 /* A closed loop of so many clients. */
 static enum st load(struct calibrate *b, const struct bench_random *r, uint32_t width,
-                    struct bench_run *run, struct err *err) {
+                    double alone_s, struct bench_run *run, struct err *err) {
     struct bench_load l = {.seed = ++b->rounds, .vocabulary = {.n_ids = b->head.x.vocab - 3}};
-    b->target.concurrency_max = width;
+    b->target.concurrency_max = width == SPARSE ? 1 : width;
     enum st st = bench_load_random(&l, r, err);
+    if (!st && width == SPARSE)
+        bench_load_arrivals(&l, 1 / (alone_s + fmin(pause_of_answer * alone_s, pause_s_max)), 1);
     if (!st) st = bench_run(run, &b->target, &l, err);
     bench_load_release(&l);
     return st;
@@ -237,7 +247,7 @@ static enum st load(struct calibrate *b, const struct bench_random *r, uint32_t 
 static enum st warm_up(struct calibrate *b, struct err *err) {
     struct bench_run run = {0};
     struct bench_random r = requests(b, &lengths[0], WARM_WIDTH);
-    enum st st = load(b, &r, WARM_WIDTH, &run, err);
+    enum st st = load(b, &r, WARM_WIDTH, 0, &run, err);
     bench_run_release(&run);
     return st;
 }
@@ -247,22 +257,26 @@ static enum st loads(struct calibrate *b, uint32_t width, struct turns *turns, d
                      struct err *err) {
     uint32_t left_out = 0;
     char note[64];
-    snprintf(note, sizeof note, "%u at once", width);
+    snprintf(note, sizeof note, width == SPARSE ? "one now and then" : "%u at once", width);
     while (since_s(b->begun_ns) < end_s && left_out < LENGTHS) {
-        const struct lengths *l = &lengths[turns->next++ % LENGTHS];
+        uint32_t which = turns->next++ % LENGTHS;
+        const struct lengths *l = &lengths[which];
+        double *alone_s = &b->alone_s[which];
         struct bench_random r = requests(b, l, width);
         struct bench_run run = {0};
         double room_s = turns->loads ? end_s - since_s(b->begun_ns) : INFINITY;
+        if (width == SPARSE) room_s /= 1 + pause_of_answer;
         /* who is alone must begin with a chunk */
-        if ((width == 1 && l->in_min < EXECUTOR_RIDE_ROWS) || !fits(b, &r, room_s)) {
+        bool no = width == SPARSE ? *alone_s == 0 : width == 1 && l->in_min < EXECUTOR_RIDE_ROWS;
+        if (no || !fits(b, &r, room_s)) {
             left_out++;
             continue;
         }
         left_out = 0;
         turns->loads++;
         progress_show(&b->progress, (uint64_t)since_s(b->begun_ns), (uint64_t)b->a->seconds, note);
-        enum st st = load(b, &r, width, &run, err);
-        if (!st) st = took(b, &run, width, err);
+        enum st st = load(b, &r, width, *alone_s, &run, err);
+        if (!st) st = took(b, &run, width, alone_s, err);
         bench_run_release(&run);
         if (st) return st;
         probe(b);
@@ -303,9 +317,11 @@ static enum st serve(struct calibrate *b, uint32_t *to_come, struct err *err) {
 static enum st measure(struct calibrate *b, struct err *err) {
     uint32_t most = b->a->engine.engine.max_num_seqs, to_come = SERVERS;
     enum st st = ST_OK;
-    for (uint32_t w = 1; w < most && b->n_widths + 1 < WIDTHS_MAX; w *= 2)
+    b->widths[b->n_widths++] = 1;
+    b->widths[b->n_widths++] = SPARSE;
+    for (uint32_t w = 2; w < most && b->n_widths + 1 < WIDTHS_MAX; w *= 2)
         b->widths[b->n_widths++] = w;
-    b->widths[b->n_widths++] = most;
+    if (most > 1) b->widths[b->n_widths++] = most;
     progress_begin(&b->progress, "bench calibrate");
     b->begun_ns = clock_now_ns();
     while (to_come-- > 0 && since_s(b->begun_ns) < (double)b->a->seconds && !st)
@@ -337,6 +353,11 @@ static void print(const struct calibration *c, const char *path) {
            "more, behind one of %.2f ms half of it\n",
            1e6 * c->step.evicted_s, 1e6 * c->step.evicted_sequence_s,
            1e3 * M_LN2 * c->step.evicting_s);
+    printf("beside     a step right behind another takes %.1f us and %.2f us a sequence more while "
+           "tokens are "
+           "sent, one of an engine that rested %.1f us, half of it after %.2f ms\n",
+           1e6 * c->step.sent_s, 1e6 * c->step.sent_sequence_s, 1e6 * c->step.cold_s,
+           1e3 * M_LN2 * c->step.warming_s);
     const struct sim_chunk k = {.tokens = 1024, .key_pairs = 1024 * 1025 / 2.0, .requests = 1};
     struct sim_piece p = calibration_piece(c, &k);
     printf("between    %.1f us after a piece; after a step", 1e6 * c->gap_s);

@@ -4,6 +4,7 @@
 #include "cli/bench_serve_run.h"
 
 #include <assert.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,11 +21,13 @@ enum {
     SAMPLE_MAX = 200,
     PROGRESS_MS = 200,    /* between looks at the figures of the bar */
     PROGRESS_LAST = 2000, /* answers its medians are taken of */
+    NEAR_EVERY_NS = 10000000,
 };
 
 struct flight {
     struct driver *d;
     struct bench_result *result;
+    struct http_call *call; /* NULL before it is under way */
     struct http_sse sse;
     struct buf refusal; /* what came with an error status */
     uint32_t chunks;
@@ -37,7 +40,7 @@ struct driver {
     struct bench_run *run;
     struct event *timer, *look;
     struct progress progress;
-    uint64_t begun_ns;
+    uint64_t begun_ns, near_ns; /* near: when it was looked last */
     uint32_t next, due, running, ended, failed;
     uint32_t *order; /* [ended], requests as they ended */
     enum st st;
@@ -118,8 +121,25 @@ static void on_event(void *arg, const char *data, size_t len) {
     }
 }
 
+/* Goes to the core from which tokens are sent, from time to time, and may be moved away from it again. A
+ * server on this machine computes on all of them: on that of its thread that hands out work this one would
+ * hold up all, at another place from run to run. */
+static void stay_near(struct flight *f) {
+    uint64_t now = clock_now_ns();
+    if (!f->call || now - f->d->near_ns < NEAR_EVERY_NS) return;
+    f->d->near_ns = now;
+    int core = http_call_core(f->call);
+    cpu_set_t all, one;
+    if (core < 0 || core == sched_getcpu() || sched_getaffinity(0, sizeof all, &all)) return;
+    CPU_ZERO(&one);
+    CPU_SET((size_t)core, &one);
+    (void)sched_setaffinity(0, sizeof one, &one);
+    (void)sched_setaffinity(0, sizeof all, &all);
+}
+
 static void on_data(void *arg, int status, const char *data, size_t len) {
     struct flight *f = arg;
+    stay_near(f);
     if (status == 200) {
         if (http_sse_feed(&f->sse, data, len, on_event, f))
             fault(f, BENCH_MALFORMED, "an event is too long", 20);
@@ -203,6 +223,7 @@ static enum st begin(struct driver *d, uint32_t i) {
             fault(f, BENCH_NO_CONNECT, why.text, strlen(why.text));
             finish(f);
         } else {
+            f->call = call;
             r->connects = http_call_connects(call);
         }
     }

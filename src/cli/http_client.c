@@ -336,6 +336,14 @@ bool http_call_connects(const struct http_call *call) {
     return call->conn->idle_ns == 0;
 }
 
+int http_call_core(const struct http_call *call) {
+    int core = -1;
+    socklen_t len = sizeof core;
+    evutil_socket_t fd = bufferevent_getfd(evhttp_connection_get_bufferevent(call->conn->ev));
+    if (fd >= 0) (void)getsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &core, &len);
+    return core;
+}
+
 /* --- one answer ------------------------------------------------------------------------------- */
 
 struct fetch {

@@ -62,6 +62,14 @@ static inline double record_pieces_s(const struct record_file *f, uint64_t i) {
     return s;
 }
 
+enum { RECORD_PAUSE_NS = 1000000 }; /* between two works: the engine rested */
+
+/* What was computed since the last pause when work i began, of what it was when work i - 1 did. */
+static inline double record_worked_s(const struct record_file *f, uint64_t i, double before_s) {
+    bool rested = i == 0 || f->v[i].begin_ns > f->v[i - 1].end_ns + RECORD_PAUSE_NS;
+    return rested ? 0 : before_s + record_seconds(&f->v[i - 1]);
+}
+
 /* A chunk: all of its pieces. */
 struct record_chunk {
     const struct record_work *last; /* piece */

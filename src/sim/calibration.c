@@ -22,7 +22,7 @@ struct field {
     uint32_t *u;
     double min, max;
 };
-enum { FIELDS_MAX = 48, FORMAT = 4 };
+enum { FIELDS_MAX = 48, FORMAT = 5 };
 
 static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
     const double s_max = 1e4;
@@ -51,6 +51,10 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {STEP, "evicting_s", &c->step.evicting_s, NULL, 1e-12, s_max},
         {STEP, "evicted_s", &c->step.evicted_s, NULL, 0, s_max},
         {STEP, "evicted_sequence_s", &c->step.evicted_sequence_s, NULL, 0, s_max},
+        {STEP, "sent_s", &c->step.sent_s, NULL, 0, s_max},
+        {STEP, "sent_sequence_s", &c->step.sent_sequence_s, NULL, 0, s_max},
+        {STEP, "warming_s", &c->step.warming_s, NULL, 1e-12, s_max},
+        {STEP, "cold_s", &c->step.cold_s, NULL, 0, s_max},
         {STEP, "stall_share", &c->step.stall_share, NULL, 0, 1e3},
         {STEP, "draft_acceptance", &c->acceptance, NULL, 0, 1},
         {CHUNK, "fixed_s", &c->chunk.fixed_s, NULL, 0, s_max},

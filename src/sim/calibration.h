@@ -33,6 +33,12 @@ struct calibration {
         /* One behind pieces of t seconds finds 1 - exp(-t / evicting_s) of its caches gone, and takes so
          * much more by it, and for each sequence. */
         double evicting_s, evicted_s, evicted_sequence_s;
+        /* Right behind another step, whose tokens are sent beside it, it takes so much more, and for each
+         * sequence. */
+        double sent_s, sent_sequence_s;
+        /* After the engine rested caches are cold: exp(-t / warming_s) of so much more, once t seconds
+         * were computed. */
+        double warming_s, cold_s;
         double stall_share; /* more that they take together, as a few take several times as long */
     } step;
     struct {
@@ -91,8 +97,9 @@ struct calibration_seen {
 enum st ST_CHECKED calibration_fit(struct calibration *c, struct record_file *f,
                                    const struct calibration_seen *seen, const char *name,
                                    struct err *err);
-/* pieces_s: of those since the step before. */
-double calibration_step_s(const struct calibration *c, const struct sim_step *s, double pieces_s);
+/* pieces_s: of those since the step before; worked_s: of all since the engine last rested. */
+double calibration_step_s(const struct calibration *c, const struct sim_step *s, double pieces_s,
+                          double worked_s);
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k);
 double calibration_gap_s(const struct calibration *c, double requests); /* behind a step */
 struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k);

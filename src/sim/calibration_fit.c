@@ -114,7 +114,8 @@ static struct solved solve(struct samples *s, double *x) {
 
 /* --- steps ------------------------------------------------------------------------------------ */
 
-enum { STEP_MORE = 8 /* features behind the knots */, EVICTING_SPAN = 16, EVICTING_TRIES = 11 };
+enum { STEP_MORE = 11 /* features behind the knots */, EVICTING_SPAN = 16, TRIES = 11 };
+static const double never_s = 1e-12; /* of a time after which something is over: it is at once */
 
 /* Powers of two near which there are steps. */
 static uint32_t knots(double *at, const struct record_file *f) {
@@ -144,7 +145,7 @@ static void hats(double *out, const double *at, uint32_t n_knots, double n) {
 }
 
 static void step_features(double *out, const struct calibration *c, const struct record_work *w,
-                          double pieces_s) {
+                          double pieces_s, double worked_s) {
     uint32_t n = c->step.n_knots;
     double evicted = 1 - exp(-pieces_s / c->step.evicting_s);
     hats(out, c->step.sequences, n, w->runs);
@@ -156,40 +157,60 @@ static void step_features(double *out, const struct calibration *c, const struct
     out[n + 5] = w->guesses > 0;
     out[n + 6] = evicted;
     out[n + 7] = evicted * w->runs;
+    out[n + 8] = pieces_s == 0;
+    out[n + 9] = pieces_s == 0 ? w->runs : 0;
+    out[n + 10] = exp(-worked_s / c->step.warming_s);
 }
 
-static void take_steps(struct samples *s, const struct calibration *c,
-                       const struct record_file *f) {
+/* Returns how many began before an engine that had rested was warm. */
+static size_t take_steps(struct samples *s, const struct calibration *c,
+                         const struct record_file *f) {
+    size_t cold = 0;
+    double worked_s = 0;
     s->n = 0;
     for (uint64_t i = 0; i < f->n; i++) {
         const struct record_work *w = &f->v[i];
+        worked_s = record_worked_s(f, i, worked_s);
         if (w->kind != RECORD_STEP || w->end_ns == w->begin_ns) continue;
-        step_features(s->features + s->n * s->n_features, c, w, record_pieces_s(f, i));
+        step_features(s->features + s->n * s->n_features, c, w, record_pieces_s(f, i), worked_s);
         s->y[s->n++] = record_seconds(w);
+        cold += worked_s < c->step.warming_s;
     }
+    return cold;
 }
 
-/* The time that evicts is the one with which all fits best, of those from a sixteenth of a mean piece on,
- * each twice the one before. */
+/* A time of the table, and what is fitted with it: of those from from_s on, each twice the one before, the one
+ * with which all fits best, if that is better than *best. */
+static void try_times(double *t, double from_s, struct solved *best, struct calibration *c,
+                      struct samples *s, const struct record_file *f, double *x) {
+    double best_s = *t;
+    *t = from_s;
+    for (int i = 0; i < TRIES; i++, *t *= 2) {
+        double y[LEAST_SQUARES_MAX];
+        if (take_steps(s, c, f) < SAMPLES_MIN && t == &c->step.warming_s) continue;
+        struct solved of = solve(s, y);
+        if (!(of.cost < best->cost)) continue;
+        *best = of;
+        best_s = *t;
+        memcpy(x, y, s->n_features * sizeof *x);
+    }
+    *t = best_s;
+}
+
+/* The time that evicts is from a sixteenth of a mean piece on, that which warms from a mean step. */
 static struct solved solve_steps(struct calibration *c, struct samples *s,
                                  const struct record_file *f, double *x) {
     struct solved best = {.cost = INFINITY};
-    double pieces = 0, sum_s = 0, best_s = 0;
+    double n[2] = {0}, sum_s[2] = {0};
     for (uint64_t i = 0; i < f->n; i++) {
-        pieces += f->v[i].kind == RECORD_PIECE;
-        sum_s += f->v[i].kind == RECORD_PIECE ? record_seconds(&f->v[i]) : 0;
+        n[f->v[i].kind]++;
+        sum_s[f->v[i].kind] += record_seconds(&f->v[i]);
     }
-    c->step.evicting_s = sum_s > 0 ? sum_s / pieces / EVICTING_SPAN : 1;
-    for (int i = 0; i < EVICTING_TRIES; i++, c->step.evicting_s *= 2) {
-        double y[LEAST_SQUARES_MAX];
-        take_steps(s, c, f);
-        struct solved of = solve(s, y);
-        if (!(of.cost < best.cost)) continue;
-        best = of;
-        best_s = c->step.evicting_s;
-        memcpy(x, y, s->n_features * sizeof *x);
-    }
-    c->step.evicting_s = best_s;
+    double piece_s = sum_s[RECORD_PIECE] > 0 ? sum_s[RECORD_PIECE] / n[RECORD_PIECE] : 1;
+    c->step.evicting_s = c->step.warming_s = never_s;
+    try_times(&c->step.evicting_s, piece_s / EVICTING_SPAN, &best, c, s, f, x);
+    if (sum_s[RECORD_STEP] > 0)
+        try_times(&c->step.warming_s, sum_s[RECORD_STEP] / n[RECORD_STEP], &best, c, s, f, x);
     return best;
 }
 
@@ -222,6 +243,9 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     c->step.guessing_s = x[n + 5];
     c->step.evicted_s = x[n + 6];
     c->step.evicted_sequence_s = x[n + 7];
+    c->step.sent_s = x[n + 8];
+    c->step.sent_sequence_s = x[n + 9];
+    c->step.cold_s = x[n + 10];
     c->step.stall_share = of.stall_share;
     c->fit.dropped += of.dropped;
     c->fit.step_error = of.error;
@@ -238,7 +262,8 @@ static double between_knots(const struct calibration *c, const double *knots_s, 
     return fmax(t, 0);
 }
 
-double calibration_step_s(const struct calibration *c, const struct sim_step *s, double pieces_s) {
+double calibration_step_s(const struct calibration *c, const struct sim_step *s, double pieces_s,
+                          double worked_s) {
     double t = between_knots(c, c->step.s, s->requests) +
                s->requests * s->kv_tokens * c->step.key_s + s->tails * c->step.tail_s +
                s->tail_keys * c->step.tail_key_s + s->drafts * c->step.draft_s +
@@ -246,6 +271,9 @@ double calibration_step_s(const struct calibration *c, const struct sim_step *s,
     if (pieces_s > 0)
         t += (1 - exp(-pieces_s / c->step.evicting_s)) *
              (c->step.evicted_s + s->requests * c->step.evicted_sequence_s);
+    else
+        t += c->step.sent_s + s->requests * c->step.sent_sequence_s;
+    t += exp(-worked_s / c->step.warming_s) * c->step.cold_s;
     return t * (1 + c->step.stall_share);
 }
 
@@ -314,7 +342,7 @@ struct sim_piece calibration_piece(const struct calibration *c, const struct sim
 /* --- what lies between ------------------------------------------------------------------------ */
 
 /* Longer ones are pauses: nothing was there to compute. Tokens that are sent meanwhile take time. */
-static const double gap_s_max = 1e-3, gap_run_s_max = 5e-5;
+static const double gap_s_max = RECORD_PAUSE_NS / 1e9, gap_run_s_max = 5e-5;
 
 /* Means: nothing is left out. */
 static enum st fit_gaps(struct calibration *c, const struct record_file *f, const char *name,

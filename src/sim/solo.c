@@ -26,6 +26,9 @@ struct solo {
     struct engine *engine;
     uint32_t runs_last; /* of the last step */
     double pieces_s;    /* what pieces took since the last step */
+    double worked_s,
+        worked_then_s;  /* what was computed since the engine last rested; and in the replay */
+    uint64_t worked_ns; /* when it last worked */
     bool rests;         /* the engine, until it is woken */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
      * client's thread makes a batch of requests, all that are due when it begins, and connections for
@@ -57,7 +60,8 @@ static double factor(double took_s, double table_s) {
 static double replayed_step(struct solo *s) {
     const struct record_file *f = s->replay;
     while (f && s->next_step < f->n) {
-        const struct record_work *w = &f->v[s->next_step++];
+        const struct record_work *w = &f->v[s->next_step];
+        s->worked_then_s = record_worked_s(f, s->next_step++, s->worked_then_s);
         if (w->kind != RECORD_STEP) continue;
         const struct sim_step was = {.requests = w->runs,
                                      .rows = w->rows,
@@ -67,7 +71,8 @@ static double replayed_step(struct solo *s) {
                                      .drafts = w->drafts,
                                      .guesses = w->guesses};
         double pieces_s = record_pieces_s(f, s->next_step - 1);
-        return factor(record_seconds(w), calibration_step_s(s->k, &was, pieces_s));
+        return factor(record_seconds(w),
+                      calibration_step_s(s->k, &was, pieces_s, s->worked_then_s));
     }
     return 1;
 }
@@ -86,7 +91,7 @@ static double replayed_chunk(struct solo *s) {
 static double step_s(void *ctx, const struct sim_step *what) {
     struct solo *s = ctx;
     s->runs_last = (uint32_t)what->requests;
-    return replayed_step(s) * calibration_step_s(s->k, what, s->pieces_s);
+    return replayed_step(s) * calibration_step_s(s->k, what, s->pieces_s, s->worked_s);
 }
 
 static double chunk_s(void *ctx, const struct sim_chunk *what) {
@@ -292,6 +297,7 @@ bool solo_until(struct solo *s, double virtual_s) {
         if (!s->load.broken && keep_idle(s, &s->load.err)) s->load.broken = true;
         hand_over(s);
         uint64_t at_ns = s->exec.now_ns;
+        if (at_ns > s->worked_ns + RECORD_PAUSE_NS) s->worked_s = 0;
         s->runs_last = 0;
         s->rests = !engine_step(s->engine);
         if (s->rests) {
@@ -299,7 +305,9 @@ bool solo_until(struct solo *s, double virtual_s) {
             continue;
         }
         s->pieces++;
-        s->pieces_s = s->runs_last ? 0 : s->pieces_s + run_s(s->exec.now_ns - at_ns);
+        s->worked_ns = s->exec.now_ns;
+        s->worked_s += run_s(s->worked_ns - at_ns);
+        s->pieces_s = s->runs_last ? 0 : s->pieces_s + run_s(s->worked_ns - at_ns);
         s->exec.now_ns +=
             run_ns(s->runs_last ? calibration_gap_s(s->k, s->runs_last) : s->k->gap_s);
     }

@@ -32,7 +32,7 @@ static struct calibration plain(void) {
     c.step.n_knots = 1;
     c.step.sequences[0] = 1;
     c.step.s[0] = 0.01;
-    c.step.evicting_s = 1e-6;
+    c.step.evicting_s = c.step.warming_s = 1e-6;
     c.chunk.row_s = 0.001;
     return c;
 }
@@ -102,6 +102,28 @@ static void requests_one_after_the_other_take_what_the_table_says(void **state) 
               1);
     near(o.last_end_s - o.first_arrival_s, 4 * (0.15 + 0.03 * (1 - exp(-1))));
     k.step.evicted_s = k.step.evicted_sequence_s = 0;
+    /* the four behind another wait for what is sent */
+    k.step.sent_s = 0.002;
+    k.step.sent_sequence_s = 0.001;
+    o = serve(&k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4",
+              1);
+    near(o.last_end_s - o.first_arrival_s, 4 * (0.15 + 4 * 0.003));
+    k.step.sent_s = k.step.sent_sequence_s = 0;
+    /* caches become warm while it computes, and cold where it rested */
+    k.step.cold_s = 0.05;
+    k.step.warming_s = 0.1;
+    double worked_s = 0;
+    for (int i = 0; i < 4 * 6; i++) worked_s += i % 6 ? 0.01 + 0.05 * exp(-worked_s / 0.1) : 0.1;
+    o = serve(&k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4",
+              1);
+    near(o.last_end_s - o.first_arrival_s, worked_s);
+    k.front.request_s = 0.1;
+    worked_s = 0;
+    for (int i = 0; i < 6; i++) worked_s += i % 6 ? 0.01 + 0.05 * exp(-worked_s / 0.1) : 0.1;
+    o = serve(&k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4",
+              1);
+    near(o.last_end_s - o.first_arrival_s, 4 * (0.1 + worked_s));
+    k.front.request_s = k.step.cold_s = 0;
     /* the first makes a connection, which is kept */
     k.front.connect_s = 0.5;
     o = serve(&k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4",
@@ -295,9 +317,9 @@ static void a_table_is_found_again_in_samples_made_from_it(void **state) {
     assert_true(c.fit.step_error < 0.01 && c.fit.chunk_error < 0.02 && c.fit.dropped >= 40);
     assert_true(fabs(c.step.key_s / 5e-8 - 1) < 0.02);
     struct sim_step step = {.requests = 8, .kv_tokens = 500};
-    assert_true(
-        fabs(calibration_step_s(&c, &step, 0) / (1 + c.step.stall_share) / (1.8e-3 + 4000 * 5e-8) -
-             1) < 0.02);
+    assert_true(fabs(calibration_step_s(&c, &step, 0, 1) / (1 + c.step.stall_share) /
+                         (1.8e-3 + 4000 * 5e-8) -
+                     1) < 0.02);
     struct sim_chunk chunk = {.tokens = 500, .key_pairs = 500 * 443, .requests = 4, .cached = 400};
     assert_true(fabs(calibration_chunk_s(&c, &chunk) / (17e-3 + 500 * 443 * 2e-8) - 1) < 0.03);
     assert_true(c.gap_s < 6e-6 && calibration_gap_s(&c, 8) < 6e-6);
@@ -310,11 +332,14 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
     struct calibration c = {0};
     struct err err;
     uint64_t now = 1, rng = 1;
+    double begun_ns = 0; /* computed since the last rest, when a chunk begins */
     f.v = calloc(40000, sizeof *f.v);
     assert_non_null(f.v);
     for (int chunk = 0; chunk < 400; chunk++) {
         rng = rng * 6364136223846793005u + 1442695040888963407u;
         uint32_t rows = 64 + (uint32_t)(rng >> 33) % 900, pieces = 1 + (uint32_t)(rng >> 45) % 20;
+        double worked_ns = chunk % 4 ? begun_ns : 0; /* it rested before every fourth */
+        now += chunk % 4 ? 0 : 5000000;
         for (uint32_t i = 0; i < pieces; i++) {
             /* 20 us a row in all, and 70 us for each piece that comes after a step; it ends 0.1 us a
              * row late */
@@ -328,18 +353,24 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
                                               .begins = i == 0,
                                               .over = i + 1 == pieces};
             now += ns + 1000;
-            /* 200 us and 10 a sequence, behind a piece of 2 ms 0.63 * (80 us and 15 a sequence) more */
+            worked_ns += (double)ns;
+            /* 200 us and 10 a sequence, behind a piece of 2 ms 0.63 * (80 us and 15 a sequence) more, behind
+             * another step 20 us and 4 a sequence, and cold 90 us */
             double evicted = 1 - exp(-(double)ns / 2e6);
             for (uint32_t k = 0, runs = 1 + chunk % 8; k < (i + 1 == pieces ? 3 : 1); k++) {
-                ns = 200000 + 10000 * runs + (k ? 0 : (uint64_t)(evicted * (80000 + 15000 * runs)));
+                double more_ns = k ? 20000 + 4000 * runs : evicted * (80000 + 15000 * runs);
+                more_ns += 90000 * exp(-worked_ns / 5e6);
+                ns = 200000 + 10000 * runs + (uint64_t)more_ns;
                 f.v[f.n++] = (struct record_work){.kind = RECORD_STEP,
                                                   .begin_ns = now,
                                                   .end_ns = now + ns,
                                                   .runs = runs,
                                                   .rows = runs};
                 now += ns + 9000;
+                worked_ns += (double)ns;
             }
         }
+        begun_ns = worked_ns;
     }
     must(calibration_fit(&c, &f, &(struct calibration_seen){0}, "samples", &err), &err);
     assert_true(fabs(c.chunk.row_s / 20e-6 - 1) < 0.02);
@@ -349,11 +380,14 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
                 fabs(calibration_gap_s(&c, 1) / 9e-6 - 1) < 0.05);
     for (uint32_t n = 1; n <= 8; n++) {
         struct sim_step step = {.requests = n};
-        for (double piece_s = 0; piece_s < 0.02; piece_s = 3 * piece_s + 1e-4) {
-            double evicted = 1 - exp(-piece_s / 2e-3),
-                   s = 200e-6 + 10e-6 * n + evicted * (80e-6 + 15e-6 * n);
-            assert_true(fabs(calibration_step_s(&c, &step, piece_s) / s - 1) < 0.02);
-        }
+        for (double piece_s = 0; piece_s < 0.02; piece_s = 3 * piece_s + 1e-4)
+            for (double worked_s = piece_s; worked_s < 0.1; worked_s = 2 * worked_s + 1e-3) {
+                double evicted = 1 - exp(-piece_s / 2e-3), s = 200e-6 + 10e-6 * n +
+                                                               evicted * (80e-6 + 15e-6 * n) +
+                                                               90e-6 * exp(-worked_s / 5e-3);
+                if (piece_s == 0) s += 20e-6 + 4e-6 * n;
+                assert_true(fabs(calibration_step_s(&c, &step, piece_s, worked_s) / s - 1) < 0.03);
+            }
     }
     record_file_release(&f);
 }
@@ -407,8 +441,8 @@ static void odd_recordings_give_a_table_of_numbers(void **state) {
     struct sim_step step = {.requests = 2};
     struct sim_chunk chunk = {.tokens = 2, .requests = 2};
     struct sim_piece piece = calibration_piece(&c, &chunk);
-    assert_true(isfinite(calibration_step_s(&c, &step, 0)));
-    assert_true(isfinite(calibration_step_s(&c, &step, 1)));
+    assert_true(isfinite(calibration_step_s(&c, &step, 0, 1)));
+    assert_true(isfinite(calibration_step_s(&c, &step, 1, 1)));
     assert_true(isfinite(calibration_chunk_s(&c, &chunk)));
     assert_true(isfinite(piece.over_s) && isfinite(piece.resume_s));
     record_file_release(&f);
@@ -538,6 +572,10 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     c.step.guessing_s = 0.05;
     c.step.evicted_s = 0.08;
     c.step.evicted_sequence_s = 0.09;
+    c.step.sent_s = 0.11;
+    c.step.sent_sequence_s = 0.12;
+    c.step.warming_s = 0.13;
+    c.step.cold_s = 0.14;
     c.step.stall_share = 0.06;
     c.front.wake_s = 0.07;
     c.front.connect_s = 0.02;
@@ -552,6 +590,10 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     near(d.step.guessing_s, 0.05);
     near(d.step.evicted_s, 0.08);
     near(d.step.evicted_sequence_s, 0.09);
+    near(d.step.sent_s, 0.11);
+    near(d.step.sent_sequence_s, 0.12);
+    near(d.step.warming_s, 0.13);
+    near(d.step.cold_s, 0.14);
     near(d.step.stall_share, 0.06);
     near(d.front.wake_s, 0.07);
     near(d.front.connect_s, 0.02);
@@ -562,9 +604,9 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
-    assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 4"));
+    assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 5"));
     rewind(f);
-    fprintf(f, "{\"supernode_calibration\": 4}\n");
+    fprintf(f, "{\"supernode_calibration\": 5}\n");
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
