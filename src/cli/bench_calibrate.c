@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* supernode bench calibrate: what a server of this model costs on this machine, as a table from which
  * `sim run` predicts it. Servers are started that write down their steps (engine/record.h) and serve
- * closed loops of several widths and lengths; the table is fitted to what they wrote, so that the
+ * closed loops of several widths and lengths, and one request now and then; the table is fitted to what they wrote, so that the
  * threads of HTTP and of the client, which share the cores with the engine, are in it as they are when
  * it serves. One after the other, since each is a few percent faster or slower for as long as it lives,
  * by where its memory and threads came to be. Requests that are alone tell what they cost beside their
@@ -47,9 +47,11 @@ static const struct lengths {
 enum { LENGTHS = sizeof lengths / sizeof *lengths };
 
 /* In place of a width: one at a time, with pauses at random, so that the engine rests and its caches are
- * cold then. On average they are so many times as long as what was asked, but no longer than needed. */
+ * cold then: on average half again as long as an answer, but no longer than needed. */
 enum { SPARSE = 0 };
-static const double pause_of_answer = 1.5, pause_s_max = 0.1;
+static double pause_s(double alone_s) {
+    return fmin(1.5 * alone_s, 0.1);
+}
 
 struct args {
     struct engine_args engine;
@@ -177,6 +179,8 @@ static enum st keep(struct calibrate *b, uint64_t since_ns, struct err *err) {
 
 /* --- the load --------------------------------------------------------------------------------- */
 
+static const double range_ratio = 0.25, longest_of_mean = 1.26;
+
 static struct bench_random requests(const struct calibrate *b, const struct lengths *l,
                                     uint32_t width) {
     double longest = b->head.x.max_model_len;
@@ -184,13 +188,14 @@ static struct bench_random requests(const struct calibrate *b, const struct leng
                              .input_len = (uint32_t)(l->in * longest),
                              .output_len = l->out,
                              .prefix_len = (uint32_t)(l->prefix * longest),
-                             .range_ratio = 0.25};
+                             .range_ratio = range_ratio};
     if (r.input_len < l->in_min) r.input_len = l->in_min;
     return r;
 }
 
 static bool fits(const struct calibrate *b, const struct bench_random *r, double room_s) {
-    double in = (r->prefix_len + r->input_len) * 1.26, out = r->output_len * 1.26;
+    double in = (r->prefix_len + r->input_len) * longest_of_mean,
+           out = r->output_len * longest_of_mean;
     bool short_enough = in + out + 2 <= b->head.x.max_model_len;
     return short_enough && (b->tokens_per_s <= 0 || r->n * (in + out) < room_s * b->tokens_per_s);
 }
@@ -230,14 +235,17 @@ static void probe(struct calibrate *b) {
             (struct calibration_probe){clock_now_ns(), limits_hop_ns(b->team, LIMITS_HOPS_NS)};
 }
 
-/* A closed loop of so many clients. */
+/* A closed loop of so many clients, or SPARSE. */
 static enum st load(struct calibrate *b, const struct bench_random *r, uint32_t width,
                     double alone_s, struct bench_run *run, struct err *err) {
     struct bench_load l = {.seed = ++b->rounds, .vocabulary = {.n_ids = b->head.x.vocab - 3}};
     b->target.concurrency_max = width == SPARSE ? 1 : width;
     enum st st = bench_load_random(&l, r, err);
-    if (!st && width == SPARSE)
-        bench_load_arrivals(&l, 1 / (alone_s + fmin(pause_of_answer * alone_s, pause_s_max)), 1);
+    if (!st && width == SPARSE) {
+        bench_load_arrivals(&l, 1 / pause_s(alone_s), 1);
+        for (uint32_t i = 0; i < l.len; i++) /* no sooner than the one before is done */
+            l.v[i].at_ns += (uint64_t)(i * longest_of_mean * alone_s * 1e9);
+    }
     if (!st) st = bench_run(run, &b->target, &l, err);
     bench_load_release(&l);
     return st;
@@ -265,10 +273,11 @@ static enum st loads(struct calibrate *b, uint32_t width, struct turns *turns, d
         struct bench_random r = requests(b, l, width);
         struct bench_run run = {0};
         double room_s = turns->loads ? end_s - since_s(b->begun_ns) : INFINITY;
-        if (width == SPARSE) room_s /= 1 + pause_of_answer;
+        if (width == SPARSE) room_s *= *alone_s / (*alone_s + pause_s(*alone_s));
         /* who is alone must begin with a chunk */
-        bool no = width == SPARSE ? *alone_s == 0 : width == 1 && l->in_min < EXECUTOR_RIDE_ROWS;
-        if (no || !fits(b, &r, room_s)) {
+        bool possible =
+            width == SPARSE ? *alone_s > 0 : width > 1 || l->in_min >= EXECUTOR_RIDE_ROWS;
+        if (!possible || !fits(b, &r, room_s)) {
             left_out++;
             continue;
         }
@@ -354,8 +363,8 @@ static void print(const struct calibration *c, const char *path) {
            1e6 * c->step.evicted_s, 1e6 * c->step.evicted_sequence_s,
            1e3 * M_LN2 * c->step.evicting_s);
     printf("beside     a step right behind another takes %.1f us and %.2f us a sequence more while "
-           "tokens are "
-           "sent, one of an engine that rested %.1f us, half of it after %.2f ms\n",
+           "tokens are sent, "
+           "one of an engine that rested %.1f us, half of it after %.2f ms\n",
            1e6 * c->step.sent_s, 1e6 * c->step.sent_sequence_s, 1e6 * c->step.cold_s,
            1e3 * M_LN2 * c->step.warming_s);
     const struct sim_chunk k = {.tokens = 1024, .key_pairs = 1024 * 1025 / 2.0, .requests = 1};

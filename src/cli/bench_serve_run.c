@@ -121,16 +121,18 @@ static void on_event(void *arg, const char *data, size_t len) {
     }
 }
 
-/* Goes to the core from which tokens are sent, from time to time, and may be moved away from it again. A
- * server on this machine computes on all of them: on that of its thread that hands out work this one would
- * hold up all, at another place from run to run. */
+/* Goes to the core from which tokens are sent, from time to time, and may be moved away from it again.
+ * A server on this machine computes on all of them: on that of its thread that hands out work this one
+ * would hold up all, at another place from run to run. */
 static void stay_near(struct flight *f) {
     uint64_t now = clock_now_ns();
     if (!f->call || now - f->d->near_ns < NEAR_EVERY_NS) return;
     f->d->near_ns = now;
     int core = http_call_core(f->call);
     cpu_set_t all, one;
-    if (core < 0 || core == sched_getcpu() || sched_getaffinity(0, sizeof all, &all)) return;
+    if (core < 0 || core == sched_getcpu() || sched_getaffinity(0, sizeof all, &all) ||
+        !CPU_ISSET((size_t)core, &all))
+        return;
     CPU_ZERO(&one);
     CPU_SET((size_t)core, &one);
     (void)sched_setaffinity(0, sizeof one, &one);
@@ -139,10 +141,10 @@ static void stay_near(struct flight *f) {
 
 static void on_data(void *arg, int status, const char *data, size_t len) {
     struct flight *f = arg;
-    stay_near(f);
     if (status == 200) {
         if (http_sse_feed(&f->sse, data, len, on_event, f))
             fault(f, BENCH_MALFORMED, "an event is too long", 20);
+        stay_near(f); /* when the time was taken */
         return;
     }
     size_t room = f->refusal.max - f->refusal.len;

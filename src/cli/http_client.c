@@ -336,11 +336,27 @@ bool http_call_connects(const struct http_call *call) {
     return call->conn->idle_ns == 0;
 }
 
+/* Both ends of a connection to this machine have one address. */
+static bool is_local(evutil_socket_t fd) {
+    struct sockaddr_storage ours, theirs;
+    socklen_t ours_len = sizeof ours, theirs_len = sizeof theirs;
+    if (getsockname(fd, (struct sockaddr *)&ours, &ours_len) != 0 ||
+        getpeername(fd, (struct sockaddr *)&theirs, &theirs_len) != 0)
+        return false;
+    if (ours.ss_family == AF_INET)
+        return ((struct sockaddr_in *)&ours)->sin_addr.s_addr ==
+               ((struct sockaddr_in *)&theirs)->sin_addr.s_addr;
+    return ours.ss_family == AF_INET6 &&
+           IN6_ARE_ADDR_EQUAL(&((struct sockaddr_in6 *)&ours)->sin6_addr,
+                              &((struct sockaddr_in6 *)&theirs)->sin6_addr);
+}
+
 int http_call_core(const struct http_call *call) {
     int core = -1;
     socklen_t len = sizeof core;
     evutil_socket_t fd = bufferevent_getfd(evhttp_connection_get_bufferevent(call->conn->ev));
-    if (fd >= 0) (void)getsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &core, &len);
+    if (fd < 0 || !is_local(fd) || getsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &core, &len) != 0)
+        return -1;
     return core;
 }
 

@@ -47,8 +47,8 @@ enum st ST_CHECKED http_call_begin(struct http_call **out, struct http_client *c
 void http_call_cancel(struct http_call *call);
 /* Whether a new connection was made for it: none was kept. */
 bool http_call_connects(const struct http_call *call);
-/* The core on which its answer comes in: for a server of this machine, where its sending thread runs. -1: not
- * known. */
+/* The core on which its answer comes in from a server of this machine, mostly that on which its
+ * sending thread runs. -1: not known, or the server is elsewhere. */
 int http_call_core(const struct http_call *call);
 
 /* Runs the loop until this one answer is there; out->max bounds it. An answer with an error status

@@ -62,12 +62,16 @@ static inline double record_pieces_s(const struct record_file *f, uint64_t i) {
     return s;
 }
 
-enum { RECORD_PAUSE_NS = 1000000 }; /* between two works: the engine rested */
+/* Between two works, more than this and so much for each run of a step before: the engine rested. */
+enum { RECORD_PAUSE_NS = 1000000, RECORD_PAUSE_RUN_NS = 50000 };
 
 /* What was computed since the last pause when work i began, of what it was when work i - 1 did. */
 static inline double record_worked_s(const struct record_file *f, uint64_t i, double before_s) {
-    bool rested = i == 0 || f->v[i].begin_ns > f->v[i - 1].end_ns + RECORD_PAUSE_NS;
-    return rested ? 0 : before_s + record_seconds(&f->v[i - 1]);
+    if (i == 0) return 0;
+    const struct record_work *last = &f->v[i - 1];
+    uint64_t sent_ns = last->kind == RECORD_STEP ? (uint64_t)last->runs * RECORD_PAUSE_RUN_NS : 0;
+    bool rested = f->v[i].begin_ns > last->end_ns + RECORD_PAUSE_NS + sent_ns;
+    return rested ? 0 : before_s + record_seconds(last);
 }
 
 /* A chunk: all of its pieces. */

@@ -291,7 +291,7 @@ enum st worker_start(struct worker **out, const struct front *front, const struc
                      struct mailbox *mailbox, struct err *err) {
     struct worker *w = calloc(1, sizeof *w);
     if (!w) return err_set(err, ST_NO_MEMORY, "serve: out of memory");
-    *w = (struct worker){.front = front, .compute = *compute, .mailbox = mailbox};
+    *w = (struct worker){.front = front, .compute = *compute, .mailbox = mailbox, .core = -1};
     pthread_mutex_init(&w->stats_lock, NULL);
     engine_stats_init(&w->stats);
     queue_init(&w->text_queue);
@@ -324,7 +324,8 @@ void worker_begin(struct worker *w) {
     queue_tell(&w->text_queue);
 }
 
-/* Where both may run is asked each time: somebody may have changed it. */
+/* Where the computing thread may run, this one may too; it is asked each time, since that can be
+ * changed. This one stays off the core that it left until it meets the other again. */
 void worker_keep_off(struct worker *w) {
     int core = atomic_load_explicit(&w->core, memory_order_relaxed);
     bool computing = atomic_load_explicit(&w->compute_since_ns, memory_order_relaxed) != 0;

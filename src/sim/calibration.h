@@ -111,7 +111,7 @@ enum st ST_CHECKED calibration_open(struct calibration *c, const char *path, str
 
 /* min over x >= 0 of the weighted sum of squares of (y - features x): features [n][n_features],
  * weights [n]. x [n_features] comes back; columns without a value other than 0 get 0. */
-enum { LEAST_SQUARES_MAX = 24 };
+enum { LEAST_SQUARES_MAX = 32 };
 void least_squares(double *x, uint32_t n_features, const double *features, const double *y,
                    const double *weights, size_t n);
 

@@ -115,7 +115,8 @@ static struct solved solve(struct samples *s, double *x) {
 /* --- steps ------------------------------------------------------------------------------------ */
 
 enum { STEP_MORE = 11 /* features behind the knots */, EVICTING_SPAN = 16, TRIES = 11 };
-static const double never_s = 1e-12; /* of a time after which something is over: it is at once */
+_Static_assert(CALIBRATION_KNOTS_MAX + STEP_MORE <= LEAST_SQUARES_MAX, "room for all");
+static const double never_s = 1e-12; /* warming: nothing was found to be cold */
 
 /* Powers of two near which there are steps. */
 static uint32_t knots(double *at, const struct record_file *f) {
@@ -144,6 +145,10 @@ static void hats(double *out, const double *at, uint32_t n_knots, double n) {
     out[i + 1] = w;
 }
 
+static bool right_behind_a_step(double pieces_s, double worked_s) {
+    return pieces_s == 0 && worked_s > 0;
+}
+
 static void step_features(double *out, const struct calibration *c, const struct record_work *w,
                           double pieces_s, double worked_s) {
     uint32_t n = c->step.n_knots;
@@ -157,9 +162,9 @@ static void step_features(double *out, const struct calibration *c, const struct
     out[n + 5] = w->guesses > 0;
     out[n + 6] = evicted;
     out[n + 7] = evicted * w->runs;
-    out[n + 8] = pieces_s == 0;
-    out[n + 9] = pieces_s == 0 ? w->runs : 0;
-    out[n + 10] = exp(-worked_s / c->step.warming_s);
+    out[n + 8] = right_behind_a_step(pieces_s, worked_s);
+    out[n + 9] = out[n + 8] * w->runs;
+    out[n + 10] = c->step.warming_s > never_s ? exp(-worked_s / c->step.warming_s) : 0;
 }
 
 /* Returns how many began before an engine that had rested was warm. */
@@ -179,15 +184,15 @@ static size_t take_steps(struct samples *s, const struct calibration *c,
     return cold;
 }
 
-/* A time of the table, and what is fitted with it: of those from from_s on, each twice the one before, the one
- * with which all fits best, if that is better than *best. */
+/* A time of the table, and what is fitted with it: of those from from_s on, each twice the one before,
+ * the one with which all fits best, if that is better than *best. Only where so many steps were cold. */
 static void try_times(double *t, double from_s, struct solved *best, struct calibration *c,
-                      struct samples *s, const struct record_file *f, double *x) {
+                      struct samples *s, const struct record_file *f, size_t cold_min, double *x) {
     double best_s = *t;
     *t = from_s;
     for (int i = 0; i < TRIES; i++, *t *= 2) {
         double y[LEAST_SQUARES_MAX];
-        if (take_steps(s, c, f) < SAMPLES_MIN && t == &c->step.warming_s) continue;
+        if (take_steps(s, c, f) < cold_min) continue;
         struct solved of = solve(s, y);
         if (!(of.cost < best->cost)) continue;
         *best = of;
@@ -208,9 +213,10 @@ static struct solved solve_steps(struct calibration *c, struct samples *s,
     }
     double piece_s = sum_s[RECORD_PIECE] > 0 ? sum_s[RECORD_PIECE] / n[RECORD_PIECE] : 1;
     c->step.evicting_s = c->step.warming_s = never_s;
-    try_times(&c->step.evicting_s, piece_s / EVICTING_SPAN, &best, c, s, f, x);
+    try_times(&c->step.evicting_s, piece_s / EVICTING_SPAN, &best, c, s, f, 0, x);
     if (sum_s[RECORD_STEP] > 0)
-        try_times(&c->step.warming_s, sum_s[RECORD_STEP] / n[RECORD_STEP], &best, c, s, f, x);
+        try_times(&c->step.warming_s, sum_s[RECORD_STEP] / n[RECORD_STEP], &best, c, s, f,
+                  SAMPLES_MIN, x);
     return best;
 }
 
@@ -268,10 +274,9 @@ double calibration_step_s(const struct calibration *c, const struct sim_step *s,
                s->requests * s->kv_tokens * c->step.key_s + s->tails * c->step.tail_s +
                s->tail_keys * c->step.tail_key_s + s->drafts * c->step.draft_s +
                s->guesses * c->step.guess_s + (s->guesses > 0 ? c->step.guessing_s : 0);
-    if (pieces_s > 0)
-        t += (1 - exp(-pieces_s / c->step.evicting_s)) *
-             (c->step.evicted_s + s->requests * c->step.evicted_sequence_s);
-    else
+    t += (1 - exp(-pieces_s / c->step.evicting_s)) *
+         (c->step.evicted_s + s->requests * c->step.evicted_sequence_s);
+    if (right_behind_a_step(pieces_s, worked_s))
         t += c->step.sent_s + s->requests * c->step.sent_sequence_s;
     t += exp(-worked_s / c->step.warming_s) * c->step.cold_s;
     return t * (1 + c->step.stall_share);
@@ -342,7 +347,7 @@ struct sim_piece calibration_piece(const struct calibration *c, const struct sim
 /* --- what lies between ------------------------------------------------------------------------ */
 
 /* Longer ones are pauses: nothing was there to compute. Tokens that are sent meanwhile take time. */
-static const double gap_s_max = RECORD_PAUSE_NS / 1e9, gap_run_s_max = 5e-5;
+static const double gap_s_max = RECORD_PAUSE_NS / 1e9, gap_run_s_max = RECORD_PAUSE_RUN_NS / 1e9;
 
 /* Means: nothing is left out. */
 static enum st fit_gaps(struct calibration *c, const struct record_file *f, const char *name,

@@ -24,12 +24,12 @@ struct solo {
     struct sim_exec exec;
     void *memory;
     struct engine *engine;
-    uint32_t runs_last; /* of the last step */
-    double pieces_s;    /* what pieces took since the last step */
-    double worked_s,
-        worked_then_s;  /* what was computed since the engine last rested; and in the replay */
-    uint64_t worked_ns; /* when it last worked */
-    bool rests;         /* the engine, until it is woken */
+    uint32_t runs_last;   /* of the last step */
+    double pieces_s;      /* what pieces took since the last step */
+    double worked_s;      /* what was computed since the engine last rested */
+    double worked_then_s; /* the same of what is replayed */
+    uint64_t worked_ns;   /* when it was last done with a piece of work */
+    bool rests;           /* the engine, until it is woken */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
      * client's thread makes a batch of requests, all that are due when it begins, and connections for
      * those that find none kept, and then sends them one after the other, as fast as they can be read;
@@ -305,11 +305,11 @@ bool solo_until(struct solo *s, double virtual_s) {
             continue;
         }
         s->pieces++;
-        s->worked_ns = s->exec.now_ns;
-        s->worked_s += run_s(s->worked_ns - at_ns);
-        s->pieces_s = s->runs_last ? 0 : s->pieces_s + run_s(s->worked_ns - at_ns);
+        s->worked_s += run_s(s->exec.now_ns - at_ns);
+        s->pieces_s = s->runs_last ? 0 : s->pieces_s + run_s(s->exec.now_ns - at_ns);
         s->exec.now_ns +=
             run_ns(s->runs_last ? calibration_gap_s(s->k, s->runs_last) : s->k->gap_s);
+        s->worked_ns = s->exec.now_ns;
     }
     s->wall_s += run_s(clock_now_ns() - begun);
     return !over(s);
