@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* supernode bench calibrate: what a server of this model costs on this machine, as a table from which
  * `sim run` predicts it. Servers are started that write down their steps (engine/record.h) and serve
- * closed loops of several widths and lengths, and one request now and then; the table is fitted to what they wrote, so that the
- * threads of HTTP and of the client, which share the cores with the engine, are in it as they are when
- * it serves. One after the other, since each is a few percent faster or slower for as long as it lives,
- * by where its memory and threads came to be. Requests that are alone tell what they cost beside their
- * computation. */
+ * closed loops of several widths and lengths, and one request now and then; the table is fitted to what
+ * they wrote, so that the threads of HTTP and of the client, which share the cores with the engine, are
+ * in it as they are when it serves. One after the other, since each is a few percent faster or slower for
+ * as long as it lives, by where its memory and threads came to be. Requests that come now and then tell
+ * what they cost beside their computation. */
 #include "cli/bench_calibrate.h"
 
 #include <errno.h>
@@ -47,11 +47,8 @@ static const struct lengths {
 enum { LENGTHS = sizeof lengths / sizeof *lengths };
 
 /* In place of a width: one at a time, with pauses at random, so that the engine rests and its caches are
- * cold then: on average half again as long as an answer, but no longer than needed. */
+ * cold then. */
 enum { SPARSE = 0 };
-static double pause_s(double alone_s) {
-    return fmin(1.5 * alone_s, 0.1);
-}
 
 struct args {
     struct engine_args engine;
@@ -181,6 +178,11 @@ static enum st keep(struct calibrate *b, uint64_t since_ns, struct err *err) {
 
 static const double range_ratio = 0.25, longest_of_mean = 1.26;
 
+/* On average half again as long as an answer, but no longer than caches need. */
+static double pause_s(double alone_s) {
+    return fmin(1.5 * alone_s, 0.1);
+}
+
 static struct bench_random requests(const struct calibrate *b, const struct lengths *l,
                                     uint32_t width) {
     double longest = b->head.x.max_model_len;
@@ -243,8 +245,9 @@ static enum st load(struct calibrate *b, const struct bench_random *r, uint32_t 
     enum st st = bench_load_random(&l, r, err);
     if (!st && width == SPARSE) {
         bench_load_arrivals(&l, 1 / pause_s(alone_s), 1);
-        for (uint32_t i = 0; i < l.len; i++) /* no sooner than the one before is done */
-            l.v[i].at_ns += (uint64_t)(i * longest_of_mean * alone_s * 1e9);
+        for (uint32_t i = 0; i < l.len; i++)
+            l.v[i].at_ns +=
+                (uint64_t)(i * longest_of_mean * alone_s * 1e9); /* the one before is done */
     }
     if (!st) st = bench_run(run, &b->target, &l, err);
     bench_load_release(&l);
@@ -273,7 +276,7 @@ static enum st loads(struct calibrate *b, uint32_t width, struct turns *turns, d
         struct bench_random r = requests(b, l, width);
         struct bench_run run = {0};
         double room_s = turns->loads ? end_s - since_s(b->begun_ns) : INFINITY;
-        if (width == SPARSE) room_s *= *alone_s / (*alone_s + pause_s(*alone_s));
+        if (width == SPARSE) room_s *= *alone_s / (longest_of_mean * *alone_s + pause_s(*alone_s));
         /* who is alone must begin with a chunk */
         bool possible =
             width == SPARSE ? *alone_s > 0 : width > 1 || l->in_min >= EXECUTOR_RIDE_ROWS;
@@ -363,8 +366,7 @@ static void print(const struct calibration *c, const char *path) {
            1e6 * c->step.evicted_s, 1e6 * c->step.evicted_sequence_s,
            1e3 * M_LN2 * c->step.evicting_s);
     printf("beside     a step right behind another takes %.1f us and %.2f us a sequence more while "
-           "tokens are sent, "
-           "one of an engine that rested %.1f us, half of it after %.2f ms\n",
+           "tokens are sent, one of an engine that rested %.1f us, half of it after %.2f ms\n",
            1e6 * c->step.sent_s, 1e6 * c->step.sent_sequence_s, 1e6 * c->step.cold_s,
            1e3 * M_LN2 * c->step.warming_s);
     const struct sim_chunk k = {.tokens = 1024, .key_pairs = 1024 * 1025 / 2.0, .requests = 1};
