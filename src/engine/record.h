@@ -62,16 +62,20 @@ static inline double record_pieces_s(const struct record_file *f, uint64_t i) {
     return s;
 }
 
-/* Between two works, more than this and so much for each run of a step before: the engine rested. */
-enum { RECORD_PAUSE_NS = 1000000, RECORD_PAUSE_RUN_NS = 50000 };
-
-/* What was computed since the last pause when work i began, of what it was when work i - 1 did. */
-static inline double record_worked_s(const struct record_file *f, uint64_t i, double before_s) {
-    if (i == 0) return 0;
+enum { RECORD_PAUSE_NS = 1000000 };
+/* Whether the engine rested before work i: more than a millisecond lies between, and more than the tokens
+ * of a step before it may take that are sent meanwhile. */
+static inline bool record_rested(const struct record_file *f, uint64_t i) {
+    if (i == 0) return true;
     const struct record_work *last = &f->v[i - 1];
-    uint64_t sent_ns = last->kind == RECORD_STEP ? (uint64_t)last->runs * RECORD_PAUSE_RUN_NS : 0;
-    bool rested = f->v[i].begin_ns > last->end_ns + RECORD_PAUSE_NS + sent_ns;
-    return rested ? 0 : before_s + record_seconds(last);
+    uint64_t sent_ns = last->kind == RECORD_STEP ? (uint64_t)last->runs * 50000 : 0;
+    return f->v[i].begin_ns > last->end_ns &&
+           f->v[i].begin_ns - last->end_ns >= RECORD_PAUSE_NS + sent_ns;
+}
+
+/* What was computed since the last rest when work i began, of what it was when work i - 1 did. */
+static inline double record_worked_s(const struct record_file *f, uint64_t i, double before_s) {
+    return record_rested(f, i) ? 0 : before_s + record_seconds(&f->v[i - 1]);
 }
 
 /* A chunk: all of its pieces. */

@@ -346,9 +346,6 @@ struct sim_piece calibration_piece(const struct calibration *c, const struct sim
 
 /* --- what lies between ------------------------------------------------------------------------ */
 
-/* Longer ones are pauses: nothing was there to compute. Tokens that are sent meanwhile take time. */
-static const double gap_s_max = RECORD_PAUSE_NS / 1e9, gap_run_s_max = RECORD_PAUSE_RUN_NS / 1e9;
-
 /* Means: nothing is left out. */
 static enum st fit_gaps(struct calibration *c, const struct record_file *f, const char *name,
                         struct err *err) {
@@ -363,7 +360,7 @@ static enum st fit_gaps(struct calibration *c, const struct record_file *f, cons
         double gap = (double)(int64_t)(f->v[i + 1].begin_ns - f->v[i].end_ns) / 1e9;
         double *out = s.features + s.n * s.n_features;
         bool step = f->v[i].kind == RECORD_STEP;
-        if (!(gap > 0 && gap < gap_s_max + (step ? f->v[i].runs * gap_run_s_max : 0))) continue;
+        if (!(gap > 0) || record_rested(f, i + 1)) continue;
         if (step) hats(out, c->step.sequences, n, f->v[i].runs);
         out[n] = !step;
         s.weights[s.n] = 1;

@@ -386,7 +386,7 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
                                                                evicted * (80e-6 + 15e-6 * n) +
                                                                90e-6 * exp(-worked_s / 5e-3);
                 if (piece_s == 0 && worked_s > 0) s += 20e-6 + 4e-6 * n;
-                assert_true(fabs(calibration_step_s(&c, &step, piece_s, worked_s) / s - 1) < 0.03);
+                assert_true(fabs(calibration_step_s(&c, &step, piece_s, worked_s) / s - 1) < 0.02);
             }
     }
     record_file_release(&f);
