@@ -55,13 +55,6 @@ static inline double record_seconds(const struct record_work *w) {
     return (double)(w->end_ns - w->begin_ns) / 1e9;
 }
 
-/* What the pieces between the step before it and work i took. */
-static inline double record_pieces_s(const struct record_file *f, uint64_t i) {
-    double s = 0;
-    while (i > 0 && f->v[i - 1].kind == RECORD_PIECE) s += record_seconds(&f->v[--i]);
-    return s;
-}
-
 enum { RECORD_PAUSE_NS = 1000000 };
 /* Whether the engine rested before work i: more than a millisecond lies between, and more than the tokens
  * of a step before it may take that are sent meanwhile. */
@@ -71,11 +64,6 @@ static inline bool record_rested(const struct record_file *f, uint64_t i) {
     uint64_t sent_ns = last->kind == RECORD_STEP ? (uint64_t)last->runs * 50000 : 0;
     return f->v[i].begin_ns > last->end_ns &&
            f->v[i].begin_ns - last->end_ns >= RECORD_PAUSE_NS + sent_ns;
-}
-
-/* What was computed since the last rest when work i began, of what it was when work i - 1 did. */
-static inline double record_worked_s(const struct record_file *f, uint64_t i, double before_s) {
-    return record_rested(f, i) ? 0 : before_s + record_seconds(&f->v[i - 1]);
 }
 
 /* A chunk: all of its pieces. */

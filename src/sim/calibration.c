@@ -22,7 +22,7 @@ struct field {
     uint32_t *u;
     double min, max;
 };
-enum { FIELDS_MAX = 48, FORMAT = 5 };
+enum { FIELDS_MAX = 48, FORMAT = 6 };
 
 static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
     const double s_max = 1e4;

@@ -30,8 +30,9 @@ struct calibration {
         double tail_s, tail_key_s; /* a row of a prompt tail, a key before it */
         double draft_s, guess_s;   /* a draft verified, a draft guessed */
         double guessing_s;         /* a step that guesses at all */
-        /* One behind pieces of t seconds finds 1 - exp(-t / evicting_s) of its caches gone, and takes so
-         * much more by it, and for each sequence. */
+        /* A piece of t seconds evicts 1 - exp(-t / evicting_s) of what steps have in caches. One that finds
+         * all of it gone takes so much more, and for each sequence; the next ones a half, a third, and so
+         * on. */
         double evicting_s, evicted_s, evicted_sequence_s;
         /* Right behind another step, whose tokens are sent beside it, it takes so much more, and for each
          * sequence. */
@@ -97,9 +98,18 @@ struct calibration_seen {
 enum st ST_CHECKED calibration_fit(struct calibration *c, struct record_file *f,
                                    const struct calibration_seen *seen, const char *name,
                                    struct err *err);
-/* pieces_s: of those since the step before; worked_s: of all since the engine last rested. */
-double calibration_step_s(const struct calibration *c, const struct sim_step *s, double pieces_s,
-                          double worked_s);
+struct sim_step calibration_recorded_step(const struct record_work *w);
+/* What an engine did before, as far as its next step's time depends on that; {0}: nothing. */
+struct calibration_past {
+    double worked_s; /* computed since it last rested */
+    double evicted;  /* of what steps have in caches */
+    bool stepped;    /* a step, and nothing since */
+};
+void calibration_rested(struct calibration_past *p);
+void calibration_worked(struct calibration_past *p, const struct calibration *c, bool step,
+                        double s);
+double calibration_step_s(const struct calibration *c, const struct sim_step *s,
+                          const struct calibration_past *p);
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k);
 double calibration_gap_s(const struct calibration *c, double requests); /* behind a step */
 struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k);

@@ -145,41 +145,69 @@ static void hats(double *out, const double *at, uint32_t n_knots, double n) {
     out[i + 1] = w;
 }
 
-static bool right_behind_a_step(double pieces_s, double worked_s) {
-    return pieces_s == 0 && worked_s > 0;
+struct sim_step calibration_recorded_step(const struct record_work *w) {
+    return (struct sim_step){.requests = w->runs,
+                             .rows = w->rows,
+                             .kv_tokens = (double)w->keys / w->runs,
+                             .tails = w->tails,
+                             .tail_keys = (double)w->earlier,
+                             .drafts = w->drafts,
+                             .guesses = w->guesses};
 }
 
-static void step_features(double *out, const struct calibration *c, const struct record_work *w,
-                          double pieces_s, double worked_s) {
-    uint32_t n = c->step.n_knots;
-    double evicted = 1 - exp(-pieces_s / c->step.evicting_s);
-    hats(out, c->step.sequences, n, w->runs);
-    out[n] = (double)w->keys;
-    out[n + 1] = w->tails;
-    out[n + 2] = (double)w->earlier;
-    out[n + 3] = w->drafts;
-    out[n + 4] = w->guesses;
-    out[n + 5] = w->guesses > 0;
-    out[n + 6] = evicted;
-    out[n + 7] = evicted * w->runs;
-    out[n + 8] = right_behind_a_step(pieces_s, worked_s);
-    out[n + 9] = out[n + 8] * w->runs;
-    out[n + 10] = c->step.warming_s > never_s ? exp(-worked_s / c->step.warming_s) : 0;
+void calibration_rested(struct calibration_past *p) {
+    p->worked_s = 0;
+    p->stepped = false;
+}
+
+void calibration_worked(struct calibration_past *p, const struct calibration *c, bool step,
+                        double s) {
+    if (step)
+        p->evicted /= 1 + p->evicted;
+    else
+        p->evicted = 1 - (1 - p->evicted) * exp(-s / c->step.evicting_s);
+    p->worked_s += s;
+    p->stepped = step;
+}
+
+/* What a step's time is linear in beside its sequences' knots, [STEP_MORE]. */
+static void step_features(double *out, const struct calibration *c, const struct sim_step *s,
+                          const struct calibration_past *p) {
+    const double features[] = {
+        s->requests * s->kv_tokens,
+        s->tails,
+        s->tail_keys,
+        s->drafts,
+        s->guesses,
+        s->guesses > 0,
+        p->evicted,
+        p->evicted * s->requests,
+        p->stepped,
+        p->stepped * s->requests,
+        c->step.warming_s > never_s ? exp(-p->worked_s / c->step.warming_s) : 0,
+    };
+    _Static_assert(sizeof features / sizeof *features == STEP_MORE, "all of them");
+    memcpy(out, features, sizeof features);
 }
 
 /* Returns how many began before an engine that had rested was warm. */
 static size_t take_steps(struct samples *s, const struct calibration *c,
                          const struct record_file *f) {
+    struct calibration_past past = {0};
     size_t cold = 0;
-    double worked_s = 0;
     s->n = 0;
     for (uint64_t i = 0; i < f->n; i++) {
         const struct record_work *w = &f->v[i];
-        worked_s = record_worked_s(f, i, worked_s);
-        if (w->kind != RECORD_STEP || w->end_ns == w->begin_ns) continue;
-        step_features(s->features + s->n * s->n_features, c, w, record_pieces_s(f, i), worked_s);
-        s->y[s->n++] = record_seconds(w);
-        cold += worked_s < c->step.warming_s;
+        if (record_rested(f, i)) calibration_rested(&past);
+        if (w->kind == RECORD_STEP && w->end_ns > w->begin_ns) {
+            const struct sim_step was = calibration_recorded_step(w);
+            double *out = s->features + s->n * s->n_features;
+            hats(out, c->step.sequences, c->step.n_knots, w->runs);
+            step_features(out + c->step.n_knots, c, &was, &past);
+            s->y[s->n++] = record_seconds(w);
+            cold += past.worked_s < c->step.warming_s;
+        }
+        calibration_worked(&past, c, w->kind == RECORD_STEP, record_seconds(w));
     }
     return cold;
 }
@@ -268,17 +296,16 @@ static double between_knots(const struct calibration *c, const double *knots_s, 
     return fmax(t, 0);
 }
 
-double calibration_step_s(const struct calibration *c, const struct sim_step *s, double pieces_s,
-                          double worked_s) {
-    double t = between_knots(c, c->step.s, s->requests) +
-               s->requests * s->kv_tokens * c->step.key_s + s->tails * c->step.tail_s +
-               s->tail_keys * c->step.tail_key_s + s->drafts * c->step.draft_s +
-               s->guesses * c->step.guess_s + (s->guesses > 0 ? c->step.guessing_s : 0);
-    t += (1 - exp(-pieces_s / c->step.evicting_s)) *
-         (c->step.evicted_s + s->requests * c->step.evicted_sequence_s);
-    if (right_behind_a_step(pieces_s, worked_s))
-        t += c->step.sent_s + s->requests * c->step.sent_sequence_s;
-    t += exp(-worked_s / c->step.warming_s) * c->step.cold_s;
+double calibration_step_s(const struct calibration *c, const struct sim_step *s,
+                          const struct calibration_past *p) {
+    const double each_s[STEP_MORE] = {
+        c->step.key_s,   c->step.tail_s,          c->step.tail_key_s, c->step.draft_s,
+        c->step.guess_s, c->step.guessing_s,      c->step.evicted_s,  c->step.evicted_sequence_s,
+        c->step.sent_s,  c->step.sent_sequence_s, c->step.cold_s,
+    };
+    double features[STEP_MORE], t = between_knots(c, c->step.s, s->requests);
+    step_features(features, c, s, p);
+    for (uint32_t i = 0; i < STEP_MORE; i++) t += features[i] * each_s[i];
     return t * (1 + c->step.stall_share);
 }
 

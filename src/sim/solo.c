@@ -24,12 +24,10 @@ struct solo {
     struct sim_exec exec;
     void *memory;
     struct engine *engine;
-    uint32_t runs_last;   /* of the last step */
-    double pieces_s;      /* what pieces took since the last step */
-    double worked_s;      /* what was computed since the engine last rested */
-    double worked_then_s; /* the same of what is replayed */
-    uint64_t worked_ns;   /* when it was last done with a piece of work */
-    bool rests;           /* the engine, until it is woken */
+    uint32_t runs_last;                      /* of the last step */
+    struct calibration_past past, past_then; /* then: of what is replayed */
+    uint64_t worked_ns;                      /* when it was last done with a piece of work */
+    bool rests;                              /* the engine, until it is woken */
     /* On its way a request is in one of these, in the order of first_s, when it came or comes there: a
      * client's thread makes a batch of requests, all that are due when it begins, and connections for
      * those that find none kept, and then sends them one after the other, as fast as they can be read;
@@ -60,19 +58,14 @@ static double factor(double took_s, double table_s) {
 static double replayed_step(struct solo *s) {
     const struct record_file *f = s->replay;
     while (f && s->next_step < f->n) {
-        const struct record_work *w = &f->v[s->next_step];
-        s->worked_then_s = record_worked_s(f, s->next_step++, s->worked_then_s);
-        if (w->kind != RECORD_STEP) continue;
-        const struct sim_step was = {.requests = w->runs,
-                                     .rows = w->rows,
-                                     .kv_tokens = (double)w->keys / w->runs,
-                                     .tails = w->tails,
-                                     .tail_keys = (double)w->earlier,
-                                     .drafts = w->drafts,
-                                     .guesses = w->guesses};
-        double pieces_s = record_pieces_s(f, s->next_step - 1);
-        return factor(record_seconds(w),
-                      calibration_step_s(s->k, &was, pieces_s, s->worked_then_s));
+        uint64_t i = s->next_step++;
+        const struct record_work *w = &f->v[i];
+        const struct sim_step was = calibration_recorded_step(w);
+        double took_s = record_seconds(w);
+        if (record_rested(f, i)) calibration_rested(&s->past_then);
+        double table_s = calibration_step_s(s->k, &was, &s->past_then);
+        calibration_worked(&s->past_then, s->k, w->kind == RECORD_STEP, took_s);
+        if (w->kind == RECORD_STEP) return factor(took_s, table_s);
     }
     return 1;
 }
@@ -91,7 +84,7 @@ static double replayed_chunk(struct solo *s) {
 static double step_s(void *ctx, const struct sim_step *what) {
     struct solo *s = ctx;
     s->runs_last = (uint32_t)what->requests;
-    return replayed_step(s) * calibration_step_s(s->k, what, s->pieces_s, s->worked_s);
+    return replayed_step(s) * calibration_step_s(s->k, what, &s->past);
 }
 
 static double chunk_s(void *ctx, const struct sim_chunk *what) {
@@ -297,7 +290,7 @@ bool solo_until(struct solo *s, double virtual_s) {
         if (!s->load.broken && keep_idle(s, &s->load.err)) s->load.broken = true;
         hand_over(s);
         uint64_t at_ns = s->exec.now_ns;
-        if (at_ns > s->worked_ns + RECORD_PAUSE_NS) s->worked_s = 0;
+        if (at_ns > s->worked_ns + RECORD_PAUSE_NS) calibration_rested(&s->past);
         s->runs_last = 0;
         s->rests = !engine_step(s->engine);
         if (s->rests) {
@@ -305,8 +298,7 @@ bool solo_until(struct solo *s, double virtual_s) {
             continue;
         }
         s->pieces++;
-        s->worked_s += run_s(s->exec.now_ns - at_ns);
-        s->pieces_s = s->runs_last ? 0 : s->pieces_s + run_s(s->exec.now_ns - at_ns);
+        calibration_worked(&s->past, s->k, s->runs_last > 0, run_s(s->exec.now_ns - at_ns));
         s->exec.now_ns +=
             run_ns(s->runs_last ? calibration_gap_s(s->k, s->runs_last) : s->k->gap_s);
         s->worked_ns = s->exec.now_ns;

@@ -52,19 +52,6 @@ static void a_recording_is_read_as_it_was_written(void **state) {
     record_file_release(&f);
 }
 
-static void pieces_since_the_last_step_are_added_up(void **state) {
-    (void)state;
-    static const char text[] = HEAD PIECE STEP PIECE PIECE STEP STEP; /* 1,000 ns each */
-    static const double expected_s[] = {0, 1e-6, 0, 1e-6, 2e-6, 0};
-    struct record_file f;
-    struct err err;
-    if (read_text(&f, text, strlen(text), &err)) fail_msg("%s", err.text);
-    assert_int_equal(f.n, 6);
-    for (uint64_t i = 0; i < f.n; i++)
-        assert_float_equal(record_pieces_s(&f, i), expected_s[i], 1e-12);
-    record_file_release(&f);
-}
-
 static void what_is_no_recording_is_refused_with_its_line(void **state) {
     (void)state;
     static char long_line[700];
@@ -112,7 +99,6 @@ static void what_is_no_recording_is_refused_with_its_line(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_recording_is_read_as_it_was_written),
-        cmocka_unit_test(pieces_since_the_last_step_are_added_up),
         cmocka_unit_test(what_is_no_recording_is_refused_with_its_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -91,16 +91,22 @@ static void requests_one_after_the_other_take_what_the_table_says(void **state) 
     near(o.ttft_s.max, 0.1);
     near(o.tpot_s.max, 0.01);
     near(o.last_end_s - o.first_arrival_s, 4 * 0.15);
-    /* the step behind the prompt takes more, the longer that took */
+    /* the steps behind the prompt take more, the longer that took: the first, half as much the next */
     k.step.evicted_s = 0.02;
     k.step.evicted_sequence_s = 0.01;
     o = serve(&k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4",
               1);
-    near(o.last_end_s - o.first_arrival_s, 4 * (0.15 + 0.03));
+    near(o.last_end_s - o.first_arrival_s,
+         4 * (0.15 + 0.03 * (1 + 1. / 2 + 1. / 3 + 1. / 4 + 1. / 5)));
     k.step.evicting_s = 0.1;
+    double evicted = 0, took_s = 4 * 0.15;
+    for (int i = 0; i < 4; i++) {
+        evicted = 1 - (1 - evicted) * exp(-1);
+        for (int step = 0; step < 5; step++, evicted /= 1 + evicted) took_s += 0.03 * evicted;
+    }
     o = serve(&k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4",
               1);
-    near(o.last_end_s - o.first_arrival_s, 4 * (0.15 + 0.03 * (1 - exp(-1))));
+    near(o.last_end_s - o.first_arrival_s, took_s);
     k.step.evicted_s = k.step.evicted_sequence_s = 0;
     /* the four behind another wait for what is sent */
     k.step.sent_s = 0.002;
@@ -333,6 +339,7 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
     struct err err;
     uint64_t now = 1, rng = 1;
     double begun_ns = 0; /* computed since the last rest, when a chunk begins */
+    double evicted = 0;
     f.v = calloc(40000, sizeof *f.v);
     assert_non_null(f.v);
     for (int chunk = 0; chunk < 400; chunk++) {
@@ -354,12 +361,14 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
                                               .over = i + 1 == pieces};
             now += ns + 1000;
             worked_ns += (double)ns;
-            /* 200 us and 10 a sequence, behind a piece of 2 ms 0.63 * (80 us and 15 a sequence) more, behind
-             * another step 20 us and 4 a sequence, and cold 90 us */
-            double evicted = 1 - exp(-(double)ns / 2e6);
+            /* 200 us and 10 a sequence, behind a piece of 2 ms 0.63 * (80 us and 15 a sequence) more, of which
+             * the next ones take a half and a third, behind another step 20 us and 4 a sequence, and cold
+             * 90 us */
+            evicted = 1 - (1 - evicted) * exp(-(double)ns / 2e6);
             for (uint32_t k = 0, runs = 1 + chunk % 8; k < (i + 1 == pieces ? 3 : 1); k++) {
-                double more_ns = k ? 20000 + 4000 * runs : evicted * (80000 + 15000 * runs);
-                more_ns += 90000 * exp(-worked_ns / 5e6);
+                double more_ns = (k ? 20000 + 4000 * runs : 0) + evicted * (80000 + 15000 * runs) +
+                                 90000 * exp(-worked_ns / 5e6);
+                evicted /= 1 + evicted;
                 ns = 200000 + 10000 * runs + (uint64_t)more_ns;
                 f.v[f.n++] = (struct record_work){.kind = RECORD_STEP,
                                                   .begin_ns = now,
@@ -380,14 +389,14 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
                 fabs(calibration_gap_s(&c, 1) / 9e-6 - 1) < 0.05);
     for (uint32_t n = 1; n <= 8; n++) {
         struct sim_step step = {.requests = n};
-        for (double piece_s = 0; piece_s < 0.02; piece_s = 3 * piece_s + 1e-4)
-            for (double worked_s = piece_s; worked_s < 0.1; worked_s = 2 * worked_s + 1e-3) {
-                double evicted = 1 - exp(-piece_s / 2e-3), s = 200e-6 + 10e-6 * n +
-                                                               evicted * (80e-6 + 15e-6 * n) +
-                                                               90e-6 * exp(-worked_s / 5e-3);
-                if (piece_s == 0 && worked_s > 0) s += 20e-6 + 4e-6 * n;
-                assert_true(fabs(calibration_step_s(&c, &step, piece_s, worked_s) / s - 1) < 0.02);
-            }
+        for (double evicted_to = 0; evicted_to <= 1; evicted_to += 0.125)
+            for (double worked_s = 0; worked_s < 0.1; worked_s = 2 * worked_s + 1e-3)
+                for (int stepped = 0; stepped < 2; stepped++) {
+                    const struct calibration_past past = {worked_s, evicted_to, stepped};
+                    double s = 200e-6 + 10e-6 * n + evicted_to * (80e-6 + 15e-6 * n) +
+                               90e-6 * exp(-worked_s / 5e-3) + stepped * (20e-6 + 4e-6 * n);
+                    assert_true(fabs(calibration_step_s(&c, &step, &past) / s - 1) < 0.02);
+                }
     }
     record_file_release(&f);
 }
