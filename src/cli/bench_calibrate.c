@@ -362,7 +362,8 @@ static void print(const struct calibration *c, const char *path) {
            1e6 * c->chunk.row_s, 1e9 * c->chunk.key_pair_s, 1e9 * c->chunk.earlier_s,
            100 * c->fit.chunk_error, 100 * c->fit.chunk_bias);
     printf("mixed      a step behind a long piece of a prompt takes %.1f us and %.2f us a sequence "
-           "more, behind one of %.2f ms half of it\n",
+           "more, the ones after it a half, a third of that and so on; behind one of %.2f ms half "
+           "of it\n",
            1e6 * c->step.evicted_s, 1e6 * c->step.evicted_sequence_s,
            1e3 * M_LN2 * c->step.evicting_s);
     printf("beside     a step right behind another takes %.1f us and %.2f us a sequence more while "

@@ -323,8 +323,8 @@ static void a_table_is_found_again_in_samples_made_from_it(void **state) {
     assert_true(c.fit.step_error < 0.01 && c.fit.chunk_error < 0.02 && c.fit.dropped >= 40);
     assert_true(fabs(c.step.key_s / 5e-8 - 1) < 0.02);
     struct sim_step step = {.requests = 8, .kv_tokens = 500};
-    assert_true(fabs(calibration_step_s(&c, &step, 0, 0) / (1 + c.step.stall_share) /
-                         (1.8e-3 + 4000 * 5e-8) -
+    assert_true(fabs(calibration_step_s(&c, &step, &(struct calibration_past){0}) /
+                         (1 + c.step.stall_share) / (1.8e-3 + 4000 * 5e-8) -
                      1) < 0.02);
     struct sim_chunk chunk = {.tokens = 500, .key_pairs = 500 * 443, .requests = 4, .cached = 400};
     assert_true(fabs(calibration_chunk_s(&c, &chunk) / (17e-3 + 500 * 443 * 2e-8) - 1) < 0.03);
@@ -401,6 +401,39 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
     record_file_release(&f);
 }
 
+static void a_table_of_the_widest_steps_has_all_its_knots(void **state) {
+    (void)state;
+    enum { EACH = 20 };
+    struct record_work v[(CALIBRATION_KNOTS_MAX + 1) * EACH];
+    struct record_file f = {.v = v};
+    struct calibration c = {.n_pages = 0};
+    struct err err;
+    uint64_t now = 1;
+    for (uint32_t i = 0; i < EACH; i++)
+        for (uint32_t k = 0; k <= CALIBRATION_KNOTS_MAX; k++) {
+            bool step = k < CALIBRATION_KNOTS_MAX;
+            uint32_t runs = step ? UINT32_C(1) << k : 1;
+            uint64_t ns = step ? 200000 + 1000 * (uint64_t)runs : 2000000;
+            v[f.n++] = (struct record_work){.kind = step ? RECORD_STEP : RECORD_PIECE,
+                                            .begin_ns = now,
+                                            .end_ns = now + ns,
+                                            .until_ns = now + ns,
+                                            .runs = runs,
+                                            .rows = runs,
+                                            .begins = !step,
+                                            .over = !step};
+            now += ns + 1000;
+        }
+    must(calibration_fit(&c, &f, &(struct calibration_seen){0}, "samples", &err), &err);
+    assert_int_equal(c.step.n_knots, CALIBRATION_KNOTS_MAX);
+    for (uint32_t runs = 1; runs <= 32768; runs *= 2) {
+        const struct sim_step step = {.requests = runs};
+        const struct calibration_past past = {.worked_s = 1, .stepped = true};
+        double s = 200e-6 + 1e-6 * runs;
+        assert_true(fabs(calibration_step_s(&c, &step, &past) / s - 1) < 0.05);
+    }
+}
+
 /* Rows, pairs of keys, and nearly the rows again: they tell apart badly. */
 static void what_is_fitted_does_not_depend_on_the_unit_of_time(void **state) {
     (void)state;
@@ -450,11 +483,44 @@ static void odd_recordings_give_a_table_of_numbers(void **state) {
     struct sim_step step = {.requests = 2};
     struct sim_chunk chunk = {.tokens = 2, .requests = 2};
     struct sim_piece piece = calibration_piece(&c, &chunk);
-    assert_true(isfinite(calibration_step_s(&c, &step, 0, 1)));
-    assert_true(isfinite(calibration_step_s(&c, &step, 1, 1)));
+    struct calibration_past past = {.worked_s = 1};
+    assert_true(isfinite(calibration_step_s(&c, &step, &past)));
+    calibration_worked(&past, &c, false, 1);
+    assert_true(isfinite(calibration_step_s(&c, &step, &past)));
     assert_true(isfinite(calibration_chunk_s(&c, &chunk)));
     assert_true(isfinite(piece.over_s) && isfinite(piece.resume_s));
     record_file_release(&f);
+}
+
+/* Of the same load: also behind pieces, behind steps, and where it rested between. */
+static void a_replay_takes_the_times_that_were_recorded(void **state) {
+    (void)state;
+    enum { REQUESTS = 4, WORKS = 6 };
+    struct calibration k = plain();
+    struct record_work v[REQUESTS * WORKS];
+    uint64_t now = 1, sum_ns = 0;
+    k.step.evicting_s = k.step.warming_s = 0.1;
+    k.step.evicted_s = k.step.sent_sequence_s = k.step.cold_s = 0.02;
+    k.front.request_s = 0.1;
+    for (int i = 0; i < REQUESTS * WORKS; i++) {
+        bool step = i % WORKS != 0;
+        uint64_t ns = 30000000 + (uint64_t)(i * 7 % 11) * 5000000;
+        now += step ? 0 : 100000000;
+        v[i] = (struct record_work){.kind = step ? RECORD_STEP : RECORD_PIECE,
+                                    .begin_ns = now,
+                                    .end_ns = now + ns,
+                                    .runs = 1,
+                                    .rows = step ? 1 : 100,
+                                    .begins = !step,
+                                    .over = !step};
+        now += ns;
+        sum_ns += ns;
+    }
+    struct record_file replay = {.v = v, .n = REQUESTS * WORKS};
+    struct run_report o = serve_again(
+        &k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4", 1,
+        &replay);
+    near(o.last_end_s - o.first_arrival_s, (double)sum_ns / 1e9 + REQUESTS * 0.1);
 }
 
 static void a_replay_of_what_the_table_has_no_time_for_ends(void **state) {
@@ -613,7 +679,7 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
-    assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 5"));
+    assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 6"));
     rewind(f);
     fprintf(f, "{\"supernode_calibration\": 5}\n");
     fflush(f);
@@ -637,8 +703,10 @@ int main(void) {
         cmocka_unit_test(one_seed_is_one_run_and_nothing_is_lost_under_overload),
         cmocka_unit_test(a_table_is_found_again_in_samples_made_from_it),
         cmocka_unit_test(what_chunks_and_steps_have_more_to_do_after_each_other_is_found),
+        cmocka_unit_test(a_table_of_the_widest_steps_has_all_its_knots),
         cmocka_unit_test(what_is_fitted_does_not_depend_on_the_unit_of_time),
         cmocka_unit_test(odd_recordings_give_a_table_of_numbers),
+        cmocka_unit_test(a_replay_takes_the_times_that_were_recorded),
         cmocka_unit_test(a_replay_of_what_the_table_has_no_time_for_ends),
         cmocka_unit_test(what_was_recorded_while_the_cores_were_elsewhere_is_left_out),
         cmocka_unit_test(what_the_front_takes_is_found_though_threads_wait_for_cores),
