@@ -681,7 +681,7 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
     assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 6"));
     rewind(f);
-    fprintf(f, "{\"supernode_calibration\": 5}\n");
+    fprintf(f, "{\"supernode_calibration\": 6}\n");
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
