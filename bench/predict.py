@@ -5,7 +5,8 @@ measured to reach. Lengths are divided so that the longest fits the model; burst
 the real run's steps. Medians of several runs. On a shared machine its cores may be near each other or far apart, which
 changes from minute to minute and makes a third of the speed of a small model: `bench limits` before and after each run and
 `bench limits --watch` during it say how the machine was, a run during which it changed is made again, and each is compared
-with what was predicted from a calibration of its state. Hosts move virtual cores that halt: meanwhile none does, where the
+with what was predicted from a calibration of its state, made anew for each load, as speed drifts by some percent in
+minutes, too. Hosts move virtual cores that halt: meanwhile none does, where the
 kernel may be asked for that. (A process of the idle class that spins would do it too, but beside one that waits for a core,
 threads that wake up wait up to a tick of 4 ms.)
 
@@ -228,12 +229,14 @@ a.rows = sum(1 for l in open(trace)) - trace.endswith(".csv")
 native = a.rows / span_s
 limits = probe()
 print(f"{limits['cpu']}, {limits['threads']} threads, {limits['read_gbs']:.1f} GB/s read, {limits['fma_gflops']:.0f} GFLOP/s")
-state_now()
-print(f"{os.path.basename(source)}, rows {a.first} to {a.first + a.rows - 1}, lengths divided by {divisor:.2f}; {n_times} arrival times: bursts are kept")
-print(f"{'load':>4} {'':14} {'predicted':>10} {'measured':>10} {'of runs':>19} {'error':>7}  bar")
 missed, kept = 0, []
 for load in a.loads:
     runs = []
+    states.clear()
+    state_now()
+    if load == a.loads[0]:
+        print(f"{os.path.basename(source)}, rows {a.first} to {a.first + a.rows - 1}, lengths divided by {divisor:.2f}; {n_times} arrival times: bursts are kept")
+        print(f"{'load':>4} {'':14} {'predicted':>10} {'measured':>10} {'of runs':>19} {'error':>7}  bar")
     for i in range(a.runs):
         m = measure(load, i)
         log(f"{load}: {json.dumps(m)}")

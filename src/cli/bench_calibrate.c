@@ -10,7 +10,9 @@
 
 #include <errno.h>
 #include <math.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/turn.h"
 #include "cli/bench_serve_run.h"
 #include "cli/cli.h"
 #include "cli/engine_args.h"
@@ -78,7 +81,10 @@ struct calibrate {
     struct calibration_made made[SEEN_MAX];
     struct calibration_burst bursts[SEEN_MAX];
     struct calibration_probe probes[SEEN_MAX];
-    struct team *team; /* for probes */
+    struct team *team, *beside; /* beside what is measured: in short turns, and */
+    pthread_t watcher;          /* of this thread, which alone probes */
+    bool watched;
+    atomic_bool over;
 };
 
 static double since_s(uint64_t ns) {
@@ -231,12 +237,6 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
     return ST_OK;
 }
 
-static void probe(struct calibrate *b) {
-    if (b->seen.n_probes < SEEN_MAX)
-        b->probes[b->seen.n_probes++] =
-            (struct calibration_probe){clock_now_ns(), limits_hop_ns(b->team, LIMITS_HOPS_NS)};
-}
-
 /* A closed loop of so many clients, or SPARSE. */
 static enum st load(struct calibrate *b, const struct bench_random *r, uint32_t width,
                     double alone_s, struct bench_run *run, struct err *err) {
@@ -291,7 +291,6 @@ static enum st loads(struct calibrate *b, uint32_t width, struct turns *turns, d
         if (!st) st = took(b, &run, width, alone_s, err);
         bench_run_release(&run);
         if (st) return st;
-        probe(b);
     }
     return ST_OK;
 }
@@ -319,11 +318,39 @@ static enum st serve(struct calibrate *b, uint32_t *to_come, struct err *err) {
     b->begun_ns += warm_ns - begun_ns;
     while (*to_come > 0 && (all_s - at_s) / (*to_come + 1) < SERVER_WARM_UPS * warming_s)
         --*to_come;
-    if (!st) probe(b);
     if (!st) st = widths(b, at_s + (all_s - at_s) / (*to_come + 1), err);
     enum st stopped = stop(b, st ? &ignored : err);
     if (!st) st = stopped;
     return st ? st : keep(b, warm_ns, err);
+}
+
+/* Shared machines move their cores when they like. There is room for a calibration twice as long. */
+static void *watch(void *ctx) {
+    struct calibrate *b = ctx;
+    double every_us = fmax(LIMITS_BESIDE_EVERY_US, 2e6 * (double)b->a->seconds / SEEN_MAX);
+    turn_short();
+    while (!atomic_load(&b->over) && b->seen.n_probes < SEEN_MAX) {
+        double hop_ns = limits_hop_ns(b->beside, LIMITS_BESIDE_NS);
+        b->probes[b->seen.n_probes++] = (struct calibration_probe){clock_now_ns(), hop_ns};
+        usleep((useconds_t)every_us);
+    }
+    return NULL;
+}
+
+static enum st begin_watch(struct calibrate *b, struct err *err) {
+    turn_short();
+    enum st st = team_new(&b->beside, team_size(b->team), err);
+    turn_usual();
+    if (st) return st;
+    b->watched = pthread_create(&b->watcher, NULL, watch, b) == 0;
+    return b->watched ? ST_OK
+                      : err_set(err, ST_NO_MEMORY, "bench calibrate: cannot begin a thread");
+}
+
+static void end_watch(struct calibrate *b) {
+    atomic_store(&b->over, true);
+    if (b->watched) pthread_join(b->watcher, NULL);
+    b->watched = false;
 }
 
 static enum st measure(struct calibrate *b, struct err *err) {
@@ -404,6 +431,7 @@ static enum st measure_limits(struct calibrate *b, struct calibration *c, struct
 
 static enum st finish(struct calibrate *b, struct calibration *c, struct err *err) {
     struct record_file f;
+    end_watch(b);
     enum st st = measure_limits(b, c, err);
     bool failed = ferror(b->recording);
     failed |= fclose(b->recording) != 0;
@@ -420,7 +448,9 @@ static enum st finish(struct calibrate *b, struct calibration *c, struct err *er
 
 static void release(struct calibrate *b) {
     struct err ignored;
+    end_watch(b);
     (void)!stop(b, &ignored);
+    team_free(b->beside);
     team_free(b->team);
     if (b->target.base) event_base_free(b->target.base);
     record_file_release(&b->head);
@@ -468,6 +498,7 @@ static enum st run(struct args *a, const char *model, struct err *err) {
     enum st st = team_new(&b->team, threads ? threads : team_cores(), err);
     if (!st) st = prepare(b, err);
     if (!st) st = measure_limits(b, &c, err);
+    if (!st) st = begin_watch(b, err);
     if (!st) st = measure(b, err);
     if (!st) st = finish(b, &c, err);
     if (!st) print(&c, a->output);

@@ -31,11 +31,10 @@ static void print(const struct limits *l, uint32_t threads, bool json) {
 
 /* Beside whatever else computes, of which it takes a thousandth; until interrupted. */
 static void watch(struct team *team) {
-    enum { FOR_NS = 200000, EVERY_US = 200000 };
     for (;;) {
-        printf("%.0f\n", limits_hop_ns(team, FOR_NS));
+        printf("%.0f\n", limits_hop_ns(team, LIMITS_BESIDE_NS));
         fflush(stdout);
-        usleep(EVERY_US);
+        usleep(LIMITS_BESIDE_EVERY_US);
     }
 }
 
@@ -69,7 +68,7 @@ int cli_bench_limits(int argc, char **argv) {
     if (!st && watches && json)
         st = err_set(&err, ST_INVALID, "bench limits: --watch prints plain numbers, found --json");
     if (st) return cli_fail(CLI_USAGE, &err);
-    if (watches) turn_short(); /* so that all its threads have a core at the same time */
+    if (watches) turn_short();
     if (team_new(&team, threads ? threads : team_cores(), &err)) return cli_fail(CLI_FAILED, &err);
     if (watches) watch(team);
     st = limits_measure(&l, team, &err);

@@ -13,7 +13,7 @@
 
 #include "base/clock.h"
 
-enum { RUNS = 5, FMA_ROUNDS = 4000000, ACCUMULATORS = 24, SPIN_MAX = 100000 };
+enum { RUNS = 5, FMA_ROUNDS = 4000000, ACCUMULATORS = 24, SPIN_MAX = 100000, HOPS_NS = 10000000 };
 static const size_t read_bytes = (size_t)1 << 30;
 
 struct burn {
@@ -199,7 +199,7 @@ enum st limits_measure(struct limits *out, struct team *team, struct err *err) {
     b.fma = widest_fma(&out->fma_isa, &lanes);
     double gflops = 2.0 * lanes * ACCUMULATORS * FMA_ROUNDS * n / best(team, fma_part, &b) / 1e9;
     if (gflops > out->fma_gflops) out->fma_gflops = gflops;
-    double hop = limits_hop_ns(team, LIMITS_HOPS_NS);
+    double hop = limits_hop_ns(team, HOPS_NS);
     if (!(out->hop_ns > 0) || hop < out->hop_ns) out->hop_ns = hop;
     munmap(map, read_bytes);
     return ST_OK;

@@ -22,7 +22,9 @@ struct limits {
  * benchmark measures before and after. Zero-initialise. */
 enum st ST_CHECKED limits_measure(struct limits *out, struct team *team, struct err *err);
 
-enum { LIMITS_HOPS_NS = 10000000 };
-double limits_hop_ns(struct team *team, uint64_t for_ns); /* alone, and how long it takes */
+/* hop_ns alone, in about so long; beside what else computes it should be short, and so should the turns
+ * of the team's threads (base/turn.h), so that all have a core at the same time. */
+enum { LIMITS_BESIDE_NS = 200000, LIMITS_BESIDE_EVERY_US = 200000 };
+double limits_hop_ns(struct team *team, uint64_t for_ns);
 
 #endif
