@@ -5,10 +5,10 @@ measured to reach. Lengths are divided so that the longest fits the model; burst
 the real run's steps. Medians of several runs. On a shared machine its cores may be near each other or far apart, which
 changes from minute to minute and makes a third of the speed of a small model: `bench limits` before and after each run and
 `bench limits --watch` during it say how the machine was, a run during which it changed is made again, and each is compared
-with what was predicted from a calibration of its state, made anew for each load, as speed drifts by some percent in
-minutes, too. Hosts move virtual cores that halt: meanwhile none does, where the
-kernel may be asked for that. (A process of the idle class that spins would do it too, but beside one that waits for a core,
-threads that wake up wait up to a tick of 4 ms.)
+with what was predicted from a calibration of its state, made anew for each load, since speed also drifts by some percent
+in minutes. Hosts move virtual cores that halt: meanwhile none does, where the kernel may be asked for that. (A process of
+the idle class that spins would do it too, but beside one that waits for a core, threads that wake up wait up to a tick of
+4 ms.)
 
 bench/predict.py [--model M] [--trace FILE --first N --rows N] [--runs 5] [-- flags of serve]"""
 import argparse, atexit, gzip, json, os, random, re, shutil, signal, statistics, struct, subprocess, sys, tempfile, threading, time
@@ -230,11 +230,11 @@ native = a.rows / span_s
 limits = probe()
 print(f"{limits['cpu']}, {limits['threads']} threads, {limits['read_gbs']:.1f} GB/s read, {limits['fma_gflops']:.0f} GFLOP/s")
 missed, kept = 0, []
-for load in a.loads:
+for nth, load in enumerate(a.loads):
     runs = []
     states.clear()
     state_now()
-    if load == a.loads[0]:
+    if nth == 0:
         print(f"{os.path.basename(source)}, rows {a.first} to {a.first + a.rows - 1}, lengths divided by {divisor:.2f}; {n_times} arrival times: bursts are kept")
         print(f"{'load':>4} {'':14} {'predicted':>10} {'measured':>10} {'of runs':>19} {'error':>7}  bar")
     for i in range(a.runs):
@@ -258,6 +258,6 @@ for load in a.loads:
         probes = [p[key] for r in runs for p in r["probes"]]
         print(f"     {min(probes):.0f} to {max(probes):.0f} {unit}", flush=True)
     kept.append({"load": load, "runs": runs})
-if a.json:
-    json.dump(kept, open(a.json, "w"), indent=1)
+    if a.json:
+        json.dump(kept, open(a.json, "w"), indent=1)
 sys.exit(missed > 0)

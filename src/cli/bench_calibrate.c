@@ -3,7 +3,8 @@
  * `sim run` predicts it. Servers are started that write down their steps (engine/record.h) and serve
  * closed loops of several widths and lengths, and one request now and then; the table is fitted to what
  * they wrote, so that the threads of HTTP and of the client, which share the cores with the engine, are
- * in it as they are when it serves. One after the other, since each is a few percent faster or slower for
+ * in it as they are when it serves; beside them a thread watches how far apart the cores are, and what
+ * was measured while they were nearer or farther than usual is left out. One after the other, since each is a few percent faster or slower for
  * as long as it lives, by where its memory and threads came to be. Requests that come now and then tell
  * what they cost beside their computation. */
 #include "cli/bench_calibrate.h"
@@ -35,6 +36,7 @@ enum {
     START_S = 600,
     STOP_S = 60,
     SEEN_MAX = 4096,
+    PROBES_MAX = 20000, /* of an hour, and of what goes on a little longer */
     WIDTHS_MAX = 20,
     WARM_WIDTH = 8
 };
@@ -80,11 +82,12 @@ struct calibrate {
     struct calibration_alone alone[SEEN_MAX];
     struct calibration_made made[SEEN_MAX];
     struct calibration_burst bursts[SEEN_MAX];
-    struct calibration_probe probes[SEEN_MAX];
-    struct team *team, *beside; /* beside what is measured: in short turns, and */
-    pthread_t watcher;          /* of this thread, which alone probes */
+    struct calibration_probe probes[PROBES_MAX];
+    struct team *team;
+    struct team *beside; /* in short turns, beside what is measured */
+    pthread_t watcher;   /* while it runs it alone touches beside and probes */
     bool watched;
-    atomic_bool over;
+    atomic_bool over; /* the watcher shall end */
 };
 
 static double since_s(uint64_t ns) {
@@ -305,6 +308,33 @@ static enum st widths(struct calibrate *b, double end_s, struct err *err) {
     return st;
 }
 
+/* Shared machines move their cores when they like. */
+static void *watch(void *ctx) {
+    struct calibrate *b = ctx;
+    turn_short();
+    while (!atomic_load(&b->over) && b->seen.n_probes < PROBES_MAX) {
+        double hop_ns = limits_hop_ns(b->beside, LIMITS_BESIDE_NS);
+        b->probes[b->seen.n_probes++] = (struct calibration_probe){clock_now_ns(), hop_ns};
+        usleep(LIMITS_BESIDE_EVERY_US);
+    }
+    return NULL;
+}
+
+static enum st begin_watch(struct calibrate *b, struct err *err) {
+    atomic_store(&b->over, false);
+    int rc = pthread_create(&b->watcher, NULL, watch, b);
+    b->watched = rc == 0;
+    return rc ? err_set(err, ST_NO_MEMORY, "bench calibrate: cannot begin a thread: %s",
+                        strerror(rc))
+              : ST_OK;
+}
+
+static void end_watch(struct calibrate *b) {
+    atomic_store(&b->over, true);
+    if (b->watched) pthread_join(b->watcher, NULL);
+    b->watched = false;
+}
+
 /* A server; so many are still to come, and share the time that is left. Until it is warm no time counts. */
 static enum st serve(struct calibrate *b, uint32_t *to_come, struct err *err) {
     struct err ignored;
@@ -318,39 +348,12 @@ static enum st serve(struct calibrate *b, uint32_t *to_come, struct err *err) {
     b->begun_ns += warm_ns - begun_ns;
     while (*to_come > 0 && (all_s - at_s) / (*to_come + 1) < SERVER_WARM_UPS * warming_s)
         --*to_come;
+    if (!st) st = begin_watch(b, err);
     if (!st) st = widths(b, at_s + (all_s - at_s) / (*to_come + 1), err);
+    end_watch(b);
     enum st stopped = stop(b, st ? &ignored : err);
     if (!st) st = stopped;
     return st ? st : keep(b, warm_ns, err);
-}
-
-/* Shared machines move their cores when they like. There is room for a calibration twice as long. */
-static void *watch(void *ctx) {
-    struct calibrate *b = ctx;
-    double every_us = fmax(LIMITS_BESIDE_EVERY_US, 2e6 * (double)b->a->seconds / SEEN_MAX);
-    turn_short();
-    while (!atomic_load(&b->over) && b->seen.n_probes < SEEN_MAX) {
-        double hop_ns = limits_hop_ns(b->beside, LIMITS_BESIDE_NS);
-        b->probes[b->seen.n_probes++] = (struct calibration_probe){clock_now_ns(), hop_ns};
-        usleep((useconds_t)every_us);
-    }
-    return NULL;
-}
-
-static enum st begin_watch(struct calibrate *b, struct err *err) {
-    turn_short();
-    enum st st = team_new(&b->beside, team_size(b->team), err);
-    turn_usual();
-    if (st) return st;
-    b->watched = pthread_create(&b->watcher, NULL, watch, b) == 0;
-    return b->watched ? ST_OK
-                      : err_set(err, ST_NO_MEMORY, "bench calibrate: cannot begin a thread");
-}
-
-static void end_watch(struct calibrate *b) {
-    atomic_store(&b->over, true);
-    if (b->watched) pthread_join(b->watcher, NULL);
-    b->watched = false;
 }
 
 static enum st measure(struct calibrate *b, struct err *err) {
@@ -389,8 +392,7 @@ static void print(const struct calibration *c, const char *path) {
            1e6 * c->chunk.row_s, 1e9 * c->chunk.key_pair_s, 1e9 * c->chunk.earlier_s,
            100 * c->fit.chunk_error, 100 * c->fit.chunk_bias);
     printf("mixed      a step behind a long piece of a prompt takes %.1f us and %.2f us a sequence "
-           "more, the ones after it a half, a third of that and so on; behind one of %.2f ms half "
-           "of it\n",
+           "more, behind one of %.2f ms half of it; it fades from step to step\n",
            1e6 * c->step.evicted_s, 1e6 * c->step.evicted_sequence_s,
            1e3 * M_LN2 * c->step.evicting_s);
     printf("beside     a step right behind another takes %.1f us and %.2f us a sequence more while "
@@ -431,7 +433,6 @@ static enum st measure_limits(struct calibrate *b, struct calibration *c, struct
 
 static enum st finish(struct calibrate *b, struct calibration *c, struct err *err) {
     struct record_file f;
-    end_watch(b);
     enum st st = measure_limits(b, c, err);
     bool failed = ferror(b->recording);
     failed |= fclose(b->recording) != 0;
@@ -448,7 +449,6 @@ static enum st finish(struct calibrate *b, struct calibration *c, struct err *er
 
 static void release(struct calibrate *b) {
     struct err ignored;
-    end_watch(b);
     (void)!stop(b, &ignored);
     team_free(b->beside);
     team_free(b->team);
@@ -495,10 +495,14 @@ static enum st run(struct args *a, const char *model, struct err *err) {
                                       .temperature = 0};
     snprintf(c.model, sizeof c.model, "%s", b->target.model);
     uint32_t threads = a->engine.model.threads;
-    enum st st = team_new(&b->team, threads ? threads : team_cores(), err);
+    uint32_t cores = team_cores();
+    enum st st = team_new(&b->team, threads ? threads : cores, err);
+    turn_short(); /* for the team, whose threads inherit it */
+    if (!st)
+        st = team_new(&b->beside, team_size(b->team) < cores ? team_size(b->team) : cores, err);
+    turn_usual();
     if (!st) st = prepare(b, err);
     if (!st) st = measure_limits(b, &c, err);
-    if (!st) st = begin_watch(b, err);
     if (!st) st = measure(b, err);
     if (!st) st = finish(b, &c, err);
     if (!st) print(&c, a->output);

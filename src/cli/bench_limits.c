@@ -29,7 +29,7 @@ static void print(const struct limits *l, uint32_t threads, bool json) {
     printf("threads    %.0f ns for a cache line from one to the next\n", l->hop_ns);
 }
 
-/* Beside whatever else computes, of which it takes a thousandth; until interrupted. */
+/* Beside whatever else computes, of which it takes some thousandths; until interrupted. */
 static void watch(struct team *team) {
     for (;;) {
         printf("%.0f\n", limits_hop_ns(team, LIMITS_BESIDE_NS));

@@ -302,6 +302,7 @@ bool record_next_chunk(struct record_chunk *out, const struct record_file *f, ui
         else if (*i > 1 && w[-1].kind == RECORD_STEP)
             out->resumed++;
         out->s += record_seconds(w);
+        out->whole = out->whole && !w->left_out;
         out->last = w;
         if (w->over) return true;
     }

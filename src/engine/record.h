@@ -21,6 +21,7 @@ struct record_work {
     uint32_t drawn;
     bool begins, over; /* a piece: the chunk's first, its last */
     uint64_t until_ns; /* a piece: when it should end */
+    bool left_out;     /* by who fits a table: its time says nothing */
 };
 
 struct record_request {
@@ -71,7 +72,7 @@ struct record_chunk {
     const struct record_work *last; /* piece */
     double s;                       /* sum of the pieces' times */
     uint32_t resumed;               /* pieces but the first that came right after a step */
-    bool whole;                     /* its beginning is there too */
+    bool whole;                     /* its beginning is there too, and no piece is left out */
 };
 /* The next that ends from *i on, which moves behind it; false: none does. */
 bool record_next_chunk(struct record_chunk *out, const struct record_file *f, uint64_t *i);

@@ -32,7 +32,7 @@ struct calibration {
         double guessing_s;         /* a step that guesses at all */
         /* A piece of t seconds evicts 1 - exp(-t / evicting_s) of what steps have in caches. One that finds
          * all of it gone takes so much more, and for each sequence; the next ones a half, a third, and so
-         * on. */
+         * on. Where a part e is gone, the next finds e / (1 + e). */
         double evicting_s, evicted_s, evicted_sequence_s;
         /* Right behind another step, whose tokens are sent beside it, it takes so much more, and for each
          * sequence. */
@@ -93,7 +93,7 @@ struct calibration_seen {
     uint32_t n_alone, n_made, n_bursts, n_probes;
 };
 
-/* Fills all but model, cpu, threads and read_gbs; f keeps what it was fitted to. ST_INVALID: too
+/* Fills all but model, cpu, threads and read_gbs; f has what was not fitted to left out. ST_INVALID: too
  * little was recorded. */
 enum st ST_CHECKED calibration_fit(struct calibration *c, struct record_file *f,
                                    const struct calibration_seen *seen, const char *name,
@@ -106,8 +106,9 @@ struct calibration_past {
     bool stepped;    /* a step, and nothing since */
 };
 void calibration_rested(struct calibration_past *p);
-void calibration_worked(struct calibration_past *p, const struct calibration *c, bool step,
-                        double s);
+/* It did a piece of work, or a step, of s seconds; calibration_rested first, where it rested before it. */
+void calibration_worked(struct calibration_past *p, const struct calibration *c,
+                        enum record_kind kind, double s);
 double calibration_step_s(const struct calibration *c, const struct sim_step *s,
                           const struct calibration_past *p);
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k);

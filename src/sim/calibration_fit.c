@@ -114,7 +114,22 @@ static struct solved solve(struct samples *s, double *x) {
 
 /* --- steps ------------------------------------------------------------------------------------ */
 
-enum { STEP_MORE = 11 /* features behind the knots */, EVICTING_SPAN = 16, TRIES = 11 };
+enum { EVICTING_SPAN = 16, TRIES = 11 };
+/* What a step's time is linear in, behind its sequences' knots. */
+enum {
+    KEYS,
+    TAILS,
+    TAIL_KEYS,
+    DRAFTS,
+    GUESSES,
+    GUESSING,
+    EVICTED,
+    EVICTED_SEQUENCES,
+    SENT,
+    SENT_SEQUENCES,
+    COLD,
+    STEP_MORE
+};
 _Static_assert(CALIBRATION_KNOTS_MAX + STEP_MORE <= LEAST_SQUARES_MAX, "room for all");
 static const double never_s = 1e-12; /* warming: nothing was found to be cold */
 
@@ -124,8 +139,8 @@ static uint32_t knots(double *at, const struct record_file *f) {
     for (double knot = 1; n < CALIBRATION_KNOTS_MAX && knot <= 65536; knot *= 2) {
         uint32_t near = 0;
         for (uint64_t i = 0; i < f->n && near < KNOT_SAMPLES_MIN; i++)
-            near += f->v[i].kind == RECORD_STEP && f->v[i].runs > 0.74 * knot &&
-                    f->v[i].runs < 1.26 * knot;
+            near += f->v[i].kind == RECORD_STEP && !f->v[i].left_out &&
+                    f->v[i].runs > 0.74 * knot && f->v[i].runs < 1.26 * knot;
         if (near >= KNOT_SAMPLES_MIN) at[n++] = knot;
     }
     return n;
@@ -160,34 +175,34 @@ void calibration_rested(struct calibration_past *p) {
     p->stepped = false;
 }
 
-void calibration_worked(struct calibration_past *p, const struct calibration *c, bool step,
-                        double s) {
-    if (step)
+void calibration_worked(struct calibration_past *p, const struct calibration *c,
+                        enum record_kind kind, double s) {
+    p->stepped = kind == RECORD_STEP;
+    if (p->stepped)
         p->evicted /= 1 + p->evicted;
     else
         p->evicted = 1 - (1 - p->evicted) * exp(-s / c->step.evicting_s);
     p->worked_s += s;
-    p->stepped = step;
 }
 
-/* What a step's time is linear in beside its sequences' knots, [STEP_MORE]. */
-static void step_features(double *out, const struct calibration *c, const struct sim_step *s,
-                          const struct calibration_past *p) {
-    const double features[] = {
-        s->requests * s->kv_tokens,
-        s->tails,
-        s->tail_keys,
-        s->drafts,
-        s->guesses,
-        s->guesses > 0,
-        p->evicted,
-        p->evicted * s->requests,
-        p->stepped,
-        p->stepped * s->requests,
-        c->step.warming_s > never_s ? exp(-p->worked_s / c->step.warming_s) : 0,
-    };
-    _Static_assert(sizeof features / sizeof *features == STEP_MORE, "all of them");
-    memcpy(out, features, sizeof features);
+static void step_features(double out[STEP_MORE], const struct calibration *c,
+                          const struct sim_step *s, const struct calibration_past *p) {
+    out[KEYS] = s->requests * s->kv_tokens;
+    out[TAILS] = s->tails;
+    out[TAIL_KEYS] = s->tail_keys;
+    out[DRAFTS] = s->drafts;
+    out[GUESSES] = s->guesses;
+    out[GUESSING] = s->guesses > 0;
+    out[EVICTED] = p->evicted;
+    out[EVICTED_SEQUENCES] = p->evicted * s->requests;
+    out[SENT] = p->stepped;
+    out[SENT_SEQUENCES] = p->stepped * s->requests;
+    out[COLD] = c->step.warming_s > never_s ? exp(-p->worked_s / c->step.warming_s) : 0;
+}
+
+/* One that took time, and is to be fitted. */
+static bool is_step(const struct record_work *w) {
+    return w->kind == RECORD_STEP && !w->left_out && w->end_ns > w->begin_ns;
 }
 
 /* Returns how many began before an engine that had rested was warm. */
@@ -199,7 +214,7 @@ static size_t take_steps(struct samples *s, const struct calibration *c,
     for (uint64_t i = 0; i < f->n; i++) {
         const struct record_work *w = &f->v[i];
         if (record_rested(f, i)) calibration_rested(&past);
-        if (w->kind == RECORD_STEP && w->end_ns > w->begin_ns) {
+        if (is_step(w)) {
             const struct sim_step was = calibration_recorded_step(w);
             double *out = s->features + s->n * s->n_features;
             hats(out, c->step.sequences, c->step.n_knots, w->runs);
@@ -207,7 +222,7 @@ static size_t take_steps(struct samples *s, const struct calibration *c,
             s->y[s->n++] = record_seconds(w);
             cold += past.worked_s < c->step.warming_s;
         }
-        calibration_worked(&past, c, w->kind == RECORD_STEP, record_seconds(w));
+        calibration_worked(&past, c, w->kind, record_seconds(w));
     }
     return cold;
 }
@@ -261,7 +276,7 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     }
     for (uint64_t i = 0; i < f->n; i++) {
         const struct record_work *w = &f->v[i];
-        if (w->kind != RECORD_STEP || w->end_ns == w->begin_ns) continue;
+        if (!is_step(w)) continue;
         drafts += w->drafts;
         right += w->drafts ? (double)w->drawn - w->runs : 0;
     }
@@ -269,17 +284,17 @@ static enum st fit_steps(struct calibration *c, const struct record_file *f, con
     c->fit.steps = s.n;
     samples_free(&s);
     memcpy(c->step.s, x, n * sizeof *x);
-    c->step.key_s = x[n];
-    c->step.tail_s = x[n + 1];
-    c->step.tail_key_s = x[n + 2];
-    c->step.draft_s = x[n + 3];
-    c->step.guess_s = x[n + 4];
-    c->step.guessing_s = x[n + 5];
-    c->step.evicted_s = x[n + 6];
-    c->step.evicted_sequence_s = x[n + 7];
-    c->step.sent_s = x[n + 8];
-    c->step.sent_sequence_s = x[n + 9];
-    c->step.cold_s = x[n + 10];
+    c->step.key_s = x[n + KEYS];
+    c->step.tail_s = x[n + TAILS];
+    c->step.tail_key_s = x[n + TAIL_KEYS];
+    c->step.draft_s = x[n + DRAFTS];
+    c->step.guess_s = x[n + GUESSES];
+    c->step.guessing_s = x[n + GUESSING];
+    c->step.evicted_s = x[n + EVICTED];
+    c->step.evicted_sequence_s = x[n + EVICTED_SEQUENCES];
+    c->step.sent_s = x[n + SENT];
+    c->step.sent_sequence_s = x[n + SENT_SEQUENCES];
+    c->step.cold_s = x[n + COLD];
     c->step.stall_share = of.stall_share;
     c->fit.dropped += of.dropped;
     c->fit.step_error = of.error;
@@ -299,9 +314,12 @@ static double between_knots(const struct calibration *c, const double *knots_s, 
 double calibration_step_s(const struct calibration *c, const struct sim_step *s,
                           const struct calibration_past *p) {
     const double each_s[STEP_MORE] = {
-        c->step.key_s,   c->step.tail_s,          c->step.tail_key_s, c->step.draft_s,
-        c->step.guess_s, c->step.guessing_s,      c->step.evicted_s,  c->step.evicted_sequence_s,
-        c->step.sent_s,  c->step.sent_sequence_s, c->step.cold_s,
+        [KEYS] = c->step.key_s,           [TAILS] = c->step.tail_s,
+        [TAIL_KEYS] = c->step.tail_key_s, [DRAFTS] = c->step.draft_s,
+        [GUESSES] = c->step.guess_s,      [GUESSING] = c->step.guessing_s,
+        [EVICTED] = c->step.evicted_s,    [EVICTED_SEQUENCES] = c->step.evicted_sequence_s,
+        [SENT] = c->step.sent_s,          [SENT_SEQUENCES] = c->step.sent_sequence_s,
+        [COLD] = c->step.cold_s,
     };
     double features[STEP_MORE], t = between_knots(c, c->step.s, s->requests);
     step_features(features, c, s, p);
@@ -387,7 +405,8 @@ static enum st fit_gaps(struct calibration *c, const struct record_file *f, cons
         double gap = (double)(int64_t)(f->v[i + 1].begin_ns - f->v[i].end_ns) / 1e9;
         double *out = s.features + s.n * s.n_features;
         bool step = f->v[i].kind == RECORD_STEP;
-        if (!(gap > 0) || record_rested(f, i + 1)) continue;
+        if (!(gap > 0) || record_rested(f, i + 1) || f->v[i].left_out || f->v[i + 1].left_out)
+            continue;
         if (step) hats(out, c->step.sequences, n, f->v[i].runs);
         out[n] = !step;
         s.weights[s.n] = 1;
@@ -415,7 +434,8 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
     bool there = samples_new(&s, 2, f->n);
     for (uint64_t i = 1; i < f->n && there; i++) {
         const struct record_work *w = &f->v[i];
-        if (w->kind != RECORD_PIECE || w->over || w[-1].kind != RECORD_STEP) continue;
+        if (w->kind != RECORD_PIECE || w->over || w[-1].kind != RECORD_STEP || w->left_out)
+            continue;
         double size = w->rows + (double)w->keys / KEYS_A_ROW;
         s.features[2 * s.n] = w->rows;
         s.features[2 * s.n + 1] = (double)w->keys;
@@ -564,38 +584,74 @@ static bool alike(double a, double b) {
     return fmax(a, b) <= 1.5 * fmin(a, b);
 }
 
-static bool is_usual(const struct calibration_probe *p, double usual) {
-    return p->hop_ns > hop_ns_max || alike(p->hop_ns, usual);
+static bool is_usual(double hop, double usual) {
+    return hop == 0 || alike(hop, usual);
 }
 
-/* What the cores were like for the longest time, by the probes before and after; 0: none says anything. */
-static double usual_hop(const struct calibration_seen *seen) {
+static double median(double *v, size_t n) {
+    qsort(v, n, sizeof *v, percentile_compare);
+    return n ? v[n / 2] : 0;
+}
+
+/* Of each probe, with two on either side, as one may go wrong. 0: they say nothing. */
+static void read_probes(double *hops, const struct calibration_seen *seen) {
+    enum { SIDE = 2 };
+    for (uint32_t i = 0; i < seen->n_probes; i++) {
+        double near[2 * SIDE + 1];
+        size_t n = 0;
+        for (uint32_t k = i < SIDE ? 0 : i - SIDE; k <= i + SIDE && k < seen->n_probes; k++)
+            if (seen->probes[k].hop_ns <= hop_ns_max) near[n++] = seen->probes[k].hop_ns;
+        hops[i] = median(near, n);
+    }
+}
+
+/* What the cores were like for the longest time; 0: no probe says anything. more: room for n_probes. */
+static double usual_hop(const double *hops, double *more, const struct calibration_seen *seen) {
+    const struct calibration_probe *p = seen->probes;
     uint64_t longest = 0;
     double usual = 0;
+    size_t n = 0;
     for (uint32_t i = 0; i < seen->n_probes; i++) {
-        double hop = seen->probes[i].hop_ns;
         uint64_t time = 1; /* it is better than none */
-        if (hop > hop_ns_max) continue;
-        for (const struct calibration_probe *p = seen->probes;
-             p + 1 < seen->probes + seen->n_probes; p++)
-            if (is_usual(&p[0], hop) && is_usual(&p[1], hop)) time += p[1].ns - p[0].ns;
-        if (time > longest) usual = hop;
+        if (hops[i] == 0) continue;
+        for (uint32_t k = 0; k + 1 < seen->n_probes; k++)
+            if (is_usual(hops[k], hops[i]) && is_usual(hops[k + 1], hops[i]))
+                time += p[k + 1].ns - p[k].ns;
+        if (time > longest) usual = hops[i];
         if (time > longest) longest = time;
     }
-    return usual;
+    for (uint32_t i = 0; i < seen->n_probes; i++)
+        if (hops[i] != 0 && alike(hops[i], usual)) more[n++] = hops[i];
+    return median(more, n);
 }
 
-/* Leaves out what lies beside a probe that is not as usual. */
-static void keep_usual(struct record_file *f, const struct calibration_seen *seen, double usual) {
+/* Leaves out what lies beside a probe that is not as usual; returns how many. */
+static uint64_t keep_usual(struct record_file *f, const struct calibration_seen *seen,
+                           const double *hops, double usual) {
     uint64_t n = 0;
-    uint32_t p = 0; /* the first probe behind the work */
+    uint32_t p = 0; /* the first probe behind the work's beginning */
     for (uint64_t i = 0; i < f->n; i++) {
-        while (p < seen->n_probes && seen->probes[p].ns <= f->v[i].begin_ns) p++;
-        bool begins = p == 0 || is_usual(&seen->probes[p - 1], usual),
-             ends = p == seen->n_probes || is_usual(&seen->probes[p], usual);
-        if (begins && ends) f->v[n++] = f->v[i];
+        struct record_work *w = &f->v[i];
+        while (p < seen->n_probes && seen->probes[p].ns <= w->begin_ns) p++;
+        w->left_out = p > 0 && !is_usual(hops[p - 1], usual);
+        for (uint32_t k = p; k < seen->n_probes && !w->left_out; k++) {
+            w->left_out = !is_usual(hops[k], usual);
+            if (seen->probes[k].ns >= w->end_ns) break;
+        }
+        n += w->left_out;
     }
-    f->n = n;
+    return n;
+}
+
+static enum st leave_out(struct calibration *c, struct record_file *f,
+                         const struct calibration_seen *seen, const char *name, struct err *err) {
+    double *hops = calloc(2 * (size_t)seen->n_probes + 1, sizeof *hops);
+    if (!hops) return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
+    read_probes(hops, seen);
+    c->hop_ns = usual_hop(hops, hops + seen->n_probes, seen);
+    c->fit.elsewhere = keep_usual(f, seen, hops, c->hop_ns);
+    free(hops);
+    return ST_OK;
 }
 
 enum st calibration_fit(struct calibration *c, struct record_file *f,
@@ -608,11 +664,9 @@ enum st calibration_fit(struct calibration *c, struct record_file *f,
     c->rows_max = f->x.rows_max;
     c->drafts = f->x.drafts;
     c->expand_cost = (double)f->x.expand_cost;
-    c->fit = (struct calibration_fit){.elsewhere = f->n};
+    c->fit = (struct calibration_fit){0};
     enum st st = fit_front(c, f, seen, name, err);
-    c->hop_ns = usual_hop(seen);
-    keep_usual(f, seen, c->hop_ns);
-    c->fit.elsewhere -= f->n;
+    if (!st) st = leave_out(c, f, seen, name, err);
     if (!st) st = fit_steps(c, f, name, err);
     if (!st) st = fit_chunks(c, f, name, err);
     if (!st) st = fit_pieces(c, f, name, err);

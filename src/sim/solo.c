@@ -60,12 +60,13 @@ static double replayed_step(struct solo *s) {
     while (f && s->next_step < f->n) {
         uint64_t i = s->next_step++;
         const struct record_work *w = &f->v[i];
+        struct calibration_past *past = &s->past_then;
+        if (record_rested(f, i)) calibration_rested(past);
+        const struct calibration_past before = *past;
+        calibration_worked(past, s->k, w->kind, record_seconds(w));
+        if (w->kind != RECORD_STEP) continue;
         const struct sim_step was = calibration_recorded_step(w);
-        double took_s = record_seconds(w);
-        if (record_rested(f, i)) calibration_rested(&s->past_then);
-        double table_s = calibration_step_s(s->k, &was, &s->past_then);
-        calibration_worked(&s->past_then, s->k, w->kind == RECORD_STEP, took_s);
-        if (w->kind == RECORD_STEP) return factor(took_s, table_s);
+        return factor(record_seconds(w), calibration_step_s(s->k, &was, &before));
     }
     return 1;
 }
@@ -298,7 +299,8 @@ bool solo_until(struct solo *s, double virtual_s) {
             continue;
         }
         s->pieces++;
-        calibration_worked(&s->past, s->k, s->runs_last > 0, run_s(s->exec.now_ns - at_ns));
+        calibration_worked(&s->past, s->k, s->runs_last ? RECORD_STEP : RECORD_PIECE,
+                           run_s(s->exec.now_ns - at_ns));
         s->exec.now_ns +=
             run_ns(s->runs_last ? calibration_gap_s(s->k, s->runs_last) : s->k->gap_s);
         s->worked_ns = s->exec.now_ns;

@@ -361,9 +361,8 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
                                               .over = i + 1 == pieces};
             now += ns + 1000;
             worked_ns += (double)ns;
-            /* 200 us and 10 a sequence, behind a piece of 2 ms 0.63 * (80 us and 15 a sequence) more, of which
-             * the next ones take a half and a third, behind another step 20 us and 4 a sequence, and cold
-             * 90 us */
+            /* 200 us and 10 a sequence, 80 us and 15 a sequence more of what pieces evicted, all but a
+             * 1/e of it in 2 ms, behind another step 20 us and 4 a sequence, and cold 90 us */
             evicted = 1 - (1 - evicted) * exp(-(double)ns / 2e6);
             for (uint32_t k = 0, runs = 1 + chunk % 8; k < (i + 1 == pieces ? 3 : 1); k++) {
                 double more_ns = (k ? 20000 + 4000 * runs : 0) + evicted * (80000 + 15000 * runs) +
@@ -389,11 +388,15 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
                 fabs(calibration_gap_s(&c, 1) / 9e-6 - 1) < 0.05);
     for (uint32_t n = 1; n <= 8; n++) {
         struct sim_step step = {.requests = n};
-        for (double evicted_to = 0; evicted_to <= 1; evicted_to += 0.125)
+        for (double piece_s = 0; piece_s < 0.02; piece_s = 3 * piece_s + 1e-4)
             for (double worked_s = 0; worked_s < 0.1; worked_s = 2 * worked_s + 1e-3)
                 for (int stepped = 0; stepped < 2; stepped++) {
-                    const struct calibration_past past = {worked_s, evicted_to, stepped};
-                    double s = 200e-6 + 10e-6 * n + evicted_to * (80e-6 + 15e-6 * n) +
+                    struct calibration_past past = {0};
+                    calibration_worked(&past, &c, RECORD_PIECE, piece_s);
+                    past.worked_s = worked_s;
+                    past.stepped = stepped;
+                    double gone = 1 - exp(-piece_s / 2e-3),
+                           s = 200e-6 + 10e-6 * n + gone * (80e-6 + 15e-6 * n) +
                                90e-6 * exp(-worked_s / 5e-3) + stepped * (20e-6 + 4e-6 * n);
                     assert_true(fabs(calibration_step_s(&c, &step, &past) / s - 1) < 0.02);
                 }
@@ -485,7 +488,7 @@ static void odd_recordings_give_a_table_of_numbers(void **state) {
     struct sim_piece piece = calibration_piece(&c, &chunk);
     struct calibration_past past = {.worked_s = 1};
     assert_true(isfinite(calibration_step_s(&c, &step, &past)));
-    calibration_worked(&past, &c, false, 1);
+    calibration_worked(&past, &c, RECORD_PIECE, 1);
     assert_true(isfinite(calibration_step_s(&c, &step, &past)));
     assert_true(isfinite(calibration_chunk_s(&c, &chunk)));
     assert_true(isfinite(piece.over_s) && isfinite(piece.resume_s));
@@ -540,37 +543,43 @@ static void a_replay_of_what_the_table_has_no_time_for_ends(void **state) {
 
 static void what_was_recorded_while_the_cores_were_elsewhere_is_left_out(void **state) {
     (void)state;
+    enum { WORKS = 1000, PROBES = 21 };
     struct record_file f = {.x = {.vocab = 1000, .max_model_len = 2048}};
     struct calibration c = {0};
     struct err err;
-    f.v = calloc(1000, sizeof *f.v);
+    f.v = calloc(WORKS, sizeof *f.v);
     assert_non_null(f.v);
-    for (; f.n < 1000; f.n++) { /* a ms each; the last 400 take twice as long */
-        uint64_t begun = 1000000 * f.n + 1, rows = 64 + f.n % 50;
-        f.v[f.n] = (struct record_work){.kind = f.n % 4 ? RECORD_STEP : RECORD_PIECE,
+    for (; f.n < WORKS;
+         f.n++) { /* a ms each; the last 400 take twice as long; chunks of two pieces */
+        uint64_t begun = 1000000 * f.n + 1, rows = 64 + f.n / 4 % 50;
+        bool piece = f.n % 2;
+        f.v[f.n] = (struct record_work){.kind = piece ? RECORD_PIECE : RECORD_STEP,
                                         .begin_ns = begun,
                                         .end_ns = begun + (f.n < 600 ? 1 : 2) * rows * 1000,
                                         .runs = 1,
                                         .rows = (uint32_t)rows,
-                                        .begins = true,
-                                        .over = true};
+                                        .begins = f.n % 4 == 1,
+                                        .over = f.n % 4 == 3};
     }
-    struct calibration_probe probes[] = {{0, 100},         {300000000, 110}, {600000000, 90},
-                                         {800000000, 400}, {820000000, 410}, {840000000, 405},
-                                         {860000000, 410}, {1000000000, 410}};
-    struct calibration_seen seen = {.probes = probes, .n_probes = 8};
+    struct calibration_probe probes[PROBES];
+    for (uint32_t i = 0; i < PROBES; i++)
+        probes[i] = (struct calibration_probe){i * UINT64_C(50000000), i < 12 ? 90 + i : 400 + i};
+    probes[4].hop_ns = 300;   /* one reading that went wrong */
+    probes[8].hop_ns = 40000; /* and one that did not get the cores */
+    struct calibration_seen seen = {.probes = probes, .n_probes = PROBES};
     must(calibration_fit(&c, &f, &seen, "samples", &err), &err);
-    assert_int_equal(c.fit.elsewhere, 400);
-    assert_true(c.hop_ns < 111);
-    assert_true(fabs(c.chunk.row_s / 1e-6 - 1) < 0.02);
-    /* a probe that did not get the cores says nothing; nor do they all */
-    probes[1].hop_ns = 40000;
-    for (int i = 0; i < 2; i++) {
-        must(calibration_fit(&c, &f, &seen, "samples", &err), &err);
-        assert_int_equal(c.fit.elsewhere, 0);
-        assert_true(i ? c.hop_ns == 0 : c.hop_ns < 111);
-        for (uint32_t k = 0; k < seen.n_probes; k++) probes[k].hop_ns = 40000 + 40000 * k;
-    }
+    assert_int_equal(c.fit.elsewhere, 450); /* the last usual probe was at 550 ms */
+    assert_int_equal(c.fit.chunks, 137);    /* 549 and 551 are of one of which a half is left out */
+    assert_true(c.hop_ns > 90 && c.hop_ns < 102);
+    assert_true(fabs(c.chunk.row_s / 2e-6 - 1) < 0.02);
+    /* a work is looked at until it ends */
+    f.v[540].end_ns = 610000000;
+    must(calibration_fit(&c, &f, &seen, "samples", &err), &err);
+    assert_int_equal(c.fit.elsewhere, 451);
+    /* probes that did not get the cores say nothing */
+    for (uint32_t k = 0; k < PROBES; k++) probes[k].hop_ns = 40000 + 40000 * k;
+    must(calibration_fit(&c, &f, &seen, "samples", &err), &err);
+    assert_true(c.fit.elsewhere == 0 && c.hop_ns == 0);
     record_file_release(&f);
 }
 
