@@ -4,8 +4,8 @@ how it serves the first part of a trace, and `bench serve` asks the real one, at
 measured to reach. Lengths are divided so that the longest fits the model; bursts stay bursts. Also replays the times of
 the real run's steps. Medians of several runs. On a shared machine its cores may be near each other or far apart, which
 changes from minute to minute and makes a third of the speed of a small model: `bench limits` before and after each run and
-`bench limits --watch` during it say how the machine was, a run during which it changed is made again, and each is compared
-with what was predicted from a calibration of its state, made anew for each load, since speed also drifts by some percent
+`bench limits --watch` during it say how the machine was, a run or a calibration during which it changed is made again
+(where cores move it is also some percent slower), and each run is compared with what was predicted from a calibration of its state, made anew for each load, since speed also drifts by some percent
 in minutes. Hosts move virtual cores that halt: meanwhile none does, where the kernel may be asked for that. (A process of
 the idle class that spins would do it too, but beside one that waits for a core, threads that wake up wait up to a tick of
 4 ms.)
@@ -154,7 +154,7 @@ def measure(load, i):
 
 # --- the prediction ---------------------------------------------------------------------------------------------
 
-TRIES = 8
+TRIES, CALIBRATIONS = 8, 4
 states = []
 
 
@@ -165,9 +165,14 @@ class State:
         global divisor
         self.calibration = os.path.join(work, f"calibration-{len(states)}.json")
         self.capacity = 0  # until measured
-        log("calibrating")
-        sys.stderr.write(run("bench", "calibrate", a.model, "--output", self.calibration, "--seconds", a.seconds, *a.flags))
-        found = json.load(open(self.calibration))
+        for _ in range(CALIBRATIONS):
+            log("calibrating")
+            sys.stderr.write(run("bench", "calibrate", a.model, "--output", self.calibration, "--seconds", a.seconds, *a.flags))
+            found = json.load(open(self.calibration))
+            fit = found["fit"]
+            if fit["elsewhere"] <= 0.1 * (fit["elsewhere"] + fit["steps"]):
+                break
+            log("the machine changed while it was calibrated; again")
         self.hop_ns = found["hop_ns"]
         divisor = max(1, longest / (found["executor"]["max_model_len"] - 8))
 
