@@ -61,6 +61,12 @@ static bool samples_new(struct samples *s, uint32_t n_features, size_t n_max) {
     return s->features && s->y && s->weights && s->fitted && s->errors;
 }
 
+/* Its features are there. */
+static void sample_took(struct samples *s, double seconds) {
+    s->weights[s->n] = 1 / (seconds * seconds);
+    s->y[s->n++] = seconds;
+}
+
 static void samples_free(struct samples *s) {
     free(s->features);
     free(s->y);
@@ -76,11 +82,11 @@ struct solved {
     double stall_share; /* what was dropped took longer than fitted, of what all were fitted to */
 };
 
-/* Fits, leaves out what does not belong there, and fits again. */
+/* Fits with the weights that are there, leaves out what does not belong, and fits again, in proportion to
+ * what was fitted. */
 static struct solved solve(struct samples *s, double *x) {
     double measured = 0, fitted = 0, stalled = 0, stallable = 0, cost = 0;
     size_t kept = 0;
-    for (size_t k = 0; k < s->n; k++) s->weights[k] = 1 / (s->y[k] * s->y[k]);
     for (int fit = 0; fit < FITS; fit++) {
         least_squares(x, s->n_features, s->features, s->y, s->weights, s->n);
         for (size_t k = 0; k < s->n; k++) {
@@ -219,7 +225,7 @@ static size_t take_steps(struct samples *s, const struct calibration *c,
             double *out = s->features + s->n * s->n_features;
             hats(out, c->step.sequences, c->step.n_knots, w->runs);
             step_features(out + c->step.n_knots, c, &was, &past);
-            s->y[s->n++] = record_seconds(w);
+            sample_took(s, record_seconds(w));
             cold += past.worked_s < c->step.warming_s;
         }
         calibration_worked(&past, c, w->kind, record_seconds(w));
@@ -344,7 +350,7 @@ static void take_chunks(struct samples *s, const struct record_file *f) {
         out[4] = (double)k.last->earlier;
         out[5] = k.resumed;
         out[6] = (double)k.resumed * k.last->rows;
-        s->y[s->n++] = k.s;
+        sample_took(s, k.s);
     }
 }
 
@@ -425,8 +431,8 @@ double calibration_gap_s(const struct calibration *c, double requests) {
 
 /* --- pieces ----------------------------------------------------------------------------------- */
 
-/* Of those between steps: how late they end decides how often streams go on. Means: nothing is left
- * out, as nothing is of a chunk's time, which is the sum of its pieces'. */
+/* Of those between steps: how late they end decides how often streams go on. A few that waited for a core
+ * were later than all others together. */
 static enum st fit_pieces(struct calibration *c, const struct record_file *f, const char *name,
                           struct err *err) {
     struct samples s;
@@ -443,7 +449,7 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
         s.y[s.n++] = fmax(0, (double)(int64_t)(w->end_ns - w->until_ns) / 1e9);
     }
     if (there) {
-        least_squares(x, 2, s.features, s.y, s.weights, s.n);
+        (void)solve(&s, x);
         c->chunk.over_row_s = x[0];
         c->chunk.over_key_pair_s = x[1];
     }

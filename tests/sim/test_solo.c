@@ -349,16 +349,17 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
         now += chunk % 4 ? 0 : 5000000;
         for (uint32_t i = 0; i < pieces; i++) {
             /* 20 us a row in all, and 70 us for each piece that comes after a step; it ends 0.1 us a
-             * row late */
+             * row late, one in 59 some milliseconds */
             uint64_t ns = rows * 20000 / pieces + (i ? 70000 : 0);
-            f.v[f.n++] = (struct record_work){.kind = RECORD_PIECE,
-                                              .begin_ns = now,
-                                              .end_ns = now + ns,
-                                              .until_ns = now + ns - rows * 100,
-                                              .runs = 1,
-                                              .rows = rows,
-                                              .begins = i == 0,
-                                              .over = i + 1 == pieces};
+            f.v[f.n++] =
+                (struct record_work){.kind = RECORD_PIECE,
+                                     .begin_ns = now,
+                                     .end_ns = now + ns,
+                                     .until_ns = now + ns - rows * 100 - (f.n % 59 ? 0 : 4000000),
+                                     .runs = 1,
+                                     .rows = rows,
+                                     .begins = i == 0,
+                                     .over = i + 1 == pieces};
             now += ns + 1000;
             worked_ns += (double)ns;
             /* 200 us and 10 a sequence, 80 us and 15 a sequence more of what pieces evicted, all but a
