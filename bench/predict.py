@@ -5,10 +5,10 @@ measured to reach. Lengths are divided so that the longest fits the model; burst
 the real run's steps. Medians of several runs. On a shared machine its cores may be near each other or far apart, which
 changes from minute to minute and makes a third of the speed of a small model: `bench limits` before and after each run and
 `bench limits --watch` during it say how the machine was, a run or a calibration during which it changed is made again
-(where cores move it is also some percent slower), and each run is compared with what was predicted from a calibration of its state, made anew for each load, since speed also drifts by some percent
-in minutes. Hosts move virtual cores that halt: meanwhile none does, where the kernel may be asked for that. (A process of
-the idle class that spins would do it too, but beside one that waits for a core, threads that wake up wait up to a tick of
-4 ms.)
+(where cores move it is also some percent slower), and each run is compared with what was predicted from a calibration of
+its state, made anew for each load, since speed also drifts by some percent in minutes. Hosts move virtual cores that halt:
+meanwhile none does, where the kernel may be asked for that. (A process of the idle class that spins would do it too, but
+beside one that waits for a core, threads that wake up wait up to a tick of 4 ms.)
 
 bench/predict.py [--model M] [--trace FILE --first N --rows N] [--runs 5] [-- flags of serve]"""
 import argparse, atexit, gzip, json, os, random, re, shutil, signal, statistics, struct, subprocess, sys, tempfile, threading, time
