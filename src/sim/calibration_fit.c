@@ -13,7 +13,8 @@
 #include "sim/calibration.h"
 
 enum { ROUNDS = 20000, SAMPLES_MIN = 20, KNOT_SAMPLES_MIN = 6, FITS = 3, KEYS_A_ROW = 500 };
-static const double outlier = 3, done = 1e-10;
+static const double outlier_took = 3, done = 1e-10;
+static const double outlier_late = 10; /* of what is late by chance: up to a whole tile */
 
 /* Coordinate descent on the normal equations: each coefficient in turn takes its best value. */
 void least_squares(double *x, uint32_t n_features, const double *features, const double *y,
@@ -82,9 +83,9 @@ struct solved {
     double stall_share; /* what was dropped took longer than fitted, of what all were fitted to */
 };
 
-/* Fits with the weights that are there, leaves out what does not belong, and fits again, in proportion to
- * what was fitted. */
-static struct solved solve(struct samples *s, double *x) {
+/* Fits with the weights that are there, leaves out what is over outlier times what was fitted, and fits
+ * again, in proportion to that. */
+static struct solved solve(struct samples *s, double *x, double outlier) {
     double measured = 0, fitted = 0, stalled = 0, stallable = 0, cost = 0;
     size_t kept = 0;
     for (int fit = 0; fit < FITS; fit++) {
@@ -242,7 +243,7 @@ static void try_times(double *t, double from_s, struct solved *best, struct cali
     for (int i = 0; i < TRIES; i++, *t *= 2) {
         double y[LEAST_SQUARES_MAX];
         if (take_steps(s, c, f) < cold_min) continue;
-        struct solved of = solve(s, y);
+        struct solved of = solve(s, y, outlier_took);
         if (!(of.cost < best->cost)) continue;
         *best = of;
         best_s = *t;
@@ -369,7 +370,7 @@ static enum st fit_chunks(struct calibration *c, const struct record_file *f, co
                        name, n, SAMPLES_MIN);
     }
     c->fit.chunks = s.n;
-    struct solved of = solve(&s, x);
+    struct solved of = solve(&s, x, outlier_took);
     samples_free(&s);
     c->fit.dropped += of.dropped;
     c->fit.chunk_error = of.error;
@@ -449,7 +450,7 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
         s.y[s.n++] = fmax(0, (double)(int64_t)(w->end_ns - w->until_ns) / 1e9);
     }
     if (there) {
-        (void)solve(&s, x);
+        (void)solve(&s, x, outlier_late);
         c->chunk.over_row_s = x[0];
         c->chunk.over_key_pair_s = x[1];
     }
