@@ -3,10 +3,10 @@
  * `sim run` predicts it. Servers are started that write down their steps (engine/record.h) and serve
  * closed loops of several widths and lengths, and one request now and then; the table is fitted to what
  * they wrote, so that the threads of HTTP and of the client, which share the cores with the engine, are
- * in it as they are when it serves; beside them a thread watches how far apart the cores are, and what
- * was measured while they were nearer or farther than usual is left out. One after the other, since each is a few percent faster or slower for
- * as long as it lives, by where its memory and threads came to be. Requests that come now and then tell
- * what they cost beside their computation. */
+ * in it as they are when it serves. Beside them a thread watches how far apart the cores are; what was
+ * measured while they were nearer or farther than usual is left out. One server after the other, since
+ * each is a few percent faster or slower for as long as it lives, by where its memory and threads came to
+ * be. Requests that come now and then tell what they cost beside their computation. */
 #include "cli/bench_calibrate.h"
 
 #include <errno.h>
