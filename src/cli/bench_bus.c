@@ -214,11 +214,6 @@ static double pipe_many(struct bench *b, size_t n) {
     return (double)(count * n) / (double)(clock_now_ns() - t0);
 }
 
-static double median(double *v, size_t n) {
-    qsort(v, n, sizeof *v, percentile_compare);
-    return v[n / 2];
-}
-
 static enum st measure_size(struct bench *b, uint32_t i, struct err *err) {
     size_t n = sizes[i];
     double gbs[5][REPEATS], share[2][REPEATS];
@@ -234,13 +229,13 @@ static enum st measure_size(struct bench *b, uint32_t i, struct err *err) {
         share[0][k] = gbs[BY_READ][k] / gbs[BY_MEMCPY][k];
         share[1][k] = gbs[BY_WRITE][k] / gbs[BY_MEMCPY][k];
     }
-    b->result[i] = (struct size_result){.memcpy_gbs = median(gbs[BY_MEMCPY], REPEATS),
-                                        .read_gbs = median(gbs[BY_READ], REPEATS),
-                                        .write_gbs = median(gbs[BY_WRITE], REPEATS),
-                                        .message_gbs = median(gbs[3], MESSAGE_REPEATS),
-                                        .pipe_gbs = median(gbs[4], MESSAGE_REPEATS),
-                                        .read_share = median(share[0], REPEATS),
-                                        .write_share = median(share[1], REPEATS)};
+    b->result[i] = (struct size_result){.memcpy_gbs = percentile_middle(gbs[BY_MEMCPY], REPEATS),
+                                        .read_gbs = percentile_middle(gbs[BY_READ], REPEATS),
+                                        .write_gbs = percentile_middle(gbs[BY_WRITE], REPEATS),
+                                        .message_gbs = percentile_middle(gbs[3], MESSAGE_REPEATS),
+                                        .pipe_gbs = percentile_middle(gbs[4], MESSAGE_REPEATS),
+                                        .read_share = percentile_middle(share[0], REPEATS),
+                                        .write_share = percentile_middle(share[1], REPEATS)};
     return ST_OK;
 }
 

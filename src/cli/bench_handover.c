@@ -202,11 +202,6 @@ enum way { WAY_MEMCPY, WAY_PULL, WAY_SUM, WAYS };
 typedef bool way_fn(struct handover *h, struct bus_queue *q);
 static way_fn *const ways[WAYS] = {by_memcpy, by_pull, by_sum};
 
-static double median(double *v, uint32_t n) {
-    qsort(v, n, sizeof *v, percentile_compare);
-    return v[n / 2];
-}
-
 /* Seconds for all pages, the ways taking turns; shares are medians of ratios within a round. */
 static enum st measure_copies(struct handover *h, double gbs[WAYS], double share[WAYS],
                               struct err *err) {
@@ -222,9 +217,10 @@ static enum st measure_copies(struct handover *h, double gbs[WAYS], double share
         }
     for (uint32_t w = 0; w < WAYS && !st; w++) {
         for (uint32_t i = 0; i < ROUNDS; i++) ratio[i] = s[WAY_MEMCPY][i] / s[w][i];
-        share[w] = median(ratio, ROUNDS);
+        share[w] = percentile_middle(ratio, ROUNDS);
     }
-    for (uint32_t w = 0; w < WAYS && !st; w++) gbs[w] = bytes / median(s[w], ROUNDS) / 1e9;
+    for (uint32_t w = 0; w < WAYS && !st; w++)
+        gbs[w] = bytes / percentile_middle(s[w], ROUNDS) / 1e9;
     bus_queue_free(q);
     return st;
 }
@@ -273,7 +269,7 @@ static double decode_beside(struct bench *m, struct beside *b, int way, uint32_t
     *gbs = (double)(atomic_load(&b->rounds) - rounds) * (double)block_bytes(&r1) * PAGES /
            (double)(clock_now_ns() - begun);
     atomic_store(&b->way, WAYS);
-    return median(s, STEPS);
+    return percentile_middle(s, STEPS);
 }
 
 struct moves {
@@ -308,11 +304,11 @@ static enum st measure_moves(struct handover *h, struct bench *m, struct moves *
     atomic_store(&b.way, -1);
     pthread_join(thread, NULL);
     sched_setaffinity(0, sizeof allowed, &allowed);
-    *out = (struct moves){.quiet_ms = median(quiet, PAIRS) * 1e3,
-                          .pull = median(pull, PAIRS),
-                          .hog = median(hog, PAIRS),
-                          .pull_gbs = median(gbs[0], PAIRS),
-                          .hog_gbs = median(gbs[1], PAIRS)};
+    *out = (struct moves){.quiet_ms = percentile_middle(quiet, PAIRS) * 1e3,
+                          .pull = percentile_middle(pull, PAIRS),
+                          .hog = percentile_middle(hog, PAIRS),
+                          .pull_gbs = percentile_middle(gbs[0], PAIRS),
+                          .hog_gbs = percentile_middle(gbs[1], PAIRS)};
     return ST_OK;
 }
 

@@ -110,11 +110,10 @@ static struct solved solve(struct samples *s, double *x, double outlier) {
         cost += (s->y[k] - s->fitted[k]) * (s->y[k] - s->fitted[k]) * s->weights[k];
         s->errors[kept++] = fabs(s->fitted[k] / s->y[k] - 1);
     }
-    qsort(s->errors, kept, sizeof *s->errors, percentile_compare);
     return (struct solved){
         .dropped = s->n - kept,
         .cost = cost,
-        .error = kept ? s->errors[kept / 2] : 0,
+        .error = percentile_middle(s->errors, kept),
         .bias = measured > 0 ? fitted / measured - 1 : 0,
         .stall_share = stalled > 0 && stallable + fitted > 0 ? stalled / (stallable + fitted) : 0};
 }
@@ -595,11 +594,6 @@ static bool is_usual(double hop, double usual) {
     return hop == 0 || alike(hop, usual);
 }
 
-static double median(double *v, size_t n) {
-    qsort(v, n, sizeof *v, percentile_compare);
-    return n ? v[n / 2] : 0;
-}
-
 /* Of each probe, with two on either side, as one may go wrong. 0: they say nothing. */
 static void read_probes(double *hops, const struct calibration_seen *seen) {
     enum { SIDE = 2 };
@@ -608,7 +602,7 @@ static void read_probes(double *hops, const struct calibration_seen *seen) {
         size_t n = 0;
         for (uint32_t k = i < SIDE ? 0 : i - SIDE; k <= i + SIDE && k < seen->n_probes; k++)
             if (seen->probes[k].hop_ns <= hop_ns_max) near[n++] = seen->probes[k].hop_ns;
-        hops[i] = median(near, n);
+        hops[i] = percentile_middle(near, n);
     }
 }
 
@@ -629,7 +623,7 @@ static double usual_hop(const double *hops, double *more, const struct calibrati
     }
     for (uint32_t i = 0; i < seen->n_probes; i++)
         if (hops[i] != 0 && alike(hops[i], usual)) more[n++] = hops[i];
-    return median(more, n);
+    return percentile_middle(more, n);
 }
 
 /* Leaves out what lies beside a probe that is not as usual; returns how many. */

@@ -24,9 +24,18 @@ static void one_value_is_every_percentile_and_none_is_0(void **state) {
     assert_float_equal(percentile(NULL, 0, 50), 0, 0);
 }
 
+static void the_middle_is_one_of_the_values_whatever_their_order(void **state) {
+    (void)state;
+    double odd[] = {8, 1, 4}, even[] = {8, 1, 4, 2};
+    assert_float_equal(percentile_middle(odd, 3), 4, 0);
+    assert_float_equal(percentile_middle(even, 4), 4, 0);
+    assert_float_equal(percentile_middle(NULL, 0), 0, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_percentile_is_linear_between_its_neighbours),
+        cmocka_unit_test(the_middle_is_one_of_the_values_whatever_their_order),
         cmocka_unit_test(one_value_is_every_percentile_and_none_is_0),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
