@@ -211,6 +211,9 @@ const struct pool_client_stats *pool_client_stats(struct pool_client *c) {
     c->stats.blocks_fetched = atomic_load_explicit(&c->n_fetched, memory_order_relaxed);
     c->stats.bytes_fetched = atomic_load_explicit(&c->n_bytes, memory_order_relaxed);
     c->stats.blocks_bad = atomic_load_explicit(&c->n_bad, memory_order_relaxed);
+    c->stats.servers = 0;
+    for (uint32_t i = 0; i < RING_SERVERS_MAX; i++)
+        c->stats.servers += c->links[i].state == LINK_READY;
     return &c->stats;
 }
 

@@ -158,6 +158,7 @@ void metrics_node(struct json_out *o, const struct node_stats *s) {
         {H "decode_waits_total", "counter",
          "Times that the engine's thread waited for a transfer: stays 0.", (double)s->decode_waits},
         {H "pages_leaked", "gauge", "Pages that nobody known holds: stays 0.", s->pages_leaked},
+        {M "servers", "gauge", "Pool servers whose index is at hand.", p->servers},
         {M "lookups_total", "counter", "Prefixes looked up in the pool.", (double)p->lookups},
         {M "blocks_asked_total", "counter", "Blocks looked up.", (double)p->blocks_asked},
         {M "blocks_found_total", "counter", "Of them, those that had an entry.",

@@ -199,7 +199,8 @@ def restart_workers(c):
     for n in workers:
         c.members[n].start()
     c.wait_ready()
-    wait_for(lambda: all(c.members[n].metrics()["pool_clients"] == len(workers) for n in c.members if n[0] == "m"), 30, "workers know the pool")
+    servers = len(c.members) - len(workers)
+    wait_for(lambda: all(c.members[n].metrics()["pool_servers"] == servers for n in workers), 30, "workers know the pool")
 
 
 def cached(c, serve, seed, n):

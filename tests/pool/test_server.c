@@ -295,7 +295,9 @@ static void each_server_has_its_share(void **state) {
     for (int i = 0; i < 3; i++)
         assert_in_range(pool_server_stats(w.servers[i].pool)->blocks_dram, 3, 14);
     uint64_t lost = pool_server_stats(w.servers[1].pool)->blocks_dram;
+    assert_int_equal(pool_client_stats(w.clients[1].pool)->servers, 3);
     pool_client_server_gone(w.clients[1].pool, "pool-1");
+    assert_int_equal(pool_client_stats(w.clients[1].pool)->servers, 2);
     found = 0;
     for (uint64_t n = 0; n < 24; n++) found += w_fetch_one(&w, 1, "t", n);
     assert_int_equal(found, 24 - lost);
