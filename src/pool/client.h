@@ -35,7 +35,7 @@ struct pool_client_options {
 };
 
 struct pool_client_stats {
-    uint32_t servers; /* met, their index at hand */
+    uint32_t servers;                                     /* met, their index at hand */
     uint64_t lookups, blocks_asked, blocks_found;         /* blocks of them that had an entry */
     uint64_t blocks_fetched, blocks_from_ssd, blocks_bad; /* bad: found, but not to be had */
     uint64_t bytes_fetched;
