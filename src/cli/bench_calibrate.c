@@ -224,8 +224,9 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
         tokens += r->input_tokens + r->output_tokens;
         all_s += (double)(r->last_ns - r->sent_ns) / 1e9;
         if (width == SPARSE && b->seen.n_alone < SEEN_MAX)
-            b->alone[b->seen.n_alone++] = (struct calibration_alone){
-                r->input_tokens, run->begun_ns + r->sent_ns, run->begun_ns + r->first_ns};
+            b->alone[b->seen.n_alone++] =
+                (struct calibration_alone){r->input_tokens, run->begun_ns + r->sent_ns,
+                                           run->begun_ns + r->first_ns, run->begun_ns + r->last_ns};
         if (i > 0 && i < burst && b->seen.n_made < SEEN_MAX)
             b->made[b->seen.n_made++] =
                 (struct calibration_made){r->input_tokens, run->v[i - 1].connects,
@@ -412,9 +413,11 @@ static void print(const struct calibration *c, const char *path) {
     printf(
         "front      %.2f ms until one that rests reads a request, %.1f us and %.1f ns a token to "
         "read it, %.1f ns a token to make tokens of text, %.2f ms until an engine that rests "
-        "takes it, %.2f ms that pass besides\n",
+        "takes it, %.2f ms until a client has the first token that was computed for it, %.2f ms a "
+        "later one\n",
         1e3 * c->front.front_wake_s, 1e6 * c->front.read_s, 1e9 * c->front.read_token_s,
-        1e9 * c->front.text_token_s, 1e3 * c->front.wake_s, 1e3 * c->front.request_s);
+        1e9 * c->front.text_token_s, 1e3 * c->front.wake_s, 1e3 * c->front.first_token_s,
+        1e3 * c->front.token_s);
     printf("left out   %llu steps and chunks that took over three times as long as their like "
            "(%.1f%% of a step's time lost to them), %llu while the cores were nearer or farther\n",
            (unsigned long long)c->fit.dropped, 100 * c->step.stall_share,

@@ -22,7 +22,7 @@ struct field {
     uint32_t *u;
     double min, max;
 };
-enum { FIELDS_MAX = 48, FORMAT = 6 };
+enum { FIELDS_MAX = 49, FORMAT = 7 };
 
 static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
     const double s_max = 1e4;
@@ -67,7 +67,8 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {CHUNK, "piece_over_row_s", &c->chunk.over_row_s, NULL, 0, s_max},
         {CHUNK, "piece_over_key_pair_s", &c->chunk.over_key_pair_s, NULL, 0, s_max},
         {CHUNK, "gap_s", &c->gap_s, NULL, 0, s_max},
-        {FRONT, "request_s", &c->front.request_s, NULL, 0, s_max},
+        {FRONT, "first_token_s", &c->front.first_token_s, NULL, 0, s_max},
+        {FRONT, "token_s", &c->front.token_s, NULL, 0, s_max},
         {FRONT, "wake_s", &c->front.wake_s, NULL, 0, s_max},
         {FRONT, "front_wake_s", &c->front.front_wake_s, NULL, 0, s_max},
         {FRONT, "made_s", &c->front.made_s, NULL, 0, s_max},

@@ -50,13 +50,13 @@ struct calibration {
     } chunk;
     double gap_s;      /* behind a piece */
     double acceptance; /* of drafts */
-    /* HTTP, text and client. Time that passes for each request; until an engine that rests takes what
-     * is ready, a front that rests reads what was sent; and what a client's thread takes to make a request
-     * and a connection for one, the server's to read one and to make tokens of its text, one after the
-     * other. */
+    /* HTTP, text and client. From the end of a piece of work until its client has a prompt's first token,
+     * or a later one; until an engine that rests takes what is ready, a front that rests reads what was
+     * sent; and what a client's thread takes to make a request and a connection for one, the server's to
+     * read one and to make tokens of its text, one after the other. */
     struct {
-        double request_s, wake_s, front_wake_s, made_s, made_token_s, connect_s, read_s,
-            read_token_s, text_token_s;
+        double first_token_s, token_s, wake_s, front_wake_s, made_s, made_token_s, connect_s,
+            read_s, read_token_s, text_token_s;
     } front;
     struct calibration_fit {
         /* dropped: took far longer than others like them; elsewhere: in another state */
@@ -71,7 +71,7 @@ struct calibration_seen {
     /* Requests with nobody beside them, in their order. */
     const struct calibration_alone {
         uint32_t n_prompt;
-        uint64_t sent_ns, first_ns; /* its first token came */
+        uint64_t sent_ns, first_ns, last_ns; /* its first and its last token came */
     } * alone;
     /* Requests that it made right after another; between lies the other's connection, where it was
      * made for it. */

@@ -459,7 +459,7 @@ static enum st fit_pieces(struct calibration *c, const struct record_file *f, co
 
 /* --- the front -------------------------------------------------------------------------------- */
 
-enum { MADE, CONNECT, BURST, READ, TEXT, REST, FRONT_PARTS };
+enum { MADE, CONNECT, BURST, READ, TEXT, FIRST, LATER, FRONT_PARTS };
 enum { UNDISTURBED = 10 /* one in so many has what it needs at once */ };
 
 struct prompt {
@@ -520,6 +520,13 @@ static double beside(const struct record_file *f, uint64_t *i, uint64_t taken_ns
     return between(taken_ns, first_ns) - between(from, to);
 }
 
+/* From the end of the step that made a lone request's last token to when that came. 0: none did. */
+static double told_late(const struct record_file *f, uint64_t *i, uint64_t last_ns) {
+    while (*i < f->n && f->v[*i].end_ns <= last_ns) ++*i;
+    const struct record_work *w = *i > 0 ? &f->v[*i - 1] : NULL;
+    return w && w->kind == RECORD_STEP ? between(w->end_ns, last_ns) : 0;
+}
+
 static void fit_client(struct calibration *c, const struct calibration_seen *seen,
                        struct prompts *parts) {
     for (uint32_t k = 0; k < seen->n_made; k++)
@@ -559,12 +566,15 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
         const struct record_request *q = &f->requests[r];
         sample(&parts[READ], q->n_prompt, between(a->sent_ns, q->arrived_ns));
         sample(&parts[TEXT], q->n_prompt, between(q->arrived_ns, q->taken_ns));
-        sample(&parts[REST], q->n_prompt, beside(f, &i, q->taken_ns, a->first_ns));
+        sample(&parts[FIRST], q->n_prompt, beside(f, &i, q->taken_ns, a->first_ns));
+        if (a->last_ns > a->first_ns)
+            sample(&parts[LATER], q->n_prompt, told_late(f, &i, a->last_ns));
     }
     line(&until_read_s, &c->front.read_token_s, &parts[READ]);
     c->front.front_wake_s = fmax(0, until_read_s - c->front.read_s);
     line(&c->front.wake_s, &c->front.text_token_s, &parts[TEXT]);
-    c->front.request_s = parts[REST].n ? median_s(parts[REST].v, parts[REST].n) : 0;
+    c->front.first_token_s = parts[FIRST].n ? median_s(parts[FIRST].v, parts[FIRST].n) : 0;
+    c->front.token_s = parts[LATER].n ? median_s(parts[LATER].v, parts[LATER].n) : 0;
 }
 
 static enum st fit_front(struct calibration *c, const struct record_file *f,

@@ -39,7 +39,7 @@ static double trace_time(const struct run_load *r, uint64_t n) {
 static void plan_next(struct run_load *r, double now_s) {
     const struct run_config *c = r->c;
     if (c->load.arrivals == RUN_CLOSED) {
-        r->next_arrival_s = r->n_again ? now_s : INFINITY;
+        r->next_arrival_s = r->n_again ? r->again_s[r->again] : INFINITY;
     } else if (trace_is_timed(r)) {
         r->next_arrival_s = trace_time(r, r->n_arrived);
     } else {
@@ -141,11 +141,12 @@ static bool on_token(void *ctx, const struct token_out *t) {
     if (t->position != q->r.n_prompt + q->n_told || t->id != expected) r->wrong_tokens++;
     q->chain = sim_chain(q->chain, t->id, true);
     if (q->n_told++ == 0) {
-        q->first_s = now_s;
+        q->first_s = q->last_s = now_s + r->first_token_s;
         r->prompt_tokens += q->r.n_prompt;
         r->cached_tokens += t->n_cached;
     }
-    q->last_s = r->moved_s = now_s;
+    q->last_s = fmax(q->last_s, now_s + r->token_s);
+    r->moved_s = now_s;
     r->output_tokens++;
     return true;
 }
@@ -174,7 +175,7 @@ static void keep_record(struct run_load *r, const struct run_request *q) {
 static void on_done(void *ctx, const struct err *err) {
     struct run_request *q = ctx;
     struct run_load *r = q->load;
-    double now_s = run_s(r->now(r->ctx));
+    double now_s = run_s(r->now(r->ctx)), end_s = fmax(now_s, q->last_s);
     if (!q->open) {
         r->wrong_tokens++; /* it ended twice */
         return;
@@ -183,7 +184,8 @@ static void on_done(void *ctx, const struct err *err) {
     r->n_open--;
     r->open_tokens -= q->r.n_prompt + (uint64_t)q->r.max_tokens;
     heap_take(&r->leaving, &q->leaving);
-    r->last_end_s = r->moved_s = now_s;
+    r->last_end_s = fmax(r->last_end_s, end_s);
+    r->moved_s = now_s;
     if (q->left) {
         r->left++;
     } else if (err) {
@@ -194,7 +196,7 @@ static void on_done(void *ctx, const struct err *err) {
         keep_record(r, q);
     }
     if (r->c->load.arrivals == RUN_CLOSED) {
-        r->n_again++;
+        r->again_s[(r->again + r->n_again++) % r->c->load.clients] = end_s;
         if (!r->arrivals_over) plan_next(r, now_s);
     }
     q->next = r->free_requests;
@@ -261,6 +263,7 @@ static void arrive(struct run_load *r, double now_s) {
     q->open = true;
     q->left = false;
     q->n_told = 0;
+    q->last_s = 0;
     q->arrived_s = now_s;
     struct request *x = &q->r;
     x->version = REQUEST_VERSION;
@@ -312,7 +315,10 @@ void run_load_arrive(struct run_load *r) {
     leave(r);
     while (!r->broken && !r->arrivals_over && run_ns(r->next_arrival_s) <= r->now(r->ctx)) {
         double due_s = r->next_arrival_s; /* whoever serves may have been busy since */
-        if (r->n_again) r->n_again--;
+        if (r->n_again) {
+            r->again = (r->again + 1) % r->c->load.clients;
+            r->n_again--;
+        }
         arrive(r, due_s);
         plan_next(r, due_s);
     }
@@ -392,7 +398,11 @@ static enum st open_trace(struct run_load *r, struct err *err) {
 enum st run_load_new(struct run_load *r, struct err *err) {
     const struct run_config *c = r->c;
     if (c->load.trace[0] && open_trace(r, err)) return err_prefix(err, "%s", c->load.trace_at);
-    r->n_again = c->load.arrivals == RUN_CLOSED ? c->load.clients : 0;
+    if (c->load.arrivals == RUN_CLOSED) {
+        r->again_s = calloc(c->load.clients, sizeof *r->again_s);
+        if (!r->again_s) return err_set(err, ST_NO_MEMORY, "run: out of memory");
+        r->n_again = c->load.clients;
+    }
     r->leaving = (struct heap){.before = leaves_before};
     plan_next(r, 0);
     return ST_OK;
@@ -406,6 +416,7 @@ void run_load_free(struct run_load *r) {
         free(q);
     }
     heap_release(&r->leaving);
+    free(r->again_s);
     free(r->records);
     trace_release(&r->trace);
 }

@@ -36,8 +36,9 @@ struct run_record {
 struct run_load {
     const struct run_config *c;
     uint32_t vocab, max_model_len;
-    uint64_t *chance; /* whose draws arrivals come from */
-    void *ctx;        /* of who serves */
+    uint64_t *chance;              /* whose draws arrivals come from */
+    double first_token_s, token_s; /* until the client has a token that was computed */
+    void *ctx;                     /* of who serves */
     uint64_t (*now)(void *ctx);
     /* Takes the request until run_load_sink's done. */
     enum st (*add)(void *ctx, struct run_request *q, struct err *err);
@@ -49,7 +50,9 @@ struct run_load {
     bool arrivals_over;
     struct run_request *free_requests, *newest;
     struct heap leaving; /* requests whose clients will go away, where they are not over by then */
-    uint32_t n_again;    /* closed loop: clients whose next request is due now */
+    /* Closed loop: when clients ask again that wait for nothing, a ring of [c->load.clients]. */
+    double *again_s;
+    uint32_t again, n_again;
     struct run_record *records;
     uint64_t n_records, cap_records, n_good;
     uint64_t finished, failed, left, wrong_tokens;
@@ -62,7 +65,7 @@ struct run_load {
 
 extern const struct engine_sink run_load_sink; /* its ctx is the struct run_request */
 
-/* c, vocab, max_model_len, chance, ctx, now and add are set. run_load_free follows in any case. */
+/* All up to add are set. run_load_free follows in any case. */
 enum st ST_CHECKED run_load_new(struct run_load *l, struct err *err);
 void run_load_free(struct run_load *l); /* whoever took requests was freed */
 /* When clients come or go next; those that are due do. */

@@ -148,7 +148,7 @@ static bool take_idle(struct solo *s, double now_s) {
 static void send_made(struct solo *s) {
     while (s->made.first) {
         struct run_request *q = pop(&s->made);
-        q->first_s = s->busy_until_s + s->k->front.request_s;
+        q->first_s = s->busy_until_s;
         s->busy_until_s += s->k->front.read_s;
         push(&s->sent, q);
     }
@@ -378,6 +378,8 @@ enum st solo_new(struct solo **out, const struct run_config *c, const struct cal
                                 .max_model_len = k->max_model_len,
                                 .chance = &s->chance,
                                 .ctx = s,
+                                .first_token_s = k->front.first_token_s,
+                                .token_s = k->front.token_s,
                                 .now = load_now,
                                 .add = take};
     enum st st = begin_engine(s, err);

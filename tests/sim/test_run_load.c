@@ -48,17 +48,12 @@ static void answer(struct server *s, struct run_request *q) {
     run_load_sink.done(q, NULL);
 }
 
-static struct server *begin(double leave_after_s) {
+static struct server *server_new(void) {
     struct server *s = calloc(1, sizeof *s);
-    struct err err;
     assert_non_null(s);
-    s->c.load.arrivals = RUN_POISSON;
-    s->c.load.rate = 1;
     s->c.load.requests = REQUESTS;
     s->c.load.n_in = s->c.load.n_out = s->c.load.tenants = 1;
     s->c.load.length_divisor = 1;
-    s->c.load.leave_share = 1;
-    s->c.load.leave_after_s = leave_after_s;
     s->load = (struct run_load){.c = &s->c,
                                 .vocab = VOCAB,
                                 .max_model_len = 16,
@@ -67,6 +62,16 @@ static struct server *begin(double leave_after_s) {
                                 .now = now,
                                 .add = add,
                                 .cancel = cancel};
+    return s;
+}
+
+static struct server *begin(double leave_after_s) {
+    struct server *s = server_new();
+    struct err err;
+    s->c.load.arrivals = RUN_POISSON;
+    s->c.load.rate = 1;
+    s->c.load.leave_share = 1;
+    s->c.load.leave_after_s = leave_after_s;
     assert_int_equal(run_load_new(&s->load, &err), ST_OK);
     return s;
 }
@@ -123,11 +128,37 @@ static void who_waits_for_requests_is_not_stuck(void **state) {
     end(s);
 }
 
+/* Each client by itself, though whoever serves is busy when the first one could ask. */
+static void clients_of_a_closed_loop_ask_again_when_they_have_their_answers(void **state) {
+    (void)state;
+    struct server *s = server_new();
+    struct err err;
+    s->c.load.arrivals = RUN_CLOSED;
+    s->c.load.clients = 2;
+    s->c.load.requests = 4;
+    s->load.first_token_s = 0.25;
+    assert_int_equal(run_load_new(&s->load, &err), ST_OK);
+    assert_true(go(s));
+    assert_int_equal(s->n, 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        s->now_ns = 1000000000 + i * UINT64_C(100000000);
+        answer(s, s->held[i]);
+    }
+    while (go(s)) continue;
+    assert_int_equal(s->n, 4);
+    assert_true(fabs(s->held[2]->arrived_s - 1.25) < 1e-6);
+    assert_true(fabs(s->held[3]->arrived_s - 1.35) < 1e-6);
+    for (uint32_t i = 2; i < 4; i++) answer(s, s->held[i]);
+    assert_true(fabs(s->load.last_end_s - 1.6) < 1e-6);
+    end(s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_has_its_answer_is_not_waited_for_to_leave),
         cmocka_unit_test(who_waits_for_requests_is_not_stuck),
         cmocka_unit_test(clients_leave_in_the_order_of_their_times),
+        cmocka_unit_test(clients_of_a_closed_loop_ask_again_when_they_have_their_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
