@@ -187,10 +187,8 @@ static enum st keep(struct calibrate *b, uint64_t since_ns, struct err *err) {
 
 static const double range_ratio = 0.25, longest_of_mean = 1.26;
 
-/* On average half again as long as an answer, but no longer than caches need. */
-static double pause_s(double alone_s) {
-    return fmin(1.5 * alone_s, 0.1);
-}
+static const double pause_s =
+    0.1; /* the mean: caches of the front and the client are cold then, too */
 
 static struct bench_random requests(const struct calibrate *b, const struct lengths *l,
                                     uint32_t width) {
@@ -225,7 +223,7 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
         all_s += (double)(r->last_ns - r->sent_ns) / 1e9;
         if (width == SPARSE && b->seen.n_alone < SEEN_MAX)
             b->alone[b->seen.n_alone++] =
-                (struct calibration_alone){r->input_tokens, run->begun_ns + r->sent_ns,
+                (struct calibration_alone){r->input_tokens, run->begun_ns + r->from_ns,
                                            run->begun_ns + r->first_ns, run->begun_ns + r->last_ns};
         if (i > 0 && i < burst && b->seen.n_made < SEEN_MAX)
             b->made[b->seen.n_made++] =
@@ -248,7 +246,7 @@ static enum st load(struct calibrate *b, const struct bench_random *r, uint32_t 
     b->target.concurrency_max = width == SPARSE ? 1 : width;
     enum st st = bench_load_random(&l, r, err);
     if (!st && width == SPARSE) {
-        bench_load_arrivals(&l, 1 / pause_s(alone_s), 1);
+        bench_load_arrivals(&l, 1 / pause_s, 1);
         for (uint32_t i = 0; i < l.len; i++)
             l.v[i].at_ns +=
                 (uint64_t)(i * longest_of_mean * alone_s * 1e9); /* the one before is done */
@@ -280,7 +278,7 @@ static enum st loads(struct calibrate *b, uint32_t width, struct turns *turns, d
         struct bench_random r = requests(b, l, width);
         struct bench_run run = {0};
         double room_s = turns->loads ? end_s - since_s(b->begun_ns) : INFINITY;
-        if (width == SPARSE) room_s *= *alone_s / (longest_of_mean * *alone_s + pause_s(*alone_s));
+        if (width == SPARSE) room_s *= *alone_s / (longest_of_mean * *alone_s + pause_s);
         /* who is alone must begin with a chunk */
         bool possible =
             width == SPARSE ? *alone_s > 0 : width > 1 || l->in_min >= EXECUTOR_RIDE_ROWS;
@@ -477,7 +475,7 @@ static enum st prepare(struct calibrate *b, struct err *err) {
     if (!b->recording)
         return err_set(err, ST_IO, "bench calibrate: %s: cannot write: %s", b->record,
                        strerror(errno));
-    b->target.base = event_base_new();
+    b->target.base = bench_base_new();
     return b->target.base ? ST_OK : err_set(err, ST_NO_MEMORY, "bench calibrate: out of memory");
 }
 

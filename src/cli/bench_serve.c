@@ -382,7 +382,6 @@ static enum st set_target(struct bench *b, struct err *err) {
     const char *endpoint = a->endpoint                  ? a->endpoint
                            : a->backend == BACKEND_CHAT ? "/v1/chat/completions"
                                                         : "/v1/completions";
-    struct event_config *config = event_config_new();
     b->endpoint = strdup(endpoint);
     b->target = (struct bench_target){
         .endpoint = b->endpoint,
@@ -391,11 +390,7 @@ static enum st set_target(struct bench *b, struct err *err) {
         .temperature = (double)a->temperature,
         .concurrency_max = a->concurrency ? a->concurrency : UINT32_MAX,
         .paced = a->concurrency && !isfinite(a->rate) && a->dataset == DATASET_RANDOM};
-    if (config) {
-        event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
-        b->target.base = event_base_new_with_config(config);
-        event_config_free(config);
-    }
+    b->target.base = bench_base_new();
     if (!b->target.base || !b->endpoint)
         return err_set(err, ST_NO_MEMORY, "bench serve: cannot make an event loop");
     return http_client_new(&b->target.client, b->target.base, a->url ? a->url : url, err);

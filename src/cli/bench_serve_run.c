@@ -290,6 +290,15 @@ static void on_look(evutil_socket_t fd, short what, void *arg) {
 
 /* --- the run ---------------------------------------------------------------------------------- */
 
+struct event_base *bench_base_new(void) {
+    struct event_config *config = event_config_new();
+    if (!config) return NULL;
+    event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
+    struct event_base *base = event_base_new_with_config(config);
+    event_config_free(config);
+    return base;
+}
+
 enum st bench_run(struct bench_run *run, const struct bench_target *t, const struct bench_load *l,
                   struct err *err) {
     struct driver d = {.t = t, .l = l, .run = run, .err = err};

@@ -56,6 +56,8 @@ struct bench_run {
     struct err sample; /* what the first failure said; zero if nothing did */
 };
 
+/* An event loop whose timers are not rounded to milliseconds; NULL: out of memory. */
+struct event_base *bench_base_new(void);
 enum st ST_CHECKED bench_run(struct bench_run *run, const struct bench_target *t,
                              const struct bench_load *l, struct err *err);
 void bench_run_release(struct bench_run *run);

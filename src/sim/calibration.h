@@ -46,7 +46,7 @@ struct calibration {
         double fixed_s, run_s, row_s, key_pair_s, earlier_s;
         /* What a chunk has more to do after each step that came between its pieces. */
         double resume_s, resume_row_s;
-        double over_row_s, over_key_pair_s; /* a piece ends with a tile, so long after it should */
+        double over_s, over_row_s, over_key_pair_s; /* a piece ends with a tile, after it should */
     } chunk;
     double gap_s;      /* behind a piece */
     double acceptance; /* of drafts */
@@ -68,10 +68,11 @@ struct calibration {
 
 /* What a client saw of a recorded server; clock_now_ns of both. */
 struct calibration_seen {
-    /* Requests with nobody beside them, in their order. */
+    /* Requests with nobody beside them, in their order: when each was to be made, and its first and its
+     * last token came. */
     const struct calibration_alone {
         uint32_t n_prompt;
-        uint64_t sent_ns, first_ns, last_ns; /* its first and its last token came */
+        uint64_t due_ns, first_ns, last_ns;
     } * alone;
     /* Requests that it made right after another; between lies the other's connection, where it was
      * made for it. */

@@ -390,7 +390,7 @@ double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *
 }
 
 struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k) {
-    return (struct sim_piece){.over_s = k->tokens * c->chunk.over_row_s +
+    return (struct sim_piece){.over_s = c->chunk.over_s + k->tokens * c->chunk.over_row_s +
                                         k->key_pairs * c->chunk.over_key_pair_s,
                               .resume_s = c->chunk.resume_s + k->tokens * c->chunk.resume_row_s};
 }
@@ -436,22 +436,25 @@ double calibration_gap_s(const struct calibration *c, double requests) {
 static enum st fit_pieces(struct calibration *c, const struct record_file *f, const char *name,
                           struct err *err) {
     struct samples s;
-    double x[2];
-    bool there = samples_new(&s, 2, f->n);
+    double x[3];
+    bool there = samples_new(&s, 3, f->n);
     for (uint64_t i = 1; i < f->n && there; i++) {
         const struct record_work *w = &f->v[i];
         if (w->kind != RECORD_PIECE || w->over || w[-1].kind != RECORD_STEP || w->left_out)
             continue;
         double size = w->rows + (double)w->keys / KEYS_A_ROW;
-        s.features[2 * s.n] = w->rows;
-        s.features[2 * s.n + 1] = (double)w->keys;
+        double *out = s.features + s.n * s.n_features;
+        out[0] = 1;
+        out[1] = w->rows;
+        out[2] = (double)w->keys;
         s.weights[s.n] = 1 / (size * size);
         s.y[s.n++] = fmax(0, (double)(int64_t)(w->end_ns - w->until_ns) / 1e9);
     }
     if (there) {
         (void)solve(&s, x, outlier_late);
-        c->chunk.over_row_s = x[0];
-        c->chunk.over_key_pair_s = x[1];
+        c->chunk.over_s = x[0];
+        c->chunk.over_row_s = x[1];
+        c->chunk.over_key_pair_s = x[2];
     }
     samples_free(&s);
     return there ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
@@ -561,10 +564,11 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
     fit_reading(c, f, seen, &parts[BURST]);
     for (uint32_t k = 0; k < seen->n_alone; k++) {
         const struct calibration_alone *a = &seen->alone[k];
-        while (r < f->n_requests && f->requests[r].arrived_ns < a->sent_ns) r++;
+        while (r < f->n_requests && f->requests[r].arrived_ns < a->due_ns) r++;
         if (r == f->n_requests) break;
         const struct record_request *q = &f->requests[r];
-        sample(&parts[READ], q->n_prompt, between(a->sent_ns, q->arrived_ns));
+        double made_s = c->front.made_s + q->n_prompt * c->front.made_token_s;
+        sample(&parts[READ], q->n_prompt, between(a->due_ns, q->arrived_ns) - made_s);
         sample(&parts[TEXT], q->n_prompt, between(q->arrived_ns, q->taken_ns));
         sample(&parts[FIRST], q->n_prompt, beside(f, &i, q->taken_ns, a->first_ns));
         if (a->last_ns > a->first_ns)

@@ -154,7 +154,7 @@ static void requests_one_after_the_other_take_what_the_table_says(void **state) 
 static void a_prompt_waits_for_the_steps_between_its_pieces(void **state) {
     (void)state;
     struct calibration k = plain();
-    k.chunk.over_row_s = 1e-12; /* pieces end when they should */
+    k.chunk.over_s = 1e-12; /* pieces end when they should */
     struct run_report o = serve_rows(&k, (struct row[]){{0, 100, 60}, {10, 100, 60}}, 2);
     /* the first 100 ms are the first one's alone; then 25 pieces with a step between two */
     if (fabs(o.ttft_s.max - (0.1 - 0.01 + 0.1 + 24 * 0.01)) > 0.015)
@@ -351,18 +351,18 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
         double worked_ns = chunk % 4 ? begun_ns : 0; /* it rested before every fourth */
         now += chunk % 4 ? 0 : 5000000;
         for (uint32_t i = 0; i < pieces; i++) {
-            /* 20 us a row in all, and 70 us for each piece that comes after a step; it ends 0.1 us a
-             * row late, one in 59 some milliseconds */
+            /* 20 us a row in all, and 70 us for each piece that comes after a step; it ends 20 us and
+             * 0.06 a row late, one in 59 some milliseconds */
             uint64_t ns = rows * 20000 / pieces + (i ? 70000 : 0);
-            f.v[f.n++] =
-                (struct record_work){.kind = RECORD_PIECE,
-                                     .begin_ns = now,
-                                     .end_ns = now + ns,
-                                     .until_ns = now + ns - rows * 100 - (f.n % 59 ? 0 : 4000000),
-                                     .runs = 1,
-                                     .rows = rows,
-                                     .begins = i == 0,
-                                     .over = i + 1 == pieces};
+            f.v[f.n++] = (struct record_work){.kind = RECORD_PIECE,
+                                              .begin_ns = now,
+                                              .end_ns = now + ns,
+                                              .until_ns = now + ns - 20000 - rows * 60 -
+                                                          (f.n % 59 ? 0 : 4000000),
+                                              .runs = 1,
+                                              .rows = rows,
+                                              .begins = i == 0,
+                                              .over = i + 1 == pieces};
             now += ns + 1000;
             worked_ns += (double)ns;
             /* 200 us and 10 a sequence, 80 us and 15 a sequence more of what pieces evicted, all but a
@@ -388,6 +388,7 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
     assert_true(fabs(c.chunk.row_s / 20e-6 - 1) < 0.02);
     struct sim_piece p = calibration_piece(&c, &(struct sim_chunk){.tokens = 500, .requests = 1});
     assert_true(fabs(p.resume_s / 70e-6 - 1) < 0.05 && fabs(p.over_s / 50e-6 - 1) < 0.02);
+    assert_true(fabs(c.chunk.over_s / 20e-6 - 1) < 0.02);
     assert_true(fabs(c.gap_s / 1e-6 - 1) < 0.05 &&
                 fabs(calibration_gap_s(&c, 1) / 9e-6 - 1) < 0.05);
     for (uint32_t n = 1; n <= 8; n++) {
@@ -604,7 +605,8 @@ static void what_the_front_takes_is_found_though_threads_wait_for_cores(void **s
         rng = rng * 6364136223846793005u + 1442695040888963407u;
         uint32_t n = 64 + (uint32_t)(rng >> 33) % 6000;
         uint64_t late = i % 5 ? (rng >> 20) % 40000 : 4000000, sent = now,
-                 arrived = sent + 200000 + 8 * n + late, taken = arrived + 90000 + 120 * n;
+                 arrived = sent + 7000 + 12 * n + 200000 + 8 * n + late,
+                 taken = arrived + 90000 + 120 * n;
         f.requests[f.n_requests++] = (struct record_request){arrived, taken, n};
         f.v[f.n++] = (struct record_work){.kind = RECORD_PIECE,
                                           .begin_ns = taken + 1000,
@@ -633,7 +635,7 @@ static void what_the_front_takes_is_found_though_threads_wait_for_cores(void **s
     struct calibration_seen seen = {
         .alone = alone, .n_alone = N, .made = made, .n_made = N, .bursts = bursts, .n_bursts = 8};
     must(calibration_fit(&c, &f, &seen, "samples", &err), &err);
-    assert_true(fabs(c.front.read_token_s / 8e-9 - 1) < 0.3);
+    assert_true(fabs((c.front.made_token_s + c.front.read_token_s) / 20e-9 - 1) < 0.15);
     assert_true(fabs(c.front.text_token_s / 120e-9 - 1) < 0.05);
     assert_true(fabs(c.front.wake_s / 90e-6 - 1) < 0.02);
     assert_true(fabs(c.front.made_token_s / 12e-9 - 1) < 0.1);
