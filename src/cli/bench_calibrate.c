@@ -244,6 +244,7 @@ static enum st load(struct calibrate *b, const struct bench_random *r, uint32_t 
                     double alone_s, struct bench_run *run, struct err *err) {
     struct bench_load l = {.seed = ++b->rounds, .vocabulary = {.n_ids = b->head.x.vocab - 3}};
     b->target.concurrency_max = width == SPARSE ? 1 : width;
+    b->target.paced = width != SPARSE; /* who is alone has times from when it was due */
     enum st st = bench_load_random(&l, r, err);
     if (!st && width == SPARSE) {
         bench_load_arrivals(&l, 1 / pause_s, 1);
@@ -360,9 +361,10 @@ static enum st measure(struct calibrate *b, struct err *err) {
     enum st st = ST_OK;
     b->widths[b->n_widths++] = 1;
     b->widths[b->n_widths++] = SPARSE;
-    for (uint32_t w = 2; w < most && b->n_widths + 1 < WIDTHS_MAX; w *= 2)
+    for (uint32_t w = 2; w < most && b->n_widths + 2 < WIDTHS_MAX; w *= 2)
         b->widths[b->n_widths++] = w;
     if (most > 1) b->widths[b->n_widths++] = most;
+    b->widths[b->n_widths++] = SPARSE; /* again: most of its time are pauses */
     progress_begin(&b->progress, "bench calibrate");
     b->begun_ns = clock_now_ns();
     while (to_come-- > 0 && since_s(b->begun_ns) < (double)b->a->seconds && !st)
@@ -491,7 +493,6 @@ static enum st run(struct args *a, const char *model, struct err *err) {
     b->target = (struct bench_target){.endpoint = "/v1/completions",
                                       .model = model ? model : "models/tiny",
                                       .ignore_eos = true,
-                                      .paced = true,
                                       .quiet = true,
                                       .temperature = 0};
     snprintf(c.model, sizeof c.model, "%s", b->target.model);
