@@ -3,12 +3,12 @@
 how it serves the first part of a trace, and `bench serve` asks the real one, at 0.3, 0.6 and 0.8 of the rate that it was
 measured to reach. Lengths are divided so that the longest fits the model; bursts stay bursts. Also replays the times of
 the real run's steps. Medians of several runs. On a shared machine its cores may be near each other or far apart, which
-changes from minute to minute and makes a third of the speed of a small model: `bench limits` before and after each run and
-`bench limits --watch` during it say how the machine was, a run or a calibration during which it changed is made again
-(where cores move it is also some percent slower), and each run is compared with what was predicted from a calibration of
-its state, made anew for each load, since speed also drifts by some percent in minutes. Hosts move virtual cores that halt:
-meanwhile none does, where the kernel may be asked for that. (A process of the idle class that spins would do it too, but
-beside one that waits for a core, threads that wake up wait up to a tick of 4 ms.)
+changes from minute to minute and makes a third of the speed of a small model, and its speed drifts by some percent
+besides: so each run has a calibration of its own just before it. `bench limits` before and after each run and `bench
+limits --watch` during it say how the machine was; a run or a calibration during which it changed is made again (where
+cores move it is also some percent slower). Hosts move virtual cores that halt: meanwhile none does, where the kernel may
+be asked for that. (A process of the idle class that spins would do it too, but beside one that waits for a core, threads
+that wake up wait up to a tick of 4 ms.)
 
 bench/predict.py [--model M] [--trace FILE --first N --rows N] [--runs 5] [-- flags of serve]"""
 import argparse, atexit, gzip, json, os, random, re, shutil, signal, statistics, struct, subprocess, sys, tempfile, threading, time
@@ -23,7 +23,7 @@ args.add_argument("--first", type=int, default=0, help="rows before it are left 
 args.add_argument("--rows", type=int, default=150)
 args.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.6, 0.8])
 args.add_argument("--runs", type=int, default=5)
-args.add_argument("--seconds", type=float, default=60, help="of calibrating")
+args.add_argument("--seconds", type=float, default=30, help="of calibrating, for each run")
 args.add_argument("--clients", type=int, default=32, help="of the closed loop that measures capacity")
 args.add_argument("--json", help="where all figures go")
 args.add_argument("flags", nargs="*", help="of serve and bench calibrate, behind --")
@@ -133,20 +133,25 @@ def cut(path, from_ns):
 
 
 def measure(load, i):
-    """One run on a server of its own that has served already, and the replay of its steps; None: the machine did not stay as it was."""
-    steps = os.path.join(work, "steps")
+    """One run on a server of its own that has served already, beside what a calibration just before it says, and the replay
+    of its steps; None: the machine did not stay as it was."""
+    steps, calibration = os.path.join(work, "steps"), Calibration()
     for _ in range(TRIES):
-        state = state_now()
+        rate = capacity(calibration)
         before = probe()
+        if not rate or calibration.old() or not alike(before["hop_ns"], calibration.hop_ns):
+            calibration = Calibration()
+            continue
+        speed = load * rate / native
         server = Server("--record-steps", steps)
         ask(server.port, 1e6, 1, "--max-concurrency", a.clients)
-        begun, speed = time.monotonic_ns(), load * state.capacity / native
-        m, stayed = watched(state.hop_ns, ask, server.port, speed, 1000 + i)
+        begun = time.monotonic_ns()
+        m, stayed = watched(calibration.hop_ns, ask, server.port, speed, 1000 + i)
         server.stop()
         after = probe()
-        if stayed and alike(before["hop_ns"], state.hop_ns) and alike(after["hop_ns"], state.hop_ns):
+        if stayed and alike(before["hop_ns"], calibration.hop_ns) and alike(after["hop_ns"], calibration.hop_ns):
             cut(steps, begun)
-            foreseen, replayed = state.foresee(speed), state.foresee(speed, "--replay", steps)
+            foreseen, replayed = calibration.foresee(speed), calibration.foresee(speed, "--replay", steps)
             return {**m, "foreseen": foreseen, "replayed": replayed, "probes": [before, after]}
         log(f"{load}: the machine changed, {before['hop_ns']:.0f} to {after['hop_ns']:.0f} ns from core to core{'' if stayed else ', others between'}; again")
     return None
@@ -154,47 +159,31 @@ def measure(load, i):
 
 # --- the prediction ---------------------------------------------------------------------------------------------
 
-TRIES, CALIBRATIONS = 8, 4
-states = []
+TRIES, CALIBRATIONS, OLD_S = 12, 4, 120
+capacities = []  # of a load: how far the cores were apart, requests/s
 
 
-class State:
-    """How the machine can be, and what was measured and predicted then."""
-
+class Calibration:
     def __init__(self):
         global divisor
-        self.calibration = os.path.join(work, f"calibration-{len(states)}.json")
-        self.capacity = 0  # until measured
+        self.path = os.path.join(work, "calibration.json")
         for _ in range(CALIBRATIONS):
             log("calibrating")
-            sys.stderr.write(run("bench", "calibrate", a.model, "--output", self.calibration, "--seconds", a.seconds, *a.flags))
-            found = json.load(open(self.calibration))
+            sys.stderr.write(run("bench", "calibrate", a.model, "--output", self.path, "--seconds", a.seconds, *a.flags))
+            found = json.load(open(self.path))
             fit = found["fit"]
             if fit["elsewhere"] <= 0.1 * (fit["elsewhere"] + fit["steps"]):
                 break
             log("the machine changed while it was calibrated; again")
-        self.hop_ns = found["hop_ns"]
+        self.hop_ns, self.at_s = found["hop_ns"], time.monotonic()
         divisor = max(1, longest / (found["executor"]["max_model_len"] - 8))
 
-    def measure_capacity(self):
-        server, runs = Server(), []
-        ask(server.port, 1e6, 1, "--max-concurrency", a.clients)  # the weights are mapped and read once
-        for i in range(TRIES):
-            m, stayed = watched(self.hop_ns, ask, server.port, 1e6, 2 + i, "--max-concurrency", a.clients)
-            runs += [m["requests_per_s"]] if stayed else []
-            if len(runs) == 3:
-                break
-        server.stop()
-        if not runs:
-            return
-        self.capacity = statistics.median(runs)
-        foreseen = self.simulate(f"arrivals: closed, clients: {a.clients}")["requests_per_s"]
-        print(f"cores {self.hop_ns:.0f} ns apart: capacity, {a.clients} at once: measured {self.capacity:.2f} requests/s, "
-              f"predicted {foreseen:.2f} ({100 * (foreseen / self.capacity - 1):+.1f}%)", flush=True)
+    def old(self):
+        return time.monotonic() - self.at_s > OLD_S
 
     def simulate(self, load, *flags):
         config = os.path.join(work, "run.yaml")
-        open(config, "w").write(f"server: {self.calibration}\nload: {{trace: {trace}, length_divisor: {divisor:.9g}, "
+        open(config, "w").write(f"server: {self.path}\nload: {{trace: {trace}, length_divisor: {divisor:.9g}, "
                                 f"requests: {a.rows}, {load}}}\n")
         r = json.loads(run("sim", "run", config, "--json", *flags))
         return {"tokens_per_s": r["output_tokens_per_s"], "requests_per_s": r["request_throughput_per_s"],
@@ -205,21 +194,27 @@ class State:
         return self.simulate(f"rate_scale: {speed:.9g}", *flags)
 
 
-def state_now():
-    """The machine may be in another by the time that it is measured."""
-    for _ in range(TRIES):
-        hop_ns = probe()["hop_ns"]
-        state = next((s for s in states if alike(s.hop_ns, hop_ns)), None)
-        if not state:
-            found = State()
-            if not any(alike(s.hop_ns, found.hop_ns) for s in states):
-                states.append(found)
-            continue
-        if not state.capacity:
-            state.measure_capacity()
-        if state.capacity:
-            return state
-    sys.exit(f"the machine does not stay as it is, {hop_ns:.0f} ns from core to core at last: nothing can be compared")
+def capacity(calibration):
+    """Of the machine as it was then, measured once; None: it did not stay so."""
+    known = next((rate for hop_ns, rate in capacities if alike(hop_ns, calibration.hop_ns)), None)
+    if known:
+        return known
+    server, runs = Server(), []
+    ask(server.port, 1e6, 1, "--max-concurrency", a.clients)  # the weights are mapped and read once
+    for i in range(TRIES):
+        m, stayed = watched(calibration.hop_ns, ask, server.port, 1e6, 2 + i, "--max-concurrency", a.clients)
+        runs += [m["requests_per_s"]] if stayed else []
+        if len(runs) == 3:
+            break
+    server.stop()
+    if not runs:
+        return None
+    rate = statistics.median(runs)
+    foreseen = calibration.simulate(f"arrivals: closed, clients: {a.clients}")["requests_per_s"]
+    print(f"cores {calibration.hop_ns:.0f} ns apart: capacity, {a.clients} at once: measured {rate:.2f} requests/s, "
+          f"predicted {foreseen:.2f} ({100 * (foreseen / rate - 1):+.1f}%)", flush=True)
+    capacities.append((calibration.hop_ns, rate))
+    return rate
 
 
 # --- all of it --------------------------------------------------------------------------------------------------
@@ -237,15 +232,14 @@ print(f"{limits['cpu']}, {limits['threads']} threads, {limits['read_gbs']:.1f} G
 missed, kept = 0, []
 for nth, load in enumerate(a.loads):
     runs = []
-    states.clear()
-    state_now()
-    if nth == 0:
-        print(f"{os.path.basename(source)}, rows {a.first} to {a.first + a.rows - 1}, lengths divided by {divisor:.2f}; {n_times} arrival times: bursts are kept")
-        print(f"{'load':>4} {'':14} {'predicted':>10} {'measured':>10} {'of runs':>19} {'error':>7}  bar")
+    capacities.clear()
     for i in range(a.runs):
         m = measure(load, i)
         log(f"{load}: {json.dumps(m)}")
         runs += [m] if m else []
+    if nth == 0:
+        print(f"{os.path.basename(source)}, rows {a.first} to {a.first + a.rows - 1}, lengths divided by {divisor:.2f}; {n_times} arrival times: bursts are kept")
+        print(f"{'load':>4} {'':14} {'predicted':>10} {'measured':>10} {'of runs':>19} {'error':>7}  bar")
     if not runs:
         missed += 1
         print(f"{load:4} not measured: the machine changed in every run")

@@ -187,8 +187,8 @@ static enum st keep(struct calibrate *b, uint64_t since_ns, struct err *err) {
 
 static const double range_ratio = 0.25, longest_of_mean = 1.26;
 
-static const double pause_s =
-    0.1; /* the mean: caches of the front and the client are cold then, too */
+/* The mean: caches of the front and the client are cold then, too. */
+static const double pause_s = 0.1;
 
 static struct bench_random requests(const struct calibrate *b, const struct lengths *l,
                                     uint32_t width) {
@@ -221,7 +221,9 @@ static enum st took(struct calibrate *b, const struct bench_run *run, uint32_t w
                            run->sample.text);
         tokens += r->input_tokens + r->output_tokens;
         all_s += (double)(r->last_ns - r->sent_ns) / 1e9;
-        if (width == SPARSE && b->seen.n_alone < SEEN_MAX)
+        /* the first had no pause; one that the one before was in the way of was not alone */
+        bool alone = width == SPARSE && i > 0 && run->v[i - 1].last_ns < r->from_ns;
+        if (alone && b->seen.n_alone < SEEN_MAX)
             b->alone[b->seen.n_alone++] =
                 (struct calibration_alone){r->input_tokens, run->begun_ns + r->from_ns,
                                            run->begun_ns + r->first_ns, run->begun_ns + r->last_ns};

@@ -523,7 +523,8 @@ static double beside(const struct record_file *f, uint64_t *i, uint64_t taken_ns
     return between(taken_ns, first_ns) - between(from, to);
 }
 
-/* From the end of the step that made a lone request's last token to when that came. 0: none did. */
+/* From the end of the step that made a lone request's last token to when that came. 0: none did. i: not
+ * behind that step, then the works behind it. */
 static double told_late(const struct record_file *f, uint64_t *i, uint64_t last_ns) {
     while (*i < f->n && f->v[*i].end_ns <= last_ns) ++*i;
     const struct record_work *w = *i > 0 ? &f->v[*i - 1] : NULL;
@@ -567,15 +568,15 @@ static void fit_front_parts(struct calibration *c, const struct record_file *f,
         while (r < f->n_requests && f->requests[r].arrived_ns < a->due_ns) r++;
         if (r == f->n_requests) break;
         const struct record_request *q = &f->requests[r];
-        double made_s = c->front.made_s + q->n_prompt * c->front.made_token_s;
-        sample(&parts[READ], q->n_prompt, between(a->due_ns, q->arrived_ns) - made_s);
+        sample(&parts[READ], q->n_prompt, between(a->due_ns, q->arrived_ns));
         sample(&parts[TEXT], q->n_prompt, between(q->arrived_ns, q->taken_ns));
         sample(&parts[FIRST], q->n_prompt, beside(f, &i, q->taken_ns, a->first_ns));
         if (a->last_ns > a->first_ns)
             sample(&parts[LATER], q->n_prompt, told_late(f, &i, a->last_ns));
     }
     line(&until_read_s, &c->front.read_token_s, &parts[READ]);
-    c->front.front_wake_s = fmax(0, until_read_s - c->front.read_s);
+    c->front.front_wake_s = fmax(0, until_read_s - c->front.made_s - c->front.read_s);
+    c->front.read_token_s = fmax(0, c->front.read_token_s - c->front.made_token_s);
     line(&c->front.wake_s, &c->front.text_token_s, &parts[TEXT]);
     c->front.first_token_s = parts[FIRST].n ? median_s(parts[FIRST].v, parts[FIRST].n) : 0;
     c->front.token_s = parts[LATER].n ? median_s(parts[LATER].v, parts[LATER].n) : 0;

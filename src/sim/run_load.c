@@ -144,8 +144,9 @@ static bool on_token(void *ctx, const struct token_out *t) {
         q->first_s = q->last_s = now_s + r->first_token_s;
         r->prompt_tokens += q->r.n_prompt;
         r->cached_tokens += t->n_cached;
+    } else {
+        q->last_s = fmax(q->last_s, now_s + r->token_s);
     }
-    q->last_s = fmax(q->last_s, now_s + r->token_s);
     r->moved_s = now_s;
     r->output_tokens++;
     return true;
@@ -172,6 +173,17 @@ static void keep_record(struct run_load *r, const struct run_request *q) {
                  (c->slo_tpot_s <= 0 || rec.tpot_s <= c->slo_tpot_s);
 }
 
+/* A client of a closed loop asks again then. */
+static void put_again(struct run_load *r, double at_s) {
+    uint32_t clients = r->c->load.clients, i = r->n_again++;
+    for (; i > 0; i--) { /* behind those that are not later: nearly all */
+        double before_s = r->again_s[(r->again + i - 1) % clients];
+        if (before_s <= at_s) break;
+        r->again_s[(r->again + i) % clients] = before_s;
+    }
+    r->again_s[(r->again + i) % clients] = at_s;
+}
+
 static void on_done(void *ctx, const struct err *err) {
     struct run_request *q = ctx;
     struct run_load *r = q->load;
@@ -196,7 +208,7 @@ static void on_done(void *ctx, const struct err *err) {
         keep_record(r, q);
     }
     if (r->c->load.arrivals == RUN_CLOSED) {
-        r->again_s[(r->again + r->n_again++) % r->c->load.clients] = end_s;
+        put_again(r, end_s);
         if (!r->arrivals_over) plan_next(r, now_s);
     }
     q->next = r->free_requests;

@@ -65,7 +65,7 @@ struct run_load {
 
 extern const struct engine_sink run_load_sink; /* its ctx is the struct run_request */
 
-/* All up to add are set. run_load_free follows in any case. */
+/* All up to add are set; first_token_s and token_s may be 0. run_load_free follows in any case. */
 enum st ST_CHECKED run_load_new(struct run_load *l, struct err *err);
 void run_load_free(struct run_load *l); /* whoever took requests was freed */
 /* When clients come or go next; those that are due do. */

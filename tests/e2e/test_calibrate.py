@@ -16,6 +16,7 @@ def test_a_server_is_measured_and_then_predicted(tmp_path):
     if len(os.sched_getaffinity(0)) > 1 and release >= (6, 12):  # before, turns are not short and readings go wrong
         assert c["hop_ns"] > 0
     assert c["step"]["s"][0] > 0 and c["chunk"]["row_s"] > 0 and c["read_gbs"] > 0
+    assert c["front"]["first_token_s"] > 0 and c["front"]["token_s"] > 0
     (tmp_path / "run.yaml").write_text("server: tiny.json\nload: {rate: 2, input_tokens: 100, output_tokens: 10, requests: 20}\n")
     for more in ([], ["--replay", steps]):
         r = json.loads(subprocess.run([BIN, "sim", "run", tmp_path / "run.yaml", "--json", *more], check=True, stdout=subprocess.PIPE).stdout)

@@ -41,10 +41,15 @@ static void cancel(void *ctx, struct run_request *q) {
     run_load_sink.done(q, NULL);
 }
 
-static void answer(struct server *s, struct run_request *q) {
-    struct token_out t = {.id = sim_draw(q->chain, q->r.seed, VOCAB), .position = q->r.n_prompt};
-    (void)s;
+static void token(struct run_request *q) {
+    struct token_out t = {.id = sim_draw(q->chain, q->r.seed, VOCAB),
+                          .position = q->r.n_prompt + q->n_told};
     assert_true(run_load_sink.token(q, &t));
+}
+
+static void answer(struct server *s, struct run_request *q) {
+    (void)s;
+    token(q);
     run_load_sink.done(q, NULL);
 }
 
@@ -128,28 +133,39 @@ static void who_waits_for_requests_is_not_stuck(void **state) {
     end(s);
 }
 
-/* Each client by itself, though whoever serves is busy when the first one could ask. */
+/* Each client by itself, in the order of their times, though whoever serves is busy when the first could
+ * ask: one has a first token, which takes longest, one a later one, and one is refused. */
 static void clients_of_a_closed_loop_ask_again_when_they_have_their_answers(void **state) {
     (void)state;
     struct server *s = server_new();
     struct err err;
     s->c.load.arrivals = RUN_CLOSED;
-    s->c.load.clients = 2;
-    s->c.load.requests = 4;
+    s->c.load.clients = 3;
+    s->c.load.requests = 6;
+    s->c.load.n_out = 2;
     s->load.first_token_s = 0.25;
+    s->load.token_s = 0.0625;
     assert_int_equal(run_load_new(&s->load, &err), ST_OK);
     assert_true(go(s));
-    assert_int_equal(s->n, 2);
-    for (uint32_t i = 0; i < 2; i++) {
-        s->now_ns = 1000000000 + i * UINT64_C(100000000);
+    assert_int_equal(s->n, 3);
+    s->held[0]->r.max_tokens = 1;
+    token(s->held[1]);
+    s->now_ns = 1000000000;
+    answer(s, s->held[0]);
+    s->now_ns = 1125000000;
+    answer(s, s->held[1]);
+    (void)err_set(&err, ST_FULL, "refused");
+    run_load_sink.done(s->held[2], &err);
+    while (go(s)) continue;
+    assert_int_equal(s->n, 6);
+    const double at_s[] = {1.125, 1.1875, 1.25};
+    for (uint32_t i = 0; i < 3; i++) assert_true(fabs(s->held[3 + i]->arrived_s - at_s[i]) < 1e-6);
+    for (uint32_t i = 3; i < 6; i++) {
+        s->held[i]->r.max_tokens = 1;
         answer(s, s->held[i]);
     }
-    while (go(s)) continue;
-    assert_int_equal(s->n, 4);
-    assert_true(fabs(s->held[2]->arrived_s - 1.25) < 1e-6);
-    assert_true(fabs(s->held[3]->arrived_s - 1.35) < 1e-6);
-    for (uint32_t i = 2; i < 4; i++) answer(s, s->held[i]);
-    assert_true(fabs(s->load.last_end_s - 1.6) < 1e-6);
+    assert_true(fabs(s->load.last_end_s - 1.5) < 1e-6);
+    assert_int_equal(s->load.failed, 1);
     end(s);
 }
 
