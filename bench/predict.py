@@ -58,6 +58,11 @@ def alike(a, b):
     return max(a, b) < 1.5 * min(a, b) or min(a, b) == 0
 
 
+def same(a, b):
+    """Of two probes: the machine was alike. Two threads of one core have half its peak."""
+    return alike(a["hop_ns"], b["hop_ns"]) and max(a["fma_gflops"], b["fma_gflops"]) < 1.25 * min(a["fma_gflops"], b["fma_gflops"])
+
+
 def watched(hop_ns, f, *more):
     """What f returns, and whether the cores stayed so far apart meanwhile; some readings go wrong."""
     watch = subprocess.Popen([binary, "bench", "limits", "--watch"], stdout=subprocess.PIPE, text=True)
@@ -139,7 +144,7 @@ def measure(load, i):
     for _ in range(TRIES):
         rate = capacity(calibration)
         before = probe()
-        if not rate or calibration.old() or not alike(before["hop_ns"], calibration.hop_ns):
+        if not rate or calibration.old() or not same(before, calibration.probe):
             calibration = Calibration()
             continue
         speed = load * rate / native
@@ -149,18 +154,19 @@ def measure(load, i):
         m, stayed = watched(calibration.hop_ns, ask, server.port, speed, 1000 + i)
         server.stop()
         after = probe()
-        if stayed and alike(before["hop_ns"], calibration.hop_ns) and alike(after["hop_ns"], calibration.hop_ns):
+        if stayed and same(before, after):
             cut(steps, begun)
             foreseen, replayed = calibration.foresee(speed), calibration.foresee(speed, "--replay", steps)
             return {**m, "foreseen": foreseen, "replayed": replayed, "probes": [before, after]}
-        log(f"{load}: the machine changed, {before['hop_ns']:.0f} to {after['hop_ns']:.0f} ns from core to core{'' if stayed else ', others between'}; again")
+        log(f"{load}: the machine changed, {before['hop_ns']:.0f} to {after['hop_ns']:.0f} ns from core to core, "
+            f"{before['fma_gflops']:.0f} to {after['fma_gflops']:.0f} GFLOP/s{'' if stayed else ', others between'}; again")
     return None
 
 
 # --- the prediction ---------------------------------------------------------------------------------------------
 
 TRIES, CALIBRATIONS, OLD_S = 12, 4, 120
-capacities = []  # of a load: how far the cores were apart, requests/s
+capacities = []  # of a load: how the machine was, requests/s
 
 
 class Calibration:
@@ -169,10 +175,12 @@ class Calibration:
         self.path = os.path.join(work, "calibration.json")
         for _ in range(CALIBRATIONS):
             log("calibrating")
+            before = probe()
             sys.stderr.write(run("bench", "calibrate", a.model, "--output", self.path, "--seconds", a.seconds, *a.flags))
             found = json.load(open(self.path))
             fit = found["fit"]
-            if fit["elsewhere"] <= 0.1 * (fit["elsewhere"] + fit["steps"]):
+            self.probe = probe()
+            if fit["elsewhere"] <= 0.1 * (fit["elsewhere"] + fit["steps"]) and same(before, self.probe):
                 break
             log("the machine changed while it was calibrated; again")
         self.hop_ns, self.at_s = found["hop_ns"], time.monotonic()
@@ -196,7 +204,7 @@ class Calibration:
 
 def capacity(calibration):
     """Of the machine as it was then, measured once; None: it did not stay so."""
-    known = next((rate for hop_ns, rate in capacities if alike(hop_ns, calibration.hop_ns)), None)
+    known = next((rate for then, rate in capacities if same(then, calibration.probe)), None)
     if known:
         return known
     server, runs = Server(), []
@@ -213,7 +221,7 @@ def capacity(calibration):
     foreseen = calibration.simulate(f"arrivals: closed, clients: {a.clients}")["requests_per_s"]
     print(f"cores {calibration.hop_ns:.0f} ns apart: capacity, {a.clients} at once: measured {rate:.2f} requests/s, "
           f"predicted {foreseen:.2f} ({100 * (foreseen / rate - 1):+.1f}%)", flush=True)
-    capacities.append((calibration.hop_ns, rate))
+    capacities.append((calibration.probe, rate))
     return rate
 
 
@@ -253,7 +261,7 @@ for nth, load in enumerate(a.loads):
     error = statistics.median(r["replayed"]["ttft_p90_ms"] / r["ttft_p90_ms"] - 1 for r in runs)
     missed += abs(error) > 0.05
     print(f"{load:4} {'replayed p90':14} {'':41} {100 * error:+6.1f}%  5% {'reached' if abs(error) <= 0.05 else 'MISSED'}")
-    for key, unit in (("read_gbs", "GB/s read"), ("hop_ns", "ns from core to core")):
+    for key, unit in (("read_gbs", "GB/s read"), ("fma_gflops", "GFLOP/s"), ("hop_ns", "ns from core to core")):
         probes = [p[key] for r in runs for p in r["probes"]]
         print(f"     {min(probes):.0f} to {max(probes):.0f} {unit}", flush=True)
     kept.append({"load": load, "runs": runs})
