@@ -22,7 +22,7 @@ struct field {
     uint32_t *u;
     double min, max;
 };
-enum { FIELDS_MAX = 50, FORMAT = 7 };
+enum { FIELDS_MAX = 49, FORMAT = 7 };
 
 static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
     const double s_max = 1e4;
@@ -64,9 +64,8 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {CHUNK, "earlier_key_s", &c->chunk.earlier_s, NULL, 0, s_max},
         {CHUNK, "resume_s", &c->chunk.resume_s, NULL, 0, s_max},
         {CHUNK, "resume_row_s", &c->chunk.resume_row_s, NULL, 0, s_max},
-        {CHUNK, "piece_over_s", &c->chunk.over_s, NULL, 0, s_max},
-        {CHUNK, "piece_over_row_s", &c->chunk.over_row_s, NULL, 0, s_max},
-        {CHUNK, "piece_over_key_pair_s", &c->chunk.over_key_pair_s, NULL, 0, s_max},
+        {CHUNK, "piece_over_root_row_s", &c->chunk.over_root_row_s, NULL, 0, s_max},
+        {CHUNK, "piece_over_key_s", &c->chunk.over_key_s, NULL, 0, s_max},
         {CHUNK, "gap_s", &c->gap_s, NULL, 0, s_max},
         {FRONT, "first_token_s", &c->front.first_token_s, NULL, 0, s_max},
         {FRONT, "token_s", &c->front.token_s, NULL, 0, s_max},

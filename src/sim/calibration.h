@@ -46,7 +46,9 @@ struct calibration {
         double fixed_s, run_s, row_s, key_pair_s, earlier_s;
         /* What a chunk has more to do after each step that came between its pieces. */
         double resume_s, resume_row_s;
-        double over_s, over_row_s, over_key_pair_s; /* a piece ends with a tile, after it should */
+        /* A piece ends with a tile, so long after it should: by the square root of the chunk's rows, as
+         * tiles of more are cut finer, and by the keys that a row sees. */
+        double over_root_row_s, over_key_s;
     } chunk;
     double gap_s;      /* behind a piece */
     double acceptance; /* of drafts */

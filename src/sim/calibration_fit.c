@@ -12,9 +12,8 @@
 #include "base/percentile.h"
 #include "sim/calibration.h"
 
-enum { ROUNDS = 20000, SAMPLES_MIN = 20, KNOT_SAMPLES_MIN = 6, FITS = 3, KEYS_A_ROW = 500 };
+enum { ROUNDS = 20000, SAMPLES_MIN = 20, KNOT_SAMPLES_MIN = 6, FITS = 3 };
 static const double outlier_took = 3, done = 1e-10;
-static const double outlier_late = 10; /* of what is late by chance: up to a whole tile */
 
 /* Coordinate descent on the normal equations: each coefficient in turn takes its best value. */
 void least_squares(double *x, uint32_t n_features, const double *features, const double *y,
@@ -390,8 +389,9 @@ double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *
 }
 
 struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k) {
-    return (struct sim_piece){.over_s = c->chunk.over_s + k->tokens * c->chunk.over_row_s +
-                                        k->key_pairs * c->chunk.over_key_pair_s,
+    double rows = fmax(1, k->tokens);
+    return (struct sim_piece){.over_s = sqrt(rows) * c->chunk.over_root_row_s +
+                                        k->key_pairs / rows * c->chunk.over_key_s,
                               .resume_s = c->chunk.resume_s + k->tokens * c->chunk.resume_row_s};
 }
 
@@ -432,29 +432,32 @@ double calibration_gap_s(const struct calibration *c, double requests) {
 /* --- pieces ----------------------------------------------------------------------------------- */
 
 /* Of those between steps: how late they end decides how often streams go on. A few that waited for a core
- * were later than all others together. */
+ * were later than all others together: the latest two in a hundred count as the latest of the others. */
 static enum st fit_pieces(struct calibration *c, const struct record_file *f, const char *name,
                           struct err *err) {
+    static const double latest_percent = 98;
     struct samples s;
-    double x[3];
-    bool there = samples_new(&s, 3, f->n);
+    double x[2];
+    bool there = samples_new(&s, 2, f->n);
     for (uint64_t i = 1; i < f->n && there; i++) {
         const struct record_work *w = &f->v[i];
-        if (w->kind != RECORD_PIECE || w->over || w[-1].kind != RECORD_STEP || w->left_out)
+        if (w->kind != RECORD_PIECE || w->over || w[-1].kind != RECORD_STEP || w->left_out ||
+            w->rows == 0)
             continue;
-        double size = w->rows + (double)w->keys / KEYS_A_ROW;
         double *out = s.features + s.n * s.n_features;
-        out[0] = 1;
-        out[1] = w->rows;
-        out[2] = (double)w->keys;
-        s.weights[s.n] = 1 / (size * size);
-        s.y[s.n++] = fmax(0, (double)(int64_t)(w->end_ns - w->until_ns) / 1e9);
+        out[0] = sqrt(w->rows);
+        out[1] = (double)w->keys / w->rows;
+        s.weights[s.n] = 1.0 / w->rows;
+        s.fitted[s.n] = s.y[s.n] = fmax(0, (double)(int64_t)(w->end_ns - w->until_ns) / 1e9);
+        s.n++;
     }
     if (there) {
-        (void)solve(&s, x, outlier_late);
-        c->chunk.over_s = x[0];
-        c->chunk.over_row_s = x[1];
-        c->chunk.over_key_pair_s = x[2];
+        qsort(s.fitted, s.n, sizeof *s.fitted, percentile_compare);
+        double latest = percentile(s.fitted, s.n, latest_percent);
+        for (size_t k = 0; k < s.n; k++) s.y[k] = fmin(s.y[k], latest);
+        (void)solve(&s, x, INFINITY);
+        c->chunk.over_root_row_s = x[0];
+        c->chunk.over_key_s = x[1];
     }
     samples_free(&s);
     return there ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
