@@ -4,11 +4,11 @@ how it serves the first part of a trace, and `bench serve` asks the real one, at
 measured to reach. Lengths are divided so that the longest fits the model; bursts stay bursts. Also replays the times of
 the real run's steps. Medians of several runs. On a shared machine its cores may be near each other or far apart, which
 changes from minute to minute and makes a third of the speed of a small model, and its speed drifts by some percent
-besides: so each run has a calibration of its own just before it. `bench limits` before and after each run and `bench
-limits --watch` during it say how the machine was; a run or a calibration during which it changed is made again (where
-cores move it is also some percent slower). Hosts move virtual cores that halt: meanwhile none does, where the kernel may
-be asked for that. (A process of the idle class that spins would do it too, but beside one that waits for a core, threads
-that wake up wait up to a tick of 4 ms.)
+besides: so each run is between two calibrations, and compared with the mean of what they say. `bench limits` before and
+after each run and `bench limits --watch` during it say how the machine was; a run or a calibration during which it changed
+is made again (where cores move it is also some percent slower). Hosts move virtual cores that halt: meanwhile none does,
+where the kernel may be asked for that. (A process of the idle class that spins would do it too, but beside one that waits
+for a core, threads that wake up wait up to a tick of 4 ms.)
 
 bench/predict.py [--model M] [--trace FILE --first N --rows N] [--runs 5] [-- flags of serve]"""
 import argparse, atexit, gzip, json, os, random, re, shutil, signal, statistics, struct, subprocess, sys, tempfile, threading, time
@@ -23,7 +23,7 @@ args.add_argument("--first", type=int, default=0, help="rows before it are left 
 args.add_argument("--rows", type=int, default=150)
 args.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.6, 0.8])
 args.add_argument("--runs", type=int, default=5)
-args.add_argument("--seconds", type=float, default=30, help="of calibrating, for each run")
+args.add_argument("--seconds", type=float, default=30, help="of calibrating, between two runs")
 args.add_argument("--clients", type=int, default=32, help="of the closed loop that measures capacity")
 args.add_argument("--json", help="where all figures go")
 args.add_argument("flags", nargs="*", help="of serve and bench calibrate, behind --")
@@ -138,26 +138,31 @@ def cut(path, from_ns):
 
 
 def measure(load, i):
-    """One run on a server of its own that has served already, beside what a calibration just before it says, and the replay
-    of its steps; None: the machine did not stay as it was."""
-    steps, calibration = os.path.join(work, "steps"), Calibration()
+    """One run on a server of its own that has served already, beside the mean of what calibrations before and after it say,
+    and the replay of its steps; None: the machine did not stay as it was."""
+    global current
+    steps = os.path.join(work, "steps")
     for _ in range(TRIES):
-        rate = capacity(calibration)
-        before = probe()
-        if not rate or calibration.old() or not same(before, calibration.probe):
-            calibration = Calibration()
+        if not current or current.old():
+            current = Calibration()
+        rate, before = capacity(current), probe()
+        if not rate or not same(before, current.probe):
+            current = None
             continue
         speed = load * rate / native
         server = Server("--record-steps", steps)
         ask(server.port, 1e6, 1, "--max-concurrency", a.clients)
         begun = time.monotonic_ns()
-        m, stayed = watched(calibration.hop_ns, ask, server.port, speed, 1000 + i)
+        m, stayed = watched(current.hop_ns, ask, server.port, speed, 1000 + i)
         server.stop()
         after = probe()
         if stayed and same(before, after):
             cut(steps, begun)
-            foreseen, replayed = calibration.foresee(speed), calibration.foresee(speed, "--replay", steps)
-            return {**m, "foreseen": foreseen, "replayed": replayed, "probes": [before, after]}
+            replayed = current.foresee(speed, "--replay", steps)
+            around = [current, Calibration()]
+            current = around[1]
+            each = [c.foresee(speed) for c in around if same(c.probe, before)]
+            return {**m, "foreseen": {k: statistics.mean(e[k] for e in each) for k in each[0]}, "replayed": replayed, "probes": [before, after]}
         log(f"{load}: the machine changed, {before['hop_ns']:.0f} to {after['hop_ns']:.0f} ns from core to core, "
             f"{before['fma_gflops']:.0f} to {after['fma_gflops']:.0f} GFLOP/s{'' if stayed else ', others between'}; again")
     return None
@@ -167,12 +172,13 @@ def measure(load, i):
 
 TRIES, CALIBRATIONS, OLD_S = 12, 4, 120
 capacities = []  # of a load: how the machine was, requests/s
+current = None   # the last calibration
 
 
 class Calibration:
     def __init__(self):
         global divisor
-        self.path = os.path.join(work, "calibration.json")
+        self.path = os.path.join(work, f"calibration-{time.monotonic_ns()}.json")
         for _ in range(CALIBRATIONS):
             log("calibrating")
             before = probe()
