@@ -193,9 +193,11 @@ static const double pause_s = 0.1;
 static struct bench_random requests(const struct calibrate *b, const struct lengths *l,
                                     uint32_t width) {
     double longest = b->head.x.max_model_len;
-    uint32_t n_alone =
-        l->in < 0.4 ? 6 : 2; /* long ones, from which keys' times come, must find room */
-    struct bench_random r = {.n = width <= 1 ? n_alone : width + width / 2,
+    /* the times of keys come from those: they must find room */
+    bool slow = width == 1 && l->in >= 0.4;
+    struct bench_random r = {.n = slow         ? 2
+                                  : width <= 1 ? 6
+                                               : width + width / 2,
                              .input_len = (uint32_t)(l->in * longest),
                              .output_len = l->out,
                              .prefix_len = (uint32_t)(l->prefix * longest),
