@@ -170,7 +170,7 @@ def measure(load, i):
 
 # --- the prediction ---------------------------------------------------------------------------------------------
 
-TRIES, CALIBRATIONS, OLD_S = 12, 4, 120
+TRIES, CALIBRATIONS, OLD = 12, 4, 4  # old: after so many times what calibrating takes
 capacities = []  # of a load: how the machine was, requests/s
 current = None   # the last calibration
 
@@ -193,7 +193,7 @@ class Calibration:
         divisor = max(1, longest / (found["executor"]["max_model_len"] - 8))
 
     def old(self):
-        return time.monotonic() - self.at_s > OLD_S
+        return time.monotonic() - self.at_s > OLD * a.seconds
 
     def simulate(self, load, *flags):
         config = os.path.join(work, "run.yaml")

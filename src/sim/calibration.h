@@ -53,9 +53,9 @@ struct calibration {
     double gap_s;      /* behind a piece */
     double acceptance; /* of drafts */
     /* HTTP, text and client. From the end of a piece of work until its client has a prompt's first token,
-     * or a later one; until an engine that rests takes what is ready; until a front that rests reads
-     * what was to be sent by a client that rested too; and what a client's thread takes to make a request and a connection for one, the server's to
-     * read one and to make tokens of its text, one after the other. */
+     * or a later one; until an engine that rests takes what is ready; until a front that rests reads what
+     * was to be sent by a client that rested too; and what a client's thread takes to make a request and a
+     * connection for one, the server's to read one and to make tokens of its text, one after the other. */
     struct {
         double first_token_s, token_s, wake_s, front_wake_s, made_s, made_token_s, connect_s,
             read_s, read_token_s, text_token_s;
