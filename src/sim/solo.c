@@ -340,6 +340,27 @@ enum st solo_report(struct solo *s, struct run_report *o, struct err *err) {
 
 /* --- life ------------------------------------------------------------------------------------- */
 
+/* A server that has served for a while knows whether drafts pay (engine/spec.h); one that begins tries
+ * them, which would be a tenth of the tokens of a short load. Where that depends on how many sequences
+ * or keys there are it is left to find out. */
+static enum speculate settled(const struct calibration *k) {
+    uint32_t n = k->step.n_knots, n_pay = 0;
+    for (uint32_t i = 0; i < 2 * n; i++) {
+        double runs = k->step.sequences[i / 2], keys = i % 2 ? k->max_model_len / 8. : 0;
+        struct sim_step plain = {.requests = runs,
+                                 .mean_requests = runs,
+                                 .rows = runs,
+                                 .kv_tokens = keys},
+                        drafting = plain;
+        drafting.rows = 2 * runs;
+        drafting.drafts = drafting.guesses = runs;
+        const struct calibration_past past = {.worked_s = INFINITY, .stepped = true};
+        n_pay += calibration_step_s(k, &drafting, &past) <
+                 (1 + k->acceptance) * calibration_step_s(k, &plain, &past);
+    }
+    return n_pay == 0 ? SPECULATE_OFF : n_pay == 2 * n ? SPECULATE_ON : SPECULATE_AUTO;
+}
+
 static enum st begin_engine(struct solo *s, struct err *err) {
     const struct calibration *k = s->k;
     uint64_t bytes = sim_exec_bytes(k->n_pages), page = 64;
@@ -361,6 +382,7 @@ static enum st begin_engine(struct solo *s, struct err *err) {
     enum st st = sim_exec_init(&s->exec, &o, err);
     struct engine_options e = k->engine;
     if (e.draft_tokens > 1) e.draft_tokens = 1; /* the executor guesses no further */
+    if (e.speculate == SPECULATE_AUTO && k->drafts) e.speculate = settled(k);
     return st ? st : engine_new(&s->engine, &s->exec.x, &e, err);
 }
 

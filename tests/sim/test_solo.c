@@ -149,6 +149,23 @@ static void requests_one_after_the_other_take_what_the_table_says(void **state) 
     near(o.tpot_s.p50, (0.05 - 0.01) / 5);
 }
 
+/* It has served before: it does not begin by finding out. */
+static void a_server_knows_whether_drafts_pay(void **state) {
+    (void)state;
+    struct calibration k = plain();
+    k.engine.speculate = SPECULATE_AUTO;
+    k.drafts = true;
+    k.acceptance = 0.6;
+    k.step.draft_s = 0.009;
+    const char *load =
+        "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 101, requests: 4";
+    struct run_report o = serve(&k, load, 1);
+    near(o.tpot_s.mean, 0.01);
+    k.step.draft_s = 0.001;
+    o = serve(&k, load, 1);
+    assert_true(fabs(o.tpot_s.mean / (0.011 / 1.6) - 1) < 0.1);
+}
+
 /* A chunk gets on only in its pieces: 100 rows are 0.1 s of computing, and a stream that runs beside
  * them has a step of 10 ms behind each piece of 4 ms. */
 static void a_prompt_waits_for_the_steps_between_its_pieces(void **state) {
@@ -718,6 +735,7 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_one_after_the_other_take_what_the_table_says),
+        cmocka_unit_test(a_server_knows_whether_drafts_pay),
         cmocka_unit_test(a_prompt_waits_for_the_steps_between_its_pieces),
         cmocka_unit_test(an_engine_that_rests_takes_all_that_came_until_it_woke),
         cmocka_unit_test(a_burst_is_sent_when_all_its_connections_are_made),
