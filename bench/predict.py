@@ -156,7 +156,7 @@ def measure(load, i):
         m, stayed = watched(current.hop_ns, ask, server.port, speed, 1000 + i)
         server.stop()
         after = probe()
-        if stayed and same(before, after):
+        if stayed and same(after, current.probe):
             cut(steps, begun)
             replayed = current.foresee(speed, "--replay", steps)
             around = [current, Calibration()]
