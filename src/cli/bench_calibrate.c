@@ -407,13 +407,15 @@ static void print(const struct calibration *c, const char *path) {
            1e6 * c->step.sent_s, 1e6 * c->step.sent_sequence_s, 1e6 * c->step.cold_s,
            1e3 * M_LN2 * c->step.warming_s);
     const struct sim_chunk k = {.tokens = 1024, .key_pairs = 1024 * 1025 / 2.0, .requests = 1};
-    struct sim_piece p = calibration_piece(c, &k);
+    double late_s = 0, step_s = c->step.s[0];
+    for (int i = 0; i < CALIBRATION_PARTS; i++)
+        late_s += calibration_over_s(c, &k, (i + 0.5) / CALIBRATION_PARTS) / CALIBRATION_PARTS;
     printf("between    %.1f us after a piece; after a step", 1e6 * c->gap_s);
     for (uint32_t i = 0; i < c->step.n_knots; i++)
         printf(" %g:%.0f", c->step.sequences[i], 1e6 * c->step.gap_s[i]);
-    printf(" us by sequences; pieces of 1,024 rows end %.0f us late and take %.0f us more "
-           "after a step\n",
-           1e6 * p.over_s, 1e6 * p.resume_s);
+    printf(" us by sequences; pieces of 1,024 rows end %.0f us late and take %.0f us more after a "
+           "step of %.2f ms\n",
+           1e6 * late_s, 1e6 * calibration_resume_s(c, &k, step_s), 1e3 * step_s);
     printf("client     %.1f us and %.1f ns a token to make a request, %.1f us to connect\n",
            1e6 * c->front.made_s, 1e9 * c->front.made_token_s, 1e6 * c->front.connect_s);
     printf(

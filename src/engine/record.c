@@ -297,10 +297,12 @@ bool record_next_chunk(struct record_chunk *out, const struct record_file *f, ui
     while (*i < f->n) {
         const struct record_work *w = &f->v[(*i)++];
         if (w->kind != RECORD_PIECE) continue;
-        if (w->begins)
+        if (w->begins) {
             *out = (struct record_chunk){.whole = true};
-        else if (*i > 1 && w[-1].kind == RECORD_STEP)
+        } else if (*i > 1 && w[-1].kind == RECORD_STEP) {
             out->resumed++;
+            out->steps_s += record_seconds(&w[-1]);
+        }
         out->s += record_seconds(w);
         out->whole = out->whole && !w->left_out;
         out->last = w;

@@ -72,6 +72,7 @@ struct record_chunk {
     const struct record_work *last; /* piece */
     double s;                       /* sum of the pieces' times */
     uint32_t resumed;               /* pieces but the first that came right after a step */
+    double steps_s;                 /* sum of those steps' times */
     bool whole;                     /* its beginning is there too, and no piece is left out */
 };
 /* The next that ends from *i on, which moves behind it; false: none does. */

@@ -22,7 +22,7 @@ struct field {
     uint32_t *u;
     double min, max;
 };
-enum { FIELDS_MAX = 49, FORMAT = 7 };
+enum { FIELDS_MAX = 49, FORMAT = 8 };
 
 static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
     const double s_max = 1e4;
@@ -62,7 +62,7 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {CHUNK, "row_s", &c->chunk.row_s, NULL, 0, s_max},
         {CHUNK, "key_pair_s", &c->chunk.key_pair_s, NULL, 0, s_max},
         {CHUNK, "earlier_key_s", &c->chunk.earlier_s, NULL, 0, s_max},
-        {CHUNK, "resume_s", &c->chunk.resume_s, NULL, 0, s_max},
+        {CHUNK, "resume_share", &c->chunk.resume_share, NULL, 0, 1e6},
         {CHUNK, "resume_row_s", &c->chunk.resume_row_s, NULL, 0, s_max},
         {CHUNK, "piece_over_root_row_s", &c->chunk.over_root_row_s, NULL, 0, s_max},
         {CHUNK, "piece_over_key_s", &c->chunk.over_key_s, NULL, 0, s_max},
@@ -109,6 +109,8 @@ static json_t *as_json(const struct calibration *c) {
     json_object_set_new(of[STEP], "sequences", numbers(c->step.sequences, c->step.n_knots));
     json_object_set_new(of[STEP], "s", numbers(c->step.s, c->step.n_knots));
     json_object_set_new(of[STEP], "gap_s", numbers(c->step.gap_s, c->step.n_knots));
+    json_object_set_new(of[CHUNK], "piece_over_parts",
+                        numbers(c->chunk.over_parts, CALIBRATION_PARTS));
     json_object_set_new(root, "fit",
                         json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:f}", "steps",
                                   (json_int_t)c->fit.steps, "chunks", (json_int_t)c->fit.chunks,
@@ -164,20 +166,19 @@ static enum st read_numbers(const struct doc_node *at, const char *key, double *
     return st;
 }
 
-static enum st read_knots(const struct calibration *c, const struct doc_node *at, const char *key,
-                          double *v, struct err *err) {
+static enum st read_so_many(const struct doc_node *at, const char *key, double *v, uint32_t so_many,
+                            struct err *err) {
     uint32_t n = 0;
     enum st st = read_numbers(at, key, v, &n, err);
-    if (!st && n != c->step.n_knots)
-        st = doc_fail(doc_find(at, key), err, "found %u numbers, expected %u as in sequences", n,
-                      c->step.n_knots);
+    if (!st && n != so_many)
+        st = doc_fail(doc_find(at, key), err, "found %u numbers, expected %u", n, so_many);
     return st;
 }
 
 static enum st read_steps(struct calibration *c, const struct doc_node *at, struct err *err) {
     enum st st = read_numbers(at, "sequences", c->step.sequences, &c->step.n_knots, err);
-    if (!st) st = read_knots(c, at, "s", c->step.s, err);
-    if (!st) st = read_knots(c, at, "gap_s", c->step.gap_s, err);
+    if (!st) st = read_so_many(at, "s", c->step.s, c->step.n_knots, err);
+    if (!st) st = read_so_many(at, "gap_s", c->step.gap_s, c->step.n_knots, err);
     if (st) return st;
     for (uint32_t i = 0; i < c->step.n_knots; i++)
         if (c->step.sequences[i] <= (i ? c->step.sequences[i - 1] : 0))
@@ -208,6 +209,9 @@ static enum st read_all(struct calibration *c, const struct doc_node *root, stru
     if (!st) st = doc_word(of[ENGINE], "speculate", modes, &mode, err);
     if (!st) st = doc_bool(of[EXECUTOR], "drafts", &c->drafts, err);
     if (!st) st = read_steps(c, of[STEP], err);
+    if (!st)
+        st = read_so_many(of[CHUNK], "piece_over_parts", c->chunk.over_parts, CALIBRATION_PARTS,
+                          err);
     c->engine.speculate = (enum speculate)mode;
     if (!st && c->n_pages < engine_pages_min(c->max_model_len))
         st = doc_fail(doc_find(of[EXECUTOR], "kv_pages"), err, "found %u, expected %u or more",

@@ -9,7 +9,7 @@
 #include "engine/record.h"
 #include "sim/sim_exec.h"
 
-enum { CALIBRATION_KNOTS_MAX = 16 };
+enum { CALIBRATION_KNOTS_MAX = 16, CALIBRATION_PARTS = 16 };
 
 struct calibration {
     char model[256], cpu[128];
@@ -44,11 +44,13 @@ struct calibration {
     } step;
     struct {
         double fixed_s, run_s, row_s, key_pair_s, earlier_s;
-        /* What a chunk has more to do after each step that came between its pieces. */
-        double resume_s, resume_row_s;
+        /* What a chunk has more to do after each step that came between its pieces: a share of that step's
+         * time, in which it used the caches, and a row. */
+        double resume_share, resume_row_s;
         /* A piece ends with a tile, so long after it should: by the square root of the chunk's rows, as
-         * tiles of more are cut finer, and by the keys that a row sees. */
-        double over_root_row_s, over_key_s;
+         * tiles of more are cut finer, and by the keys that a row sees, on average; so many times that in
+         * each of these parts of a chunk, as operators have tiles of their own. */
+        double over_root_row_s, over_key_s, over_parts[CALIBRATION_PARTS];
     } chunk;
     double gap_s;      /* behind a piece */
     double acceptance; /* of drafts */
@@ -104,19 +106,25 @@ enum st ST_CHECKED calibration_fit(struct calibration *c, struct record_file *f,
 struct sim_step calibration_recorded_step(const struct record_work *w);
 /* What an engine did before, as far as its next step's time depends on that; {0}: nothing. */
 struct calibration_past {
-    double worked_s; /* computed since it last rested */
-    double evicted;  /* of what steps have in caches */
-    bool stepped;    /* a step, and nothing since */
+    double worked_s;  /* computed since it last rested */
+    double evicted;   /* of what steps have in caches */
+    double stepped_s; /* the time of a step, and nothing since; 0: something */
 };
 void calibration_rested(struct calibration_past *p);
 /* It did a piece of work, or a step, of s seconds; calibration_rested first, where it rested before it. */
 void calibration_worked(struct calibration_past *p, const struct calibration *c,
                         enum record_kind kind, double s);
+struct sim_chunk calibration_recorded_chunk(const struct record_chunk *k);
 double calibration_step_s(const struct calibration *c, const struct sim_step *s,
                           const struct calibration_past *p);
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k);
 double calibration_gap_s(const struct calibration *c, double requests); /* behind a step */
-struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k);
+/* For one that goes on after a step of step_s. */
+double calibration_resume_s(const struct calibration *c, const struct sim_chunk *k, double step_s);
+/* What a recorded chunk had more to do than one without steps between its pieces. */
+double calibration_resumed_s(const struct calibration *c, const struct record_chunk *k);
+/* How late a piece ends that should end with this part of the chunk, 0 to 1. */
+double calibration_over_s(const struct calibration *c, const struct sim_chunk *k, double part);
 
 enum st ST_CHECKED calibration_write(const struct calibration *c, const char *path,
                                      struct err *err);

@@ -43,6 +43,10 @@ void least_squares(double *x, uint32_t n_features, const double *features, const
     }
 }
 
+static double between(uint64_t from_ns, uint64_t to_ns) {
+    return (double)(int64_t)(to_ns - from_ns) / 1e9;
+}
+
 /* --- samples ---------------------------------------------------------------------------------- */
 
 struct samples {
@@ -177,13 +181,13 @@ struct sim_step calibration_recorded_step(const struct record_work *w) {
 
 void calibration_rested(struct calibration_past *p) {
     p->worked_s = 0;
-    p->stepped = false;
+    p->stepped_s = 0;
 }
 
 void calibration_worked(struct calibration_past *p, const struct calibration *c,
                         enum record_kind kind, double s) {
-    p->stepped = kind == RECORD_STEP;
-    if (p->stepped)
+    p->stepped_s = kind == RECORD_STEP ? s : 0;
+    if (kind == RECORD_STEP)
         p->evicted /= 1 + p->evicted;
     else
         p->evicted = 1 - (1 - p->evicted) * exp(-s / c->step.evicting_s);
@@ -200,8 +204,8 @@ static void step_features(double out[STEP_MORE], const struct calibration *c,
     out[GUESSING] = s->guesses > 0;
     out[EVICTED] = p->evicted;
     out[EVICTED_SEQUENCES] = p->evicted * s->requests;
-    out[SENT] = p->stepped;
-    out[SENT_SEQUENCES] = p->stepped * s->requests;
+    out[SENT] = p->stepped_s > 0;
+    out[SENT_SEQUENCES] = out[SENT] * s->requests;
     out[COLD] = c->step.warming_s > never_s ? exp(-p->worked_s / c->step.warming_s) : 0;
 }
 
@@ -347,7 +351,7 @@ static void take_chunks(struct samples *s, const struct record_file *f) {
         out[2] = k.last->rows;
         out[3] = (double)k.last->keys;
         out[4] = (double)k.last->earlier;
-        out[5] = k.resumed;
+        out[5] = k.steps_s;
         out[6] = (double)k.resumed * k.last->rows;
         sample_took(s, k.s);
     }
@@ -378,9 +382,16 @@ static enum st fit_chunks(struct calibration *c, const struct record_file *f, co
     c->chunk.row_s = x[2];
     c->chunk.key_pair_s = x[3];
     c->chunk.earlier_s = x[4];
-    c->chunk.resume_s = x[5];
+    c->chunk.resume_share = x[5];
     c->chunk.resume_row_s = x[6];
     return ST_OK;
+}
+
+struct sim_chunk calibration_recorded_chunk(const struct record_chunk *k) {
+    return (struct sim_chunk){.requests = k->last->runs,
+                              .tokens = k->last->rows,
+                              .key_pairs = (double)k->last->keys,
+                              .cached = (double)k->last->earlier};
 }
 
 double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *k) {
@@ -388,21 +399,33 @@ double calibration_chunk_s(const struct calibration *c, const struct sim_chunk *
            k->key_pairs * c->chunk.key_pair_s + k->cached * c->chunk.earlier_s;
 }
 
-struct sim_piece calibration_piece(const struct calibration *c, const struct sim_chunk *k) {
+double calibration_resume_s(const struct calibration *c, const struct sim_chunk *k, double step_s) {
+    return step_s * c->chunk.resume_share + k->tokens * c->chunk.resume_row_s;
+}
+
+double calibration_resumed_s(const struct calibration *c, const struct record_chunk *k) {
+    return k->steps_s * c->chunk.resume_share + k->resumed * k->last->rows * c->chunk.resume_row_s;
+}
+
+static int part_of(double part) {
+    return (int)fmax(0, fmin(CALIBRATION_PARTS - 1, CALIBRATION_PARTS * part));
+}
+
+double calibration_over_s(const struct calibration *c, const struct sim_chunk *k, double part) {
     double rows = fmax(1, k->tokens);
-    return (struct sim_piece){.over_s = sqrt(rows) * c->chunk.over_root_row_s +
-                                        k->key_pairs / rows * c->chunk.over_key_s,
-                              .resume_s = c->chunk.resume_s + k->tokens * c->chunk.resume_row_s};
+    return c->chunk.over_parts[part_of(part)] *
+           (sqrt(rows) * c->chunk.over_root_row_s + k->key_pairs / rows * c->chunk.over_key_s);
 }
 
 /* --- what lies between ------------------------------------------------------------------------ */
 
-/* Means: nothing is left out. */
+/* Means, but where a request was taken: the engine may have rested until it came. */
 static enum st fit_gaps(struct calibration *c, const struct record_file *f, const char *name,
                         struct err *err) {
     struct samples s;
     double x[LEAST_SQUARES_MAX];
     uint32_t n = c->step.n_knots;
+    uint64_t r = 0;
     if (!samples_new(&s, n + 1, f->n)) {
         samples_free(&s);
         return err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
@@ -411,7 +434,10 @@ static enum st fit_gaps(struct calibration *c, const struct record_file *f, cons
         double gap = (double)(int64_t)(f->v[i + 1].begin_ns - f->v[i].end_ns) / 1e9;
         double *out = s.features + s.n * s.n_features;
         bool step = f->v[i].kind == RECORD_STEP;
-        if (!(gap > 0) || record_rested(f, i + 1) || f->v[i].left_out || f->v[i + 1].left_out)
+        while (r < f->n_requests && f->requests[r].taken_ns < f->v[i].end_ns) r++;
+        bool taken = r < f->n_requests && f->requests[r].taken_ns <= f->v[i + 1].begin_ns;
+        if (!(gap > 0) || taken || record_rested(f, i + 1) || f->v[i].left_out ||
+            f->v[i + 1].left_out)
             continue;
         if (step) hats(out, c->step.sequences, n, f->v[i].runs);
         out[n] = !step;
@@ -431,35 +457,73 @@ double calibration_gap_s(const struct calibration *c, double requests) {
 
 /* --- pieces ----------------------------------------------------------------------------------- */
 
-/* Of those between steps: how late they end decides how often streams go on. A few that waited for a core
- * were later than all others together: the latest two in a hundred count as the latest of the others. */
+struct pieces {
+    struct samples s;
+    uint8_t *part; /* [s.n] */
+};
+
+/* Of a chunk that is there from its beginning: pieces that a step came before, but the last. */
+static void take_pieces(struct pieces *p, const struct calibration *c, const struct record_file *f,
+                        const struct record_chunk *chunk) {
+    struct sim_chunk k = calibration_recorded_chunk(chunk);
+    const struct record_work *w = chunk->last;
+    double done_s = 0, whole_s = chunk->s - calibration_resumed_s(c, chunk);
+    if (!(k.tokens > 0) || !(whole_s > 0)) return;
+    while (w->kind != RECORD_PIECE || !w->begins) w--;
+    for (bool begins = true; w < chunk->last; w++) {
+        if (w->kind != RECORD_PIECE) continue;
+        bool behind = w > f->v && w[-1].kind == RECORD_STEP;
+        double resume_s =
+            behind && !begins ? calibration_resume_s(c, &k, record_seconds(&w[-1])) : 0;
+        if (behind) {
+            struct samples *s = &p->s;
+            double *out = s->features + s->n * s->n_features;
+            double at_s = done_s + fmax(0, between(w->begin_ns, w->until_ns) - resume_s);
+            p->part[s->n] = (uint8_t)part_of(at_s / whole_s);
+            out[0] = sqrt(k.tokens);
+            out[1] = k.key_pairs / k.tokens;
+            s->weights[s->n] = 1 / k.tokens;
+            s->fitted[s->n] = s->y[s->n] = fmax(0, between(w->until_ns, w->end_ns));
+            s->n++;
+        }
+        done_s += record_seconds(w) - resume_s;
+        begins = false;
+    }
+}
+
+/* How late they end decides how often streams go on. A few that waited for a core were later than all
+ * others together: the latest two in a hundred count as the latest of the others. */
+static void fit_late(struct calibration *c, struct pieces *p) {
+    static const double latest_percent = 98;
+    struct samples *s = &p->s;
+    double x[2], late_s[CALIBRATION_PARTS] = {0}, fitted_s[CALIBRATION_PARTS] = {0};
+    uint32_t n[CALIBRATION_PARTS] = {0};
+    qsort(s->fitted, s->n, sizeof *s->fitted, percentile_compare);
+    double latest = percentile(s->fitted, s->n, latest_percent);
+    for (size_t k = 0; k < s->n; k++) s->y[k] = fmin(s->y[k], latest);
+    (void)solve(s, x, INFINITY);
+    c->chunk.over_root_row_s = x[0];
+    c->chunk.over_key_s = x[1];
+    for (size_t k = 0; k < s->n; k++) {
+        late_s[p->part[k]] += s->y[k];
+        fitted_s[p->part[k]] += s->fitted[k];
+        n[p->part[k]]++;
+    }
+    for (int i = 0; i < CALIBRATION_PARTS; i++)
+        c->chunk.over_parts[i] =
+            n[i] >= SAMPLES_MIN && fitted_s[i] > 0 ? late_s[i] / fitted_s[i] : 1;
+}
+
 static enum st fit_pieces(struct calibration *c, const struct record_file *f, const char *name,
                           struct err *err) {
-    static const double latest_percent = 98;
-    struct samples s;
-    double x[2];
-    bool there = samples_new(&s, 2, f->n);
-    for (uint64_t i = 1; i < f->n && there; i++) {
-        const struct record_work *w = &f->v[i];
-        if (w->kind != RECORD_PIECE || w->over || w[-1].kind != RECORD_STEP || w->left_out ||
-            w->rows == 0)
-            continue;
-        double *out = s.features + s.n * s.n_features;
-        out[0] = sqrt(w->rows);
-        out[1] = (double)w->keys / w->rows;
-        s.weights[s.n] = 1.0 / w->rows;
-        s.fitted[s.n] = s.y[s.n] = fmax(0, (double)(int64_t)(w->end_ns - w->until_ns) / 1e9);
-        s.n++;
-    }
-    if (there) {
-        qsort(s.fitted, s.n, sizeof *s.fitted, percentile_compare);
-        double latest = percentile(s.fitted, s.n, latest_percent);
-        for (size_t k = 0; k < s.n; k++) s.y[k] = fmin(s.y[k], latest);
-        (void)solve(&s, x, INFINITY);
-        c->chunk.over_root_row_s = x[0];
-        c->chunk.over_key_s = x[1];
-    }
-    samples_free(&s);
+    struct pieces p = {.part = malloc(f->n + 1)};
+    struct record_chunk k;
+    bool there = samples_new(&p.s, 2, f->n) && p.part;
+    for (uint64_t i = 0; there && record_next_chunk(&k, f, &i);)
+        if (k.whole) take_pieces(&p, c, f, &k);
+    if (there) fit_late(c, &p);
+    samples_free(&p.s);
+    free(p.part);
     return there ? ST_OK : err_set(err, ST_NO_MEMORY, "%s: out of memory", name);
 }
 
@@ -508,10 +572,6 @@ static void line(double *fixed, double *each, struct prompts *p) {
 
 static void sample(struct prompts *p, uint32_t tokens, double seconds) {
     if (seconds > 0) p->v[p->n++] = (struct prompt){tokens, seconds};
-}
-
-static double between(uint64_t from_ns, uint64_t to_ns) {
-    return (double)(int64_t)(to_ns - from_ns) / 1e9;
 }
 
 /* From when a lone request was taken to its first token, less what was computed for it: pieces of a

@@ -236,7 +236,7 @@ static void begin_chunk(struct sim_exec *s, const struct exec_run *runs, uint32_
         c->key_pairs += n * from + n * (n + 1) / 2;
         c->cached += from;
     }
-    s->chunk_left_ns = ns_of(s, s->o.times.chunk_s(s->o.times.ctx, c));
+    s->chunk_ns = s->chunk_left_ns = ns_of(s, s->o.times.chunk_s(s->o.times.ctx, c));
     s->in_chunk = true;
     s->stepped = false;
 }
@@ -244,10 +244,13 @@ static void begin_chunk(struct sim_exec *s, const struct exec_run *runs, uint32_
 /* However short it should be, it gets on. */
 static void piece(struct sim_exec *s, uint64_t until_ns) {
     uint64_t ns = until_ns > s->now_ns ? until_ns - s->now_ns : 0;
-    if (s->o.times.piece) {
-        struct sim_piece p = s->o.times.piece(s->o.times.ctx, &s->chunk);
-        ns += 1 + (uint64_t)fmin(p.over_s * 1e9, ns_max);
-        if (s->stepped && p.resume_s > 0) s->chunk_left_ns += ns_of(s, p.resume_s);
+    const struct sim_times *t = &s->o.times;
+    if (t->over_s) {
+        uint64_t resume_ns = s->stepped ? ns_of(s, t->resume_s(t->ctx, &s->chunk)) : 0;
+        double done = (double)s->chunk_ns - (double)s->chunk_left_ns,
+               more = ns > resume_ns ? (double)(ns - resume_ns) : 0;
+        s->chunk_left_ns += resume_ns;
+        ns += 1 + ns_of(s, t->over_s(t->ctx, &s->chunk, (done + more) / (double)s->chunk_ns));
     } else if (ns < piece_ns_min) {
         ns = piece_ns_min;
     }

@@ -21,17 +21,15 @@ struct sim_step {            /* one decode step */
 struct sim_chunk {                              /* one prompt batch */
     double tokens, key_pairs, cached, requests; /* step.h, struct step_prefill */
 };
-/* A chunk is computed in pieces, between which steps may come. */
-struct sim_piece {
-    double over_s;   /* so much later than it should a piece ends */
-    double resume_s; /* and so much more there is to do after a step, which used the caches */
-};
 struct sim_times {
     void *ctx;
     double (*step_s)(void *ctx, const struct sim_step *s);
     double (*chunk_s)(void *ctx, const struct sim_chunk *c);
-    /* A piece of the chunk that chunk_s was asked for last; NULL: it takes 1 ms or more. */
-    struct sim_piece (*piece)(void *ctx, const struct sim_chunk *c);
+    /* Of the chunk that chunk_s was asked for last, which is computed in pieces: what there is to do more
+     * after a step that came between, and how much later than it should a piece ends that should end when
+     * this part of it is computed. NULL, both: a piece takes 1 ms or more. */
+    double (*resume_s)(void *ctx, const struct sim_chunk *c);
+    double (*over_s)(void *ctx, const struct sim_chunk *c, double part);
 };
 
 struct sim_exec_options {
@@ -61,7 +59,7 @@ struct sim_exec {
     uint32_t *die_pages, *die_seqs, *pages_of;
     bool in_chunk;
     /* Of the chunk still to compute; steps may come between. */
-    uint64_t chunk_left_ns;
+    uint64_t chunk_ns, chunk_left_ns;
     struct sim_chunk chunk;
     bool stepped; /* since the last piece */
 };

@@ -74,12 +74,8 @@ static double replayed_step(struct solo *s) {
 static double replayed_chunk(struct solo *s) {
     struct record_chunk k;
     if (!s->replay || !record_next_chunk(&k, s->replay, &s->next_chunk)) return 1;
-    const struct sim_chunk was = {.requests = k.last->runs,
-                                  .tokens = k.last->rows,
-                                  .key_pairs = (double)k.last->keys,
-                                  .cached = (double)k.last->earlier};
-    double resume_s = k.resumed * calibration_piece(s->k, &was).resume_s;
-    return factor(k.s, calibration_chunk_s(s->k, &was) + resume_s);
+    const struct sim_chunk was = calibration_recorded_chunk(&k);
+    return factor(k.s, calibration_chunk_s(s->k, &was) + calibration_resumed_s(s->k, &k));
 }
 
 static double step_s(void *ctx, const struct sim_step *what) {
@@ -94,11 +90,14 @@ static double chunk_s(void *ctx, const struct sim_chunk *what) {
     return s->chunk_factor * calibration_chunk_s(s->k, what);
 }
 
-static struct sim_piece piece(void *ctx, const struct sim_chunk *what) {
+static double resume_s(void *ctx, const struct sim_chunk *what) {
     const struct solo *s = ctx;
-    struct sim_piece p = calibration_piece(s->k, what);
-    p.resume_s *= s->chunk_factor;
-    return p;
+    return s->chunk_factor * calibration_resume_s(s->k, what, s->past.stepped_s);
+}
+
+static double over_s(void *ctx, const struct sim_chunk *what, double part) {
+    const struct solo *s = ctx;
+    return calibration_over_s(s->k, what, part);
 }
 
 /* --- the front -------------------------------------------------------------------------------- */
@@ -354,7 +353,7 @@ static enum speculate settled(const struct calibration *k) {
                         drafting = plain;
         drafting.rows = 2 * runs;
         drafting.drafts = drafting.guesses = runs;
-        const struct calibration_past past = {.worked_s = INFINITY, .stepped = true};
+        const struct calibration_past past = {.worked_s = INFINITY, .stepped_s = 1};
         n_pay += calibration_step_s(k, &drafting, &past) <
                  (1 + k->acceptance) * calibration_step_s(k, &plain, &past);
     }
@@ -367,7 +366,7 @@ static enum st begin_engine(struct solo *s, struct err *err) {
     s->memory = aligned_alloc(page, (bytes + page - 1) / page * page);
     if (!s->memory) return err_set(err, ST_NO_MEMORY, "simulated server: out of memory");
     memset(s->memory, 0, bytes);
-    struct sim_exec_options o = {.times = {s, step_s, chunk_s, piece},
+    struct sim_exec_options o = {.times = {s, step_s, chunk_s, resume_s, over_s},
                                  .model_id = RUN_MODEL_ID,
                                  .n_pages = k->n_pages,
                                  .n_slots = k->n_slots,

@@ -171,15 +171,21 @@ static void a_server_knows_whether_drafts_pay(void **state) {
 static void a_prompt_waits_for_the_steps_between_its_pieces(void **state) {
     (void)state;
     struct calibration k = plain();
-    k.chunk.over_key_s = 1e-12; /* pieces end when they should */
     struct run_report o = serve_rows(&k, (struct row[]){{0, 100, 60}, {10, 100, 60}}, 2);
     /* the first 100 ms are the first one's alone; then 25 pieces with a step between two */
     if (fabs(o.ttft_s.max - (0.1 - 0.01 + 0.1 + 24 * 0.01)) > 0.015)
         fail_msg("found %g", o.ttft_s.max);
     /* each piece but the first loses 2 of its 4 ms: 50 pieces */
-    k.chunk.resume_s = 0.002;
+    k.chunk.resume_share = 0.2;
     o = serve_rows(&k, (struct row[]){{0, 100, 60}, {10, 100, 60}}, 2);
     if (fabs(o.ttft_s.max - (0.1 - 0.01 + 0.1 + 49 * 0.002 + 49 * 0.01)) > 0.03)
+        fail_msg("found %g", o.ttft_s.max);
+    /* each ends 4 ms late in the second half of its chunk: there are 13 and 6 or 7 */
+    k.chunk.resume_share = 0;
+    k.chunk.over_root_row_s = 0.0004;
+    for (int i = CALIBRATION_PARTS / 2; i < CALIBRATION_PARTS; i++) k.chunk.over_parts[i] = 1;
+    o = serve_rows(&k, (struct row[]){{0, 100, 60}, {10, 100, 60}}, 2);
+    if (fabs(o.ttft_s.max - (0.1 - 0.01 + 0.1 + 18 * 0.01)) > 0.015)
         fail_msg("found %g", o.ttft_s.max);
 }
 
@@ -359,7 +365,7 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
     struct err err;
     uint64_t now = 1, rng = 1;
     double begun_ns = 0; /* computed since the last rest, when a chunk begins */
-    double evicted = 0;
+    double evicted = 0, step_ns = 0;
     f.v = calloc(40000, sizeof *f.v);
     assert_non_null(f.v);
     for (int chunk = 0; chunk < 400; chunk++) {
@@ -368,16 +374,18 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
         double worked_ns = chunk % 4 ? begun_ns : 0; /* it rested before every fourth */
         now += chunk % 4 ? 0 : 5000000;
         for (uint32_t i = 0; i < pieces; i++) {
-            /* 20 us a row in all, and 70 us for each piece that comes after a step; it ends 2 us a
-             * root of a row and 10 ns a key late, one in 59 some milliseconds */
-            uint64_t ns = rows * 20000 / pieces + (i ? 70000 : 0);
+            /* 20 us a row in all, and for each piece that comes after a step a quarter of that and 20 ns a
+             * row; it ends 2 us a root of a row and 10 ns a key late, in the second half of a chunk twice
+             * that, and one in 199 some milliseconds */
+            uint64_t ns = rows * 20000 / pieces + (i ? (uint64_t)(step_ns / 4) + rows * 20 : 0);
             uint32_t seen = 100 + rows % 7 * 100;
-            uint64_t late_ns = (uint64_t)(2000 * sqrt(rows)) + 10 * seen;
+            uint64_t late_ns =
+                (uint64_t)((2000 * sqrt(rows) + 10 * seen) * (2 * i < pieces ? 1 : 2));
             f.v[f.n++] =
                 (struct record_work){.kind = RECORD_PIECE,
                                      .begin_ns = now,
                                      .end_ns = now + ns,
-                                     .until_ns = now + ns - late_ns - (f.n % 59 ? 0 : 4000000),
+                                     .until_ns = now + ns - late_ns - (f.n % 199 ? 0 : 4000000),
                                      .runs = 1,
                                      .rows = rows,
                                      .keys = rows * (uint64_t)seen,
@@ -400,15 +408,17 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
                                                   .rows = runs};
                 now += ns + 9000;
                 worked_ns += (double)ns;
+                step_ns = (double)ns;
             }
         }
         begun_ns = worked_ns;
     }
     must(calibration_fit(&c, &f, &(struct calibration_seen){0}, "samples", &err), &err);
     assert_true(fabs(c.chunk.row_s / 20e-6 - 1) < 0.02);
-    struct sim_piece p = calibration_piece(
-        &c, &(struct sim_chunk){.tokens = 400, .requests = 1, .key_pairs = 400 * 300});
-    assert_true(fabs(p.resume_s / 70e-6 - 1) < 0.05 && fabs(p.over_s / 43e-6 - 1) < 0.02);
+    const struct sim_chunk k = {.tokens = 400, .requests = 1, .key_pairs = 400 * 300};
+    assert_true(fabs(calibration_resume_s(&c, &k, 300e-6) / 83e-6 - 1) < 0.02);
+    assert_true(fabs(calibration_over_s(&c, &k, 0.2) / 43e-6 - 1) < 0.02);
+    assert_true(fabs(calibration_over_s(&c, &k, 0.9) / 86e-6 - 1) < 0.02);
     assert_true(fabs(c.gap_s / 1e-6 - 1) < 0.05 &&
                 fabs(calibration_gap_s(&c, 1) / 9e-6 - 1) < 0.05);
     for (uint32_t n = 1; n <= 8; n++) {
@@ -419,7 +429,7 @@ static void what_chunks_and_steps_have_more_to_do_after_each_other_is_found(void
                     struct calibration_past past = {0};
                     calibration_worked(&past, &c, RECORD_PIECE, piece_s);
                     past.worked_s = worked_s;
-                    past.stepped = stepped;
+                    past.stepped_s = stepped;
                     double gone = 1 - exp(-piece_s / 2e-3),
                            s = 200e-6 + 10e-6 * n + gone * (80e-6 + 15e-6 * n) +
                                90e-6 * exp(-worked_s / 5e-3) + stepped * (20e-6 + 4e-6 * n);
@@ -456,7 +466,7 @@ static void a_table_of_the_widest_steps_has_all_its_knots(void **state) {
     assert_int_equal(c.step.n_knots, CALIBRATION_KNOTS_MAX);
     for (uint32_t runs = 1; runs <= 32768; runs *= 2) {
         const struct sim_step step = {.requests = runs};
-        const struct calibration_past past = {.worked_s = 1, .stepped = true};
+        const struct calibration_past past = {.worked_s = 1, .stepped_s = 1};
         double s = 200e-6 + 1e-6 * runs;
         assert_true(fabs(calibration_step_s(&c, &step, &past) / s - 1) < 0.05);
     }
@@ -510,13 +520,14 @@ static void odd_recordings_give_a_table_of_numbers(void **state) {
     assert_true(c.acceptance == 0);
     struct sim_step step = {.requests = 2};
     struct sim_chunk chunk = {.tokens = 2, .requests = 2};
-    struct sim_piece piece = calibration_piece(&c, &chunk);
     struct calibration_past past = {.worked_s = 1};
     assert_true(isfinite(calibration_step_s(&c, &step, &past)));
     calibration_worked(&past, &c, RECORD_PIECE, 1);
     assert_true(isfinite(calibration_step_s(&c, &step, &past)));
     assert_true(isfinite(calibration_chunk_s(&c, &chunk)));
-    assert_true(isfinite(piece.over_s) && isfinite(piece.resume_s));
+    assert_true(isfinite(calibration_resume_s(&c, &chunk, 1)));
+    for (double part = -1; part < 3; part += 0.5)
+        assert_true(isfinite(calibration_over_s(&c, &chunk, part)));
     record_file_release(&f);
 }
 
@@ -721,9 +732,9 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
-    assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 7"));
+    assert_non_null(strstr(err.text, "supernode_calibration: found 1, expected 8"));
     rewind(f);
-    fprintf(f, "{\"supernode_calibration\": 7}\n");
+    fprintf(f, "{\"supernode_calibration\": 8}\n");
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
