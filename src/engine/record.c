@@ -298,7 +298,7 @@ bool record_next_chunk(struct record_chunk *out, const struct record_file *f, ui
         const struct record_work *w = &f->v[(*i)++];
         if (w->kind != RECORD_PIECE) continue;
         if (w->begins) {
-            *out = (struct record_chunk){.whole = true};
+            *out = (struct record_chunk){.first = w, .whole = true};
         } else if (*i > 1 && w[-1].kind == RECORD_STEP) {
             out->resumed++;
             out->steps_s += record_seconds(&w[-1]);

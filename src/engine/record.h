@@ -52,6 +52,11 @@ struct record_file {
 enum st ST_CHECKED record_read(struct record_file *f, const char *path, struct err *err);
 void record_file_release(struct record_file *f);
 
+/* Seconds; below 0 where the second comes first. */
+static inline double record_between(uint64_t from_ns, uint64_t to_ns) {
+    return (double)(int64_t)(to_ns - from_ns) / 1e9;
+}
+
 static inline double record_seconds(const struct record_work *w) {
     return (double)(w->end_ns - w->begin_ns) / 1e9;
 }
@@ -69,11 +74,11 @@ static inline bool record_rested(const struct record_file *f, uint64_t i) {
 
 /* A chunk: all of its pieces. */
 struct record_chunk {
-    const struct record_work *last; /* piece */
-    double s;                       /* sum of the pieces' times */
-    uint32_t resumed;               /* pieces but the first that came right after a step */
-    double steps_s;                 /* sum of those steps' times */
-    bool whole;                     /* its beginning is there too, and no piece is left out */
+    const struct record_work *first, *last; /* pieces; first: NULL unless whole */
+    double s;                               /* sum of the pieces' times */
+    uint32_t resumed;                       /* pieces but the first that came right after a step */
+    double steps_s;                         /* sum of those steps' times */
+    bool whole; /* its beginning is there too, and no piece is left out */
 };
 /* The next that ends from *i on, which moves behind it; false: none does. */
 bool record_next_chunk(struct record_chunk *out, const struct record_file *f, uint64_t *i);

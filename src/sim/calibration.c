@@ -149,13 +149,13 @@ static enum st read_text(const struct doc_node *at, const char *key, char *out, 
 }
 
 /* A list has no keys: each number is looked at as if it were alone in a mapping. */
-static enum st read_numbers(const struct doc_node *at, const char *key, double *v, uint32_t *n,
-                            struct err *err) {
+static enum st read_numbers(const struct doc_node *at, const char *key, double *v, uint32_t n_max,
+                            uint32_t *n, struct err *err) {
     enum st st = doc_need(at, key, err);
     if (st) return st;
     const struct doc_node *list = doc_find(at, key);
-    if (list->kind != DOC_LIST || list->n == 0 || list->n > CALIBRATION_KNOTS_MAX)
-        return doc_fail(list, err, "expected a list of 1 to %d numbers", CALIBRATION_KNOTS_MAX);
+    if (list->kind != DOC_LIST || list->n == 0 || list->n > n_max)
+        return doc_fail(list, err, "expected a list of 1 to %u numbers", n_max);
     for (*n = 0; *n < list->n && !st; (*n)++) {
         struct doc_node item = list->at[*n];
         item.key = key;
@@ -169,14 +169,15 @@ static enum st read_numbers(const struct doc_node *at, const char *key, double *
 static enum st read_so_many(const struct doc_node *at, const char *key, double *v, uint32_t so_many,
                             struct err *err) {
     uint32_t n = 0;
-    enum st st = read_numbers(at, key, v, &n, err);
+    enum st st = read_numbers(at, key, v, so_many, &n, err);
     if (!st && n != so_many)
         st = doc_fail(doc_find(at, key), err, "found %u numbers, expected %u", n, so_many);
     return st;
 }
 
 static enum st read_steps(struct calibration *c, const struct doc_node *at, struct err *err) {
-    enum st st = read_numbers(at, "sequences", c->step.sequences, &c->step.n_knots, err);
+    enum st st = read_numbers(at, "sequences", c->step.sequences, CALIBRATION_KNOTS_MAX,
+                              &c->step.n_knots, err);
     if (!st) st = read_so_many(at, "s", c->step.s, c->step.n_knots, err);
     if (!st) st = read_so_many(at, "gap_s", c->step.gap_s, c->step.n_knots, err);
     if (st) return st;

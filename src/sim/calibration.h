@@ -48,8 +48,8 @@ struct calibration {
          * time, in which it used the caches, and a row. */
         double resume_share, resume_row_s;
         /* A piece ends with a tile, so long after it should: by the square root of the chunk's rows, as
-         * tiles of more are cut finer, and by the keys that a row sees, on average; so many times that in
-         * each of these parts of a chunk, as operators have tiles of their own. */
+         * tiles of more are cut finer, and by the keys that a row sees; times a factor of each of these parts
+         * of a chunk, as operators have tiles of their own. */
         double over_root_row_s, over_key_s, over_parts[CALIBRATION_PARTS];
     } chunk;
     double gap_s;      /* behind a piece */
@@ -103,6 +103,10 @@ struct calibration_seen {
 enum st ST_CHECKED calibration_fit(struct calibration *c, struct record_file *f,
                                    const struct calibration_seen *seen, const char *name,
                                    struct err *err);
+/* Its part for c->front (calibration_front.c). */
+enum st ST_CHECKED calibration_front(struct calibration *c, const struct record_file *f,
+                                     const struct calibration_seen *seen, const char *name,
+                                     struct err *err);
 struct sim_step calibration_recorded_step(const struct record_work *w);
 /* What an engine did before, as far as its next step's time depends on that; {0}: nothing. */
 struct calibration_past {

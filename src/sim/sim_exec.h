@@ -58,7 +58,7 @@ struct sim_exec {
     /* die_bound: pages that lie on each die, by how many sequences; of the sequence in each slot */
     uint32_t *die_pages, *die_seqs, *pages_of;
     bool in_chunk;
-    /* Of the chunk still to compute; steps may come between. */
+    /* Of the chunk: what it took without steps between, and what is left to compute. */
     uint64_t chunk_ns, chunk_left_ns;
     struct sim_chunk chunk;
     bool stepped; /* since the last piece */

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "described.h"
 
@@ -186,6 +187,12 @@ static void a_prompt_waits_for_the_steps_between_its_pieces(void **state) {
     for (int i = CALIBRATION_PARTS / 2; i < CALIBRATION_PARTS; i++) k.chunk.over_parts[i] = 1;
     o = serve_rows(&k, (struct row[]){{0, 100, 60}, {10, 100, 60}}, 2);
     if (fabs(o.ttft_s.max - (0.1 - 0.01 + 0.1 + 18 * 0.01)) > 0.015)
+        fail_msg("found %g", o.ttft_s.max);
+    /* all of a piece and more is lost: half of it is not, for as long as the stream lasts */
+    k.chunk.over_root_row_s = 0;
+    k.chunk.resume_share = 10;
+    o = serve_rows(&k, (struct row[]){{0, 100, 60}, {10, 100, 60}}, 2);
+    if (fabs(o.ttft_s.max - (0.1 - 0.01 + 0.1 + 49 * 0.002 + 49 * 0.01)) > 0.03)
         fail_msg("found %g", o.ttft_s.max);
 }
 
@@ -701,6 +708,8 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     c.step.warming_s = 0.13;
     c.step.cold_s = 0.14;
     c.step.stall_share = 0.06;
+    c.chunk.resume_share = 0.17;
+    for (int i = 0; i < CALIBRATION_PARTS; i++) c.chunk.over_parts[i] = 1 + 0.1 * i;
     c.front.wake_s = 0.07;
     c.front.first_token_s = 0.15;
     c.front.token_s = 0.16;
@@ -721,6 +730,8 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     near(d.step.warming_s, 0.13);
     near(d.step.cold_s, 0.14);
     near(d.step.stall_share, 0.06);
+    near(d.chunk.resume_share, 0.17);
+    for (int i = 0; i < CALIBRATION_PARTS; i++) near(d.chunk.over_parts[i], 1 + 0.1 * i);
     near(d.front.wake_s, 0.07);
     near(d.front.first_token_s, 0.15);
     near(d.front.token_s, 0.16);
@@ -728,6 +739,12 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     near(d.front.front_wake_s, 0.03);
     near(d.front.read_s, 0.04);
     near(d.chunk.row_s, c.chunk.row_s);
+    json_t *j = json_load_file(path, 0, NULL);
+    json_array_remove(json_object_get(json_object_get(j, "chunk"), "piece_over_parts"), 0);
+    assert_int_equal(json_dump_file(j, path, 0), 0);
+    json_decref(j);
+    assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, "piece_over_parts: found 15 numbers, expected 16"));
     fprintf(f, "{\"supernode_calibration\": 1}\n");
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);
