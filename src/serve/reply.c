@@ -346,6 +346,7 @@ static struct reply *reply_new(struct server *s, struct http_conn *conn, struct 
 
 void reply_begin(struct server *s, struct evhttp_request *req, enum api_kind kind,
                  struct auth_key *key) {
+    static const struct timeval no_time = {0, 0};
     struct api_error e;
     struct http_conn *conn = http_conn_of(&s->conns, req);
     size_t body_len = evbuffer_get_length(evhttp_request_get_input_buffer(req));
@@ -362,5 +363,6 @@ void reply_begin(struct server *s, struct evhttp_request *req, enum api_kind kin
     }
     http_conn_watch(conn, req, reply_closed, r);
     worker_submit(s->worker, r->job);
-    event_active(s->submitted, EV_TIMEOUT, 0);
+    if (!evtimer_pending(s->submitted, NULL) && evtimer_add(s->submitted, &no_time))
+        event_active(s->submitted, EV_TIMEOUT, 0);
 }

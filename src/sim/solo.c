@@ -40,6 +40,7 @@ struct solo {
     double batch_from_s, busy_until_s, read_until_s, text_until_s;
     uint32_t id_bytes; /* of a token in a body: decimal, and a comma */
     uint32_t n_round;  /* buffers left of the round */
+    bool held;         /* what is read waits for the end of this round, too */
     double *idle_s;    /* [n_idle] since when connections are, the newest last */
     uint32_t n_idle, cap_idle;
     uint64_t n_ended; /* requests that left theirs */
@@ -200,8 +201,12 @@ static void make_tokens(struct solo *s, struct run_request *q, double from_s) {
     push(&s->ready, q);
 }
 
+static bool more_to_read(const struct solo *s) {
+    return s->reading.first || (s->sent.first && s->sent.first->first_s <= s->read_until_s);
+}
+
 /* What is read becomes tokens at once where the thread that makes them is at work; where it sleeps it is
- * told at the end of the round. */
+ * told at the end of the round, or of the next, where there is more to read. */
 static void end_buffer(struct solo *s) {
     struct run_request *q = pop(&s->reading);
     q->n_left -= buffer_of(s, q);
@@ -212,7 +217,9 @@ static void end_buffer(struct solo *s) {
         make_tokens(s, q, s->text_until_s);
     else
         push(&s->read, q);
-    while (s->n_round == 0 && s->read.first)
+    if (s->n_round > 0) return;
+    s->held = s->read.first && !s->held && more_to_read(s);
+    while (s->read.first && !s->held)
         make_tokens(s, pop(&s->read), fmax(s->text_until_s, s->read_until_s));
 }
 
