@@ -74,7 +74,7 @@ static inline bool record_rested(const struct record_file *f, uint64_t i) {
 
 /* A chunk: all of its pieces. */
 struct record_chunk {
-    const struct record_work *first, *last; /* pieces; first: NULL unless whole */
+    const struct record_work *first, *last; /* pieces; first: NULL, it began before */
     double s;                               /* sum of the pieces' times */
     uint32_t resumed;                       /* pieces but the first that came right after a step */
     double steps_s;                         /* sum of those steps' times */

@@ -56,8 +56,8 @@ static void on_mail(evutil_socket_t fd, short what, void *arg) {
     stop_if_drained(s);
 }
 
-/* A timer of no time, begun by a request: it comes behind all that is read in the next pass. Longer bodies of
- * one burst, and those on new connections, are whole a pass later than the others. */
+/* A timer of no time, begun by a request: it comes behind all that is read in the next pass. Of one
+ * burst, bodies of over 4 KiB and those on new connections are whole a pass later than the others, or more. */
 static void on_submitted(evutil_socket_t fd, short what, void *arg) {
     struct server *s = arg;
     (void)fd;

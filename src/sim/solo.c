@@ -33,7 +33,7 @@ struct solo {
      * those that find none kept, and then sends them one after the other, as fast as they can be read;
      * they are read in rounds, a buffer of each that was there when the round began, so that short
      * prompts pass long ones; a thread makes tokens of their texts one after the other, which sleeps
-     * until the end of a round; then it waits for the end of the work under way. */
+     * until the end of a round, or of one more; then it waits for the end of the work under way. */
     struct run_queue {
         struct run_request *first, *last;
     } made, sent, reading, read, ready;
