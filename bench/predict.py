@@ -189,7 +189,9 @@ class Calibration:
             if fit["elsewhere"] <= 0.1 * (fit["elsewhere"] + fit["steps"]) and same(before, self.probe):
                 break
             log("the machine changed while it was calibrated; again")
-        self.hop_ns, self.at_s = found["hop_ns"], time.monotonic()
+        # what was in another state is not in its table, whatever the machine is like now
+        self.hop_ns = self.probe["hop_ns"] = found["hop_ns"]
+        self.at_s = time.monotonic()
         divisor = max(1, longest / (found["executor"]["max_model_len"] - 8))
 
     def old(self):
