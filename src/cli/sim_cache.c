@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* supernode sim cache: what a context cache does to a prompt batch, by reuse and by the plane its blocks
  * come over. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -80,6 +81,9 @@ static enum st fill(struct asked *a, const struct args *f, struct err *err) {
     if (cache_fits(&all, err))
         return err_prefix(err, "cache: --batch %u in prompts of %u: ", f->tokens, f->prompt);
     add(a, f, NULL, 0);
+    if (!isfinite(a->rows[0].cost.batch_s))
+        return err_set(err, ST_INVALID, "cache: it would never end: a path of %s is missing",
+                       m->name);
     for (uint32_t i = 0; i < m->n_planes; i++) {
         const struct machine_plane *p = &m->planes[i];
         if (!cache_plane_reaches(p) || (a->only && a->only != p)) continue;
@@ -207,7 +211,7 @@ int cli_sim_cache(int argc, char **argv) {
         {"imbalance", "X", FLAG_F32, &a.imbalance, 1, 1000,
          "load of the hottest rank of routed experts over the mean (default 1)", true},
         {"redundant", "N", FLAG_U32, &a.redundant, 0, 65536,
-         "routed experts held twice (default 0)", true},
+         "routed experts held twice (default: what ranks are left)", true},
         {NULL, NULL, FLAG_BOOL, NULL, 0, 0, NULL, false},
     };
     const struct flag_command cmd = {

@@ -67,7 +67,8 @@ static enum st find(struct asked *a, const char *name, struct err *err) {
         all);
 }
 
-static struct op_shape shape_of(const struct args *a, const struct sim_asked *s) {
+static struct op_shape shape_of(const struct args *a, const struct sim_asked *s,
+                                const struct machine_plane *plane) {
     double rows = a->batch, requests = a->requests ? a->requests : a->batch;
     return (struct op_shape){
         .model = &s->model,
@@ -90,7 +91,7 @@ static struct op_shape shape_of(const struct args *a, const struct sim_asked *s)
         .m = a->m,
         .n = a->n,
         .k = a->k,
-        .plane = a->plane,
+        .plane = plane ? plane->name : NULL,
         .explain = true,
     };
 }
@@ -172,7 +173,7 @@ static enum st check(const struct args *a, const struct asked *op, const struct 
         return err_set(err, ST_INVALID, "op: found --shared-ranks %u, expected fewer than --ep %u",
                        a->shared_ranks, a->ep);
     if ((BIT(op->op) & EXCHANGED) && a->imbalance > 1 && s->model.n_experts && !by_hand) {
-        struct op_shape shape = shape_of(a, s);
+        struct op_shape shape = shape_of(a, s, NULL);
         double most = op_imbalance_max(&shape);
         if ((double)a->imbalance > most * (1 + 1e-6))
             return err_set(err, ST_INVALID,
@@ -340,7 +341,7 @@ static enum st run(void *args, const char *name, struct err *err) {
     if (!st) st = sim_args_plane(&plane, &s.machine, a->plane, err);
     if (st) return st;
     if (op.kind == ASKED_OP) {
-        struct op_shape shape = shape_of(a, &s);
+        struct op_shape shape = shape_of(a, &s, plane);
         op_cost(&c, &s.machine, &place, op.op, &shape);
         if (!isfinite(c.s))
             return err_set(err, ST_INVALID, "op: --ep %u: no network of %s connects so many dies",

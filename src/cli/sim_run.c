@@ -339,8 +339,6 @@ static enum st simulate_cluster(const struct run_config *c, const struct args *a
 
 static enum st simulate(const struct run_config *c, const struct args *a, struct err *err) {
     struct run_report o;
-    if (a->replay && !c->server[0])
-        return err_set(err, ST_INVALID, "sim run: --replay: expected server: FILE in the config");
     enum st st = (c->server[0] ? simulate_server : simulate_cluster)(c, a, &o, err);
     if (!st && o.wrong_tokens + o.wrong_pages + o.leaked_pages + o.lost_requests > 0)
         st = err_set(err, ST_CORRUPT, "sim run: a promise was broken (see \"checked\")");
@@ -385,6 +383,8 @@ int cli_sim_run(int argc, char **argv) {
     struct run_override v[16];
     st = c ? run_config_open(c, path, v, overrides(v, &a), &err)
            : err_set(&err, ST_NO_MEMORY, "sim run: out of memory");
+    if (!st && a.replay && !c->server[0])
+        st = err_set(&err, ST_INVALID, BY "replay: expected server: FILE in the config");
     bool usage = st && strncmp(err.text, BY, strlen(BY)) == 0;
     if (!st) st = simulate(c, &a, &err);
     free(c);

@@ -107,9 +107,9 @@ static enum st setup(struct asked *a, const struct args *f, struct err *err) {
                              .microbatches = f->microbatches != 2,
                              .microbatches_forced = f->microbatches == 1,
                              .attention_cubes = (double)f->attention_share,
-                             .attention = (enum step_attention)f->attention,
-                             .plane = f->plane};
+                             .attention = (enum step_attention)f->attention};
     enum st st = sim_args_plane(&plane, &a->s.machine, f->plane, err);
+    if (!st && plane) s->plane = plane->name;
     if (!st) st = step_setup_fill(s, a->prefill, err);
     if (!st && f->fixed_us.given) s->layer_fixed_s = (double)f->fixed_us.v * 1e-6;
     return st;
@@ -182,6 +182,13 @@ static double rate_a_chip(const struct asked *a) { /* tokens/s */
     return a->decode.requests * dies * tokens_a_step(a) / a->step_s;
 }
 
+/* The scale-out plane, over which a prompt's KV goes to decode; NULL: none leads to other nodes' dies. */
+static const struct machine_plane *handover(const struct asked *a) {
+    const struct machine *m = &a->s.machine;
+    const struct machine_plane *p = &m->planes[m->n_planes > 1];
+    return m->n_nodes > 1 && p->other_node[TRANSFER_READ].rate_bps > 0 ? p : NULL;
+}
+
 static uint32_t microbatches(const struct asked *a) {
     uint32_t n = 0;
     for (size_t i = 0; i < a->trace.n; i++)
@@ -227,6 +234,13 @@ static void print_table(const struct asked *a) {
     }
     printf("\nwork %.2f ms on all streams, of which %.2f ms run beside each other\n", all * 1e3,
            beside_s(a) * 1e3);
+}
+
+static void print_handover(const struct asked *a, const struct args *f) {
+    const struct machine_plane *p = handover(a);
+    if (a->prefill && p)
+        printf("hand-over of a prompt's KV %.2f ms over %s\n",
+               step_handover_s(&a->setup, p, f->prompt) * 1e3, p->name);
 }
 
 /* What was asked: of both, and of one. */
@@ -277,6 +291,9 @@ static void print_json(const struct asked *a, const struct args *f) {
                   step_kv_room_bytes(&a->setup, a->prefill) / step_kv_token_bytes(&a->setup));
     json_object_update(o, answer);
     json_decref(answer);
+    if (a->prefill && handover(a))
+        json_object_set_new(o, "handover_ms",
+                            json_real(step_handover_s(&a->setup, handover(a), f->prompt) * 1e3));
     if (a->prefill)
         json_object_set_new(o, "computed_tokens_per_s_per_chip", json_real(computed_a_chip(a)));
     else
@@ -331,12 +348,16 @@ static enum st run(void *args, const char *which, struct err *err) {
         a->step_s = a->prefill ? step_prefill_s(&a->setup, &a->batch, &a->trace)
                                : step_decode_s(&a->setup, &a->decode, &a->trace);
         gather(a);
+        if (!isfinite(a->step_s))
+            st = err_set(err, ST_INVALID, "step: it would never end: a path of %s is missing",
+                         a->s.machine.name);
     }
     if (!st && f->chrome) st = write_chrome(a, f->chrome, err);
     if (!st && f->json) print_json(a, f);
     if (!st && !f->json) {
         print_head(a);
         print_table(a);
+        print_handover(a, f);
     }
     free(a->trace.v);
     free(a);

@@ -36,7 +36,7 @@ static uint32_t fields(struct field out[FIELDS_MAX], struct calibration *c) {
         {ENGINE, "tpot_ms", NULL, &c->engine.tpot_ms, 0, 1e6},
         {ENGINE, "ttft_ms", NULL, &c->engine.ttft_ms, 0, 1e8},
         {ENGINE, "draft_tokens", NULL, &c->engine.draft_tokens, 0, EXECUTOR_DRAFTS_MAX},
-        {EXECUTOR, "kv_pages", NULL, &c->n_pages, 1, 1e9},
+        {EXECUTOR, "kv_pages", NULL, &c->n_pages, 1, SIM_PAGES_MAX},
         {EXECUTOR, "slots", NULL, &c->n_slots, 1, 65536},
         {EXECUTOR, "max_model_len", NULL, &c->max_model_len, 1, 1 << 24},
         {EXECUTOR, "vocab", NULL, &c->vocab, 2, 1 << 24},
@@ -190,6 +190,7 @@ static enum st read_steps(struct calibration *c, const struct doc_node *at, stru
 static enum st read_all(struct calibration *c, const struct doc_node *root, struct err *err) {
     struct field f[FIELDS_MAX];
     uint32_t n = fields(f, c), mode = 0, found = 0;
+    uint64_t rows = KV_PAGE_TOKENS;
     const struct field format = {TOP, "supernode_calibration", NULL, &found, 0, UINT32_MAX};
     const struct doc_node *of[GROUPS] = {root};
     enum st st = root->kind == DOC_MAP
@@ -214,6 +215,8 @@ static enum st read_all(struct calibration *c, const struct doc_node *root, stru
         st = read_so_many(of[CHUNK], "piece_over_parts", c->chunk.over_parts, CALIBRATION_PARTS,
                           err);
     c->engine.speculate = (enum speculate)mode;
+    if (!st)
+        st = doc_count(of[EXECUTOR], "kv_page_tokens", KV_PAGE_TOKENS, KV_PAGE_TOKENS, &rows, err);
     if (!st && c->n_pages < engine_pages_min(c->max_model_len))
         st = doc_fail(doc_find(of[EXECUTOR], "kv_pages"), err, "found %u, expected %u or more",
                       c->n_pages, engine_pages_min(c->max_model_len));

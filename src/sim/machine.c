@@ -128,17 +128,12 @@ static enum st read_die(const struct in *in, const struct doc_node *at) {
                                        "int8_tops",  "fp8_tflops",   "fp4_tflops",
                                        "hbm_gb",     "hbm_gbs",      NULL};
     struct machine *m = in->m;
-    double most = 0;
     enum st st = doc_only(at, keys, in->err);
     if (!st) st = need_count(in, at, "cube_cores", 1, 100000, &m->cube_cores);
     if (!st) st = need_count(in, at, "vector_cores", 1, 100000, &m->vector_cores);
-    for (int i = 0; i < MACHINE_TYPES && !st; i++) {
+    if (!st) st = doc_need(at, keys[2 + TYPE_BF16], in->err); /* attention, gate and head */
+    for (int i = 0; i < MACHINE_TYPES && !st; i++)
         st = figure(in, at, keys[2 + i], tera_ops, &m->peak[i]);
-        most = fmax(most, m->peak[i]);
-    }
-    if (!st && most == 0)
-        st = doc_fail(at, in->err,
-                      "found no peak, expected bf16_tflops, int8_tops, fp8_tflops or fp4_tflops");
     if (!st) st = need_figure(in, at, "hbm_gb", gb, &m->hbm_bytes);
     if (!st) st = need_figure(in, at, "hbm_gbs", gbs, &m->hbm_bps);
     return st;
@@ -187,7 +182,8 @@ static enum st read_cluster(const struct in *in, const struct doc_node *at) {
 /* --- planes --------------------------------------------------------------------------------------- */
 
 static enum st read_path(const struct in *in, const struct doc_node *at,
-                         const struct machine_plane *p, bool leaves, struct machine_path *out) {
+                         const struct machine_plane *p, bool leaves, enum machine_transfer what,
+                         struct machine_path *out) {
     static const char *const keys[] = {"gbs", "us", NULL};
     enum st st = doc_only(at, keys, in->err);
     if (!st) st = doc_need(at, "gbs", in->err);
@@ -198,6 +194,8 @@ static enum st read_path(const struct in *in, const struct doc_node *at,
     out->rate_bps *= gbs.unit;
     out->latency_s *= us.unit;
     double link = p->die_bps > 0 ? p->die_bps : p->node_bps;
+    bool cpu = what == TRANSFER_READ_CPU || what == TRANSFER_WRITE_CPU;
+    if (cpu && p->cpu_bps > 0 && (link <= 0 || p->cpu_bps < link)) link = p->cpu_bps;
     const struct doc_node *rate = doc_find(at, "gbs");
     if (link > 0 && out->rate_bps > link)
         return doc_fail(rate, in->err, "found %s, expected at most the link's %g", rate->text,
@@ -219,7 +217,7 @@ static enum st read_paths(const struct in *in, const struct doc_node *at, struct
         if (table) st = doc_only(table, machine_transfer_names, in->err);
         for (int t = 0; t < MACHINE_TRANSFERS && table && !st; t++) {
             const struct doc_node *path = doc_find(table, machine_transfer_names[t]);
-            if (path) st = read_path(in, path, p, where, &paths[t]);
+            if (path) st = read_path(in, path, p, where, (enum machine_transfer)t, &paths[t]);
         }
     }
     return st;

@@ -33,10 +33,6 @@ static const char *const configs[] = {
     "\"n_group\":1,\"topk_group\":1,\"num_experts_per_tok\":6,\"first_k_dense_replace\":1,"
     "\"norm_topk_prob\":false,\"max_position_embeddings\":163840}"};
 
-const char *const *sim_model_names(void) {
-    return names;
-}
-
 bool sim_model_is_path(const char *name) {
     size_t n = strlen(name);
     return strchr(name, '/') || (n > 5 && strcmp(name + n - 5, ".json") == 0);

@@ -9,7 +9,5 @@
  * '/' or ends in .json). */
 enum st ST_CHECKED sim_model_open(struct model_config *c, const char *name, struct err *err);
 bool sim_model_is_path(const char *name);
-/* Embedded names, NULL at the end. */
-const char *const *sim_model_names(void);
 
 #endif

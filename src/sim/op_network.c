@@ -34,7 +34,7 @@ static double message_bytes(const struct op_shape *s, bool dispatch) {
 /* Where the ranks of the experts are, seen from one of them. They lie evenly on as few nodes as hold
  * them: nobody leaves one rank alone on the last node, which would send all it has the slow way. */
 struct peers {
-    const struct machine_plane *near, *far; /* far NULL: near reaches all */
+    const struct machine_plane *near, *far; /* far NULL: none, or no way */
     double all, node, near_other, beyond;   /* ranks; of this node, this domain, others */
     double nodes, far_nodes;                /* all they are on, and those beyond */
 };
@@ -59,13 +59,11 @@ static struct peers peers_of(const struct op_work *w) {
     if (s->plane) {
         const struct machine_plane *p = machine_plane(m, s->plane);
         if (p) r.near = p;
-        r.near_other = ep - r.node;
-        return r;
     }
     double domain = r.near->domain_nodes ? ep / ceil(ep / (r.near->domain_nodes * in_node)) : ep;
     r.near_other = domain - r.node;
     r.beyond = ep - domain;
-    if (r.beyond > 0) r.far = beyond(m);
+    if (r.beyond > 0 && !s->plane) r.far = beyond(m);
     r.far_nodes = r.nodes * r.beyond / ep;
     return r;
 }

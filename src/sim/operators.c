@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Implements operators.h for what a die does by itself: rooflines of matmuls in waves of tiles, of
- * attention and of what only streams memory. An operator takes the longer of its computing and its
- * memory traffic, and its start; the hidden assumption is that a kernel overlaps the two. What lies
- * between dies is in op_network.c. */
+ * attention and of what only streams memory. A kernel is taken to overlap its computing and its memory
+ * traffic: it takes the longer, somewhat more where both are nearly as long (op_cost), and its start.
+ * What lies between dies is in op_network.c. */
 #include "sim/op_impl.h"
 
 #include <assert.h>

@@ -52,8 +52,9 @@ enum st ST_CHECKED op_constants_check(const struct machine_operator *o, struct e
 
 struct op_cost {
     double s;                                       /* what it takes */
-    double compute_s, memory_s, network_s, fixed_s; /* what it is made of: the longest of the first
-                                                      three, the fixed time, and ... */
+    double compute_s, memory_s, network_s, fixed_s; /* what it is made of: the first three beside
+                                                      each other (the fourth root of the sum of
+                                                      their fourth powers), the fixed time, ... */
     double serial_s; /* ... memory traffic that only begins when the rest is through, ... */
     double vector_s; /* ... and vector cores' work on rows that nothing hides */
     double operations, hbm_bytes, network_bytes;

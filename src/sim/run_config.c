@@ -8,11 +8,11 @@
 #include "model/kv.h"
 #include "sim/models.h"
 #include "sim/run_config_impl.h"
+#include "sim/sim_exec.h"
 
 enum {
     /* What a simulation keeps, of all members: some GB. */
     DIES_MAX = 1 << 16, /* of an instance */
-    KV_PAGES_MAX = 1 << 25,
     SSD_BLOCKS_MAX = 1 << 27
 };
 
@@ -173,6 +173,7 @@ static enum st instances(struct run_in *in, const struct doc_node *root, bool pr
     struct step_setup *s = &i->setup;
     const struct machine *m = &in->c->machine;
     uint32_t type = machine_weights(m), per_chip = 0;
+    double fixed_s = -1; /* of a layer; below 0: as the chip's */
     enum st st = run_in_mapping(in, root, role, prefill ? prefills : decodes, &at);
     if (!st) st = run_in_count(in, at, "instances", 1, 200, &i->n);
     i->chips = chips_default(in, i, prefill);
@@ -195,13 +196,14 @@ static enum st instances(struct run_in *in, const struct doc_node *root, bool pr
     if (!st) st = run_in_number(in, at, "imbalance", 1, 100, 1, &s->imbalance);
     if (!st) st = doc_bool(at, "mtp", &s->mtp, in->err);
     if (!st) st = run_in_number(in, at, "acceptance", 0, 1, 1, &s->acceptance);
-    if (!st) st = run_in_number(in, at, "layer_fixed_ms", 0, 12, 1e-3, &s->layer_fixed_s);
+    if (!st) st = run_in_number(in, at, "layer_fixed_ms", 0, 12, 1e-3, &fixed_s);
     if (!st) st = doc_bool(at, "microbatches", &s->microbatches, in->err);
     if (!st) st = run_in_number(in, at, "attention_share", 0.05, 0.95, 1, &s->attention_cubes);
     s->machine = m;
     s->dies = i->chips * m->dies_per_chip;
     if (st) return st;
     st = step_setup_fill(s, prefill, in->err);
+    if (fixed_s >= 0) s->layer_fixed_s = fixed_s;
     if (!st && s->dies % s->ep)
         st = err_set(in->err, ST_INVALID,
                      "ep: found %u, expected a divisor of the instance's %u dies", s->ep, s->dies);
@@ -229,11 +231,11 @@ static enum st fits(struct run_in *in, const struct doc_node *root) {
     if (st) return err_prefix(in->err, "%s: line %u: ", in->name, at ? at->line : root->line);
     double pages = (double)prefill * c->prefill.n + (double)decode * c->decode.n,
            block = run_page_bytes(c), blocks = c->pool.ssd_bytes / block * c->pool.n;
-    if (pages > KV_PAGES_MAX)
+    if (pages > SIM_PAGES_MAX)
         return doc_fail(instances_at(root), in->err,
                         "prefill and decode have memory for %.0f pages of %d tokens, expected at "
                         "most %d: the simulation keeps each",
-                        pages, KV_PAGE_TOKENS, KV_PAGES_MAX);
+                        pages, KV_PAGE_TOKENS, SIM_PAGES_MAX);
     if (blocks > SSD_BLOCKS_MAX)
         return doc_fail(doc_find(doc_find(root, "pool"), "ssd_gb"), in->err,
                         "%u servers have room for %.0f blocks of %d tokens, expected at most %d: "

@@ -21,17 +21,19 @@ static bool trace_is_timed(const struct run_load *r) {
 }
 
 /* Where the n-th request of a repeated trace comes. */
-static double trace_time(const struct run_load *r, uint64_t n) {
+static double trace_time(struct run_load *r, uint64_t n) {
     const struct trace *t = &r->trace;
     uint64_t i = n % t->n_rows, copy = n / t->n_rows;
     double at = t->rows[i].at_s;
     if (r->c->load.spread) {
         /* those of one instant are spread until the next one */
-        uint64_t from = i, to = i;
-        while (from > 0 && t->rows[from - 1].at_s == at) from--;
-        while (to < t->n_rows && t->rows[to].at_s == at) to++;
-        double next = to < t->n_rows ? t->rows[to].at_s : t->span_s;
-        at += (next - at) * (double)(i - from) / (double)(to - from);
+        if (i < r->burst_from || i >= r->burst_to) {
+            r->burst_from = r->burst_to = i;
+            while (r->burst_from > 0 && t->rows[r->burst_from - 1].at_s == at) r->burst_from--;
+            while (r->burst_to < t->n_rows && t->rows[r->burst_to].at_s == at) r->burst_to++;
+        }
+        double next = r->burst_to < t->n_rows ? t->rows[r->burst_to].at_s : t->span_s;
+        at += (next - at) * (double)(i - r->burst_from) / (double)(r->burst_to - r->burst_from);
     }
     return (at + (double)copy * t->span_s) / r->c->load.rate_scale;
 }

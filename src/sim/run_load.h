@@ -45,6 +45,7 @@ struct run_load {
     /* The client is gone: done comes at once. NULL: c->load.leave_share is 0. */
     void (*cancel)(void *ctx, struct run_request *q);
     struct trace trace;
+    uint64_t burst_from, burst_to;                  /* rows of the instant that was spread last */
     double next_arrival_s;                          /* INFINITY: none */
     uint64_t n_arrived, n_open, open_tokens, n_cut; /* n_cut: were longer than max_model_len */
     bool arrivals_over;

@@ -11,7 +11,7 @@
 
 enum { DIE_NONE = UINT32_MAX };
 static const uint64_t gate_wait_ns = 200000, piece_ns_min = 1000000;
-static const double ns_max = 1e15; /* files are strangers' */
+static const double ns_max = 1e16; /* files are strangers' */
 
 struct sim_page {
     uint64_t before;      /* the chain behind the page before */

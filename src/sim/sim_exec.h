@@ -9,6 +9,8 @@
 
 #include "engine/executor.h"
 
+enum { SIM_PAGES_MAX = 1 << 25 /* of all executors of a simulation: some GB */ };
+
 /* What work costs on the instance, in seconds of virtual time. */
 struct sim_step {            /* one decode step */
     double requests;         /* of the fullest die */

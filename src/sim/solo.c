@@ -74,7 +74,9 @@ static double replayed_step(struct solo *s) {
 
 static double replayed_chunk(struct solo *s) {
     struct record_chunk k;
-    if (!s->replay || !record_next_chunk(&k, s->replay, &s->next_chunk)) return 1;
+    do { /* of one that began before the recording not all of its time is known */
+        if (!s->replay || !record_next_chunk(&k, s->replay, &s->next_chunk)) return 1;
+    } while (!k.whole);
     const struct sim_chunk was = calibration_recorded_chunk(&k);
     return factor(k.s, calibration_chunk_s(s->k, &was) + calibration_resumed_s(s->k, &k));
 }
@@ -315,9 +317,6 @@ bool solo_until(struct solo *s, double virtual_s) {
     return !over(s);
 }
 
-double solo_now_s(const struct solo *s) {
-    return run_s(s->exec.now_ns);
-}
 double solo_stuck_s(const struct solo *s) {
     return run_load_stuck_s(&s->load);
 }
@@ -331,7 +330,7 @@ enum st solo_report(struct solo *s, struct run_report *o, struct err *err) {
         return err->code;
     }
     const struct engine_stats *e = engine_stats(s->engine);
-    *o = (struct run_report){.virtual_s = solo_now_s(s),
+    *o = (struct run_report){.virtual_s = run_s(s->exec.now_ns),
                              .wall_s = s->wall_s,
                              .events = s->pieces,
                              .preemptions = e->preemptions,

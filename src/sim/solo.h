@@ -18,7 +18,6 @@ enum st ST_CHECKED solo_new(struct solo **out, const struct run_config *c,
 void solo_free(struct solo *s); /* NULL is allowed */
 /* Goes on until about that virtual time; false: it is over. */
 bool solo_until(struct solo *s, double virtual_s);
-double solo_now_s(const struct solo *s);
 double solo_stuck_s(const struct solo *s); /* as run_stuck_s, and as long at most */
 uint64_t solo_finished(const struct solo *s);
 /* Of a cluster's figures those that one server has; the rest is 0. events: pieces of work. */

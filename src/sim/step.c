@@ -52,6 +52,11 @@ static enum st busiest(const struct step_setup *s, struct err *err) {
                    step_held(s) == 1 ? "" : "s");
 }
 
+/* Whether two microbatches of decode can go on at a time: on a GPU they take turns. */
+static bool splits(const struct machine *m) {
+    return is_gpu(m) || m->cube_cores > 1;
+}
+
 static enum st check(const struct step_setup *s, bool prefill, struct err *err) {
     const struct model_config *c = &s->model;
     double weights, has = s->machine->hbm_bytes;
@@ -76,6 +81,11 @@ static enum st check(const struct step_setup *s, bool prefill, struct err *err) 
                        "attention share: found %g, expected less than 1: dispatch and combine take "
                        "cores of %s",
                        s->attention_cubes, s->machine->name);
+    if (s->microbatches_forced && !prefill && !splits(s->machine))
+        return err_set(err, ST_INVALID,
+                       "microbatches: found on, expected off: %s has one cube core, which two "
+                       "cannot share",
+                       s->machine->name);
     if (!reaches(s))
         return err_set(err, ST_INVALID,
                        "ep: found %u, expected fewer: no network of %s connects so many", s->ep,
@@ -114,6 +124,7 @@ enum st step_setup_fill(struct step_setup *s, bool prefill, struct err *err) {
     if (s->attention == STEP_ATTENTION_AUTO)
         s->attention = is_gpu(m) ? STEP_ATTENTION_DATA : STEP_ATTENTION_STAGED;
     fill_ranks(s);
+    if (!prefill && !splits(m)) s->microbatches = false;
     return check(s, prefill, err);
 }
 

@@ -96,7 +96,9 @@ static void attend_and_serve(struct cut *k, const struct step_setup *s,
 static void make_cut(struct cut *k, const struct step_setup *s, const struct step_decode *d,
                      uint32_t microbatches, double attention) {
     struct op_shape shape = rows_of(s, d, 1.0 / microbatches);
+    double n = s->machine->cube_cores; /* whole cores on both sides */
     bool split = microbatches > 1 && attention < 1;
+    if (split) attention = fmin(n - 1, fmax(1, round(attention * n))) / n;
     double rest = split ? 1 - attention : 1, cores = split ? attention : 1;
     struct op_place a = part(cores, cores), e = part(rest, rest);
     k->microbatches = microbatches;

@@ -194,6 +194,28 @@ def test_a_prefill_batch_and_its_chrome_trace(tmp_path):
             end = e["ts"] + e["dur"]
 
 
+def test_a_prefill_batch_says_what_the_hand_over_of_a_prompt_takes():
+    asked = ("step", "prefill", "--prompt", "8192")
+    ms = json.loads(ok(*asked, "--json"))["handover_ms"]
+    assert abs(ms - 8192 * 61 * 1152 / 23.9e9 * 1e3) < 0.01 * ms  # latents in BF16 over what RDMA reaches
+    assert f"hand-over of a prompt's KV {ms:.2f} ms over rdma" in ok(*asked)
+    assert "handover_ms" not in json.loads(ok("step", "prefill", "--hardware", "cpu", "--model", "deepseek-v2-lite", "--json"))
+
+
+def test_what_would_never_end_is_refused(tmp_path):
+    path, way = tmp_path / "cut.yaml", "write: {gbs: 137, us: 1.3}"
+    whole = open(os.path.join(ROOT, "hardware/cloudmatrix384.yaml")).read()
+    assert way in whole
+    path.write_text(whole.replace(way, "# " + way))
+    for ask in (("step", "prefill"), ("cache",)):
+        assert sentence(*ask, "--hardware", str(path)).endswith(f"{ask[0]}: it would never end: a path of cloudmatrix384 is missing")
+
+
+def test_an_empty_plane_is_none():
+    for ask in (("op", "dispatch", "--hardware", "h800"), ("step", "decode", "--hardware", "h800")):
+        assert ok(*ask, "--plane", "") == ok(*ask)
+
+
 def test_reuse_makes_a_batch_shorter():
     times = [json.loads(ok("step", "prefill", "--reuse", r, "--json"))["step_ms"] for r in ("0", "0.5", "0.9")]
     assert times == sorted(times, reverse=True)

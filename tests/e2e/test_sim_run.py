@@ -154,6 +154,8 @@ def test_wrong_descriptions_are_sentences(tmp_path, text, said):
 def test_wrong_command_lines_exit_with_2():
     assert "CONFIG" in sim("--help").stdout
     assert sim(code=2).stderr and "--sede" in sim("x.yaml", "--sede", 1, code=2).stderr
+    example = os.path.join(ROOT, "examples/r1-cloudmatrix384.yaml")
+    assert sim(example, "--replay", "x", code=2).stderr.startswith("supernode: sim run: --replay: expected server")
     assert sim("/nowhere.yaml", code=1).stderr.startswith("supernode: /nowhere.yaml")
 
 

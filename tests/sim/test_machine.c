@@ -91,6 +91,12 @@ static void bad_files_are_told_line_and_key(void **state) {
             "f: line 15: uplink_gbs: found 10, expected no less than the link of 20 below it");
     refused("bf16_tflops", "bf_tflops",
             "f: line 6: bf_tflops: unknown key; did you mean bf16_tflops?");
+    refused("bf16_tflops", "int8_tops", "f: line 3: die: bf16_tflops is missing");
+    refused("uplink_gbs: {value: 40, source: BOOK 2}\n    paths:\n      source: BOOK 3\n"
+            "      other_node: {read: {gbs: 15",
+            "cpu_gbs: {value: 10, source: BOOK 2}\n    paths:\n      source: BOOK 3\n"
+            "      other_node: {read_cpu: {gbs: 15",
+            "f: line 18: gbs: found 15, expected at most the link's 10");
     refused("name: net", "name: Net!",
             "f: line 13: name: found 'Net!', expected 1 to 63 of a-z, 0-9, '-', '_' and '.'");
     refused("share: 0.5", "share: 0.01",

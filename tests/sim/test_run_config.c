@@ -149,7 +149,7 @@ static void hardware_that_lacks_a_figure_is_refused(void **state) {
         {"write: {gbs: 135, us: 2.1}", "run.yaml: line 1: prefill: ep: found 32, expected fewer"},
         {"write: {gbs: 137, us: 1.3}",
          "run.yaml: line 1: prefill: the largest batch would take inf"},
-        {"bf16_tflops: {", "run.yaml: line 1: prefill: the largest batch would take inf"},
+        {"bf16_tflops: {", "run.yaml: line 1: hardware: "},
     };
     const char *whole;
     size_t len;
@@ -200,6 +200,16 @@ static void paths_are_relative_to_the_description_and_names_stay_names(void **st
     must(run_config_read(c, good, strlen(good), "some/where/run.yaml", &err), &err);
     assert_string_equal(c->server, "some/where/x.json");
     assert_string_equal(c->load.trace, "some/where/traces/x.csv");
+    free(c);
+}
+
+static void no_fixed_time_is_not_the_chips(void **state) {
+    (void)state;
+    struct run_config *c = described("load: {duration_s: 1}\nprefill: {layer_fixed_ms: 0}\n");
+    assert_true(c->prefill.setup.layer_fixed_s == 0);
+    free(c);
+    c = described("load: {duration_s: 1}\n");
+    assert_true(c->prefill.setup.layer_fixed_s > 0);
     free(c);
 }
 
@@ -256,6 +266,7 @@ int main(void) {
         cmocka_unit_test(defaults_are_what_model_and_machine_can),
         cmocka_unit_test(hardware_that_lacks_a_figure_is_refused),
         cmocka_unit_test(paths_are_relative_to_the_description_and_names_stay_names),
+        cmocka_unit_test(no_fixed_time_is_not_the_chips),
         cmocka_unit_test(the_slowest_chip_says_how_long_nothing_may_move),
         cmocka_unit_test(a_bad_trace_is_named_by_the_line_that_names_it),
     };

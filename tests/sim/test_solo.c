@@ -549,8 +549,14 @@ static void a_replay_takes_the_times_that_were_recorded(void **state) {
     (void)state;
     enum { REQUESTS = 4, WORKS = 6 };
     struct calibration k = plain();
-    struct record_work v[REQUESTS * WORKS];
-    uint64_t now = 1, sum_ns = 0;
+    struct record_work v[1 + REQUESTS * WORKS] = {/* the end of what began before */
+                                                  {.kind = RECORD_PIECE,
+                                                   .begin_ns = 1,
+                                                   .end_ns = 1000,
+                                                   .runs = 1,
+                                                   .rows = 100,
+                                                   .over = true}};
+    uint64_t now = 1000, sum_ns = 0;
     k.step.evicting_s = k.step.warming_s = 0.1;
     k.step.evicted_s = k.step.sent_sequence_s = k.step.cold_s = 0.02;
     k.front.token_s = 0.1;
@@ -558,17 +564,17 @@ static void a_replay_takes_the_times_that_were_recorded(void **state) {
         bool step = i % WORKS != 0;
         uint64_t ns = 30000000 + (uint64_t)(i * 7 % 11) * 5000000;
         now += step ? 0 : 100000000;
-        v[i] = (struct record_work){.kind = step ? RECORD_STEP : RECORD_PIECE,
-                                    .begin_ns = now,
-                                    .end_ns = now + ns,
-                                    .runs = 1,
-                                    .rows = step ? 1 : 100,
-                                    .begins = !step,
-                                    .over = !step};
+        v[1 + i] = (struct record_work){.kind = step ? RECORD_STEP : RECORD_PIECE,
+                                        .begin_ns = now,
+                                        .end_ns = now + ns,
+                                        .runs = 1,
+                                        .rows = step ? 1 : 100,
+                                        .begins = !step,
+                                        .over = !step};
         now += ns;
         sum_ns += ns;
     }
-    struct record_file replay = {.v = v, .n = REQUESTS * WORKS};
+    struct record_file replay = {.v = v, .n = 1 + REQUESTS * WORKS};
     struct run_report o = serve_again(
         &k, "arrivals: closed, clients: 1, input_tokens: 100, output_tokens: 6, requests: 4", 1,
         &replay);
@@ -580,7 +586,12 @@ static void a_replay_of_what_the_table_has_no_time_for_ends(void **state) {
     struct calibration k = plain();
     struct record_work v[2] = {
         {.kind = RECORD_STEP, .begin_ns = 5, .end_ns = 5, .runs = 1, .rows = 1},
-        {.kind = RECORD_PIECE, .end_ns = UINT64_MAX, .runs = 1, .rows = 100, .over = true}};
+        {.kind = RECORD_PIECE,
+         .end_ns = UINT64_MAX,
+         .runs = 1,
+         .rows = 100,
+         .begins = true,
+         .over = true}};
     struct record_file replay = {.v = v, .n = 2};
     k.step.s[0] = k.chunk.row_s = 0;
     k.front.token_s = 1e-3;
@@ -751,6 +762,13 @@ static void what_is_written_is_read_and_what_lacks_a_key_is_named(void **state) 
     json_decref(j);
     assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
     assert_non_null(strstr(err.text, "piece_over_parts: found 15 numbers, expected 16"));
+    must(calibration_write(&c, path, &err), &err);
+    j = json_load_file(path, 0, NULL);
+    json_object_set_new(json_object_get(j, "executor"), "kv_page_tokens", json_integer(64));
+    assert_int_equal(json_dump_file(j, path, 0), 0);
+    json_decref(j);
+    assert_int_equal(calibration_open(&d, path, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, "kv_page_tokens: found 64"));
     fprintf(f, "{\"supernode_calibration\": 1}\n");
     fflush(f);
     assert_int_equal(ftruncate(fd, 29), 0);

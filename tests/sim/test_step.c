@@ -198,6 +198,51 @@ static void microbatches_are_used_only_where_they_help(void **state) {
     assert_true(decode(&forced, 4, 4096) > decode(&off, 4, 4096)); /* weights are read twice */
 }
 
+static void a_share_of_the_cores_is_of_whole_ones_on_both_sides(void **state) {
+    (void)state;
+    struct step_setup s = filled(false, (struct step_setup){.dies = 320,
+                                                            .microbatches = true,
+                                                            .microbatches_forced = true,
+                                                            .attention_cubes = 0.5});
+    for (uint32_t i = 1; i < cm.cube_cores; i++) {
+        double whole = (double)i / cm.cube_cores;
+        s.attention_cubes = whole;
+        double exact = decode(&s, 48, 4096);
+        s.attention_cubes = whole - 0.49 / cm.cube_cores;
+        assert_true(decode(&s, 48, 4096) == exact);
+    }
+    struct machine one = cm;
+    struct err err;
+    one.cube_cores = 1;
+    s.machine = &one;
+    s.attention_cubes = 0;
+    assert_int_equal(step_setup_fill(&s, false, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, "one cube core"));
+    s.microbatches_forced = false;
+    s = filled(false, s);
+    assert_true(!s.microbatches && decode(&s, 48, 4096) > 0);
+}
+
+/* Beyond it there is the other plane, or no way where this one was asked for. */
+static void a_plane_ends_with_its_domain(void **state) {
+    (void)state;
+    struct machine two;
+    struct err err;
+    assert_int_equal(machine_open(&two, "gb200-nvl72", &err), ST_OK);
+    uint32_t in_one = machine_dies_per_node(&two) * two.n_nodes;
+    two.planes[0].domain_nodes = two.n_nodes;
+    two.n_nodes *= 2;
+    struct step_setup s = {.machine = &two, .model = r1, .weights = TYPE_FP8, .dies = 2 * in_one};
+    struct step_setup far = filled(false, s);
+    s.plane = two.planes[0].name;
+    s.ep = in_one;
+    struct step_setup near = filled(false, s);
+    assert_true(decode(&far, 16, 100) > decode(&near, 16, 100));
+    s.ep = 2 * in_one;
+    assert_int_equal(step_setup_fill(&s, false, &err), ST_INVALID);
+    assert_non_null(strstr(err.text, "no network"));
+}
+
 static void a_draft_layer_joins_its_token_and_the_hidden_state(void **state) {
     (void)state;
     struct step_setup s = filled(false, (struct step_setup){.dies = 320, .mtp = true});
@@ -340,6 +385,8 @@ int main(void) {
         cmocka_unit_test(long_keys_cost_what_attention_costs),
         cmocka_unit_test(unequal_lengths_cost_what_the_fullest_die_has_more),
         cmocka_unit_test(microbatches_are_used_only_where_they_help),
+        cmocka_unit_test(a_share_of_the_cores_is_of_whole_ones_on_both_sides),
+        cmocka_unit_test(a_plane_ends_with_its_domain),
         cmocka_unit_test(a_draft_layer_joins_its_token_and_the_hidden_state),
         cmocka_unit_test(requests_are_whole),
         cmocka_unit_test(launches_show_when_they_are_not_ahead),
