@@ -190,7 +190,7 @@ class Calibration:
                 break
             log("the machine changed while it was calibrated; again")
         # what was in another state is not in its table, whatever the machine is like now
-        self.hop_ns = self.probe["hop_ns"] = found["hop_ns"]
+        self.hop_ns = self.probe["hop_ns"] = found["hop_ns"] or self.probe["hop_ns"]
         self.at_s = time.monotonic()
         divisor = max(1, longest / (found["executor"]["max_model_len"] - 8))
 

@@ -344,8 +344,9 @@ static enum st run(void *args, const char *name, struct err *err) {
         struct op_shape shape = shape_of(a, &s, plane);
         op_cost(&c, &s.machine, &place, op.op, &shape);
         if (!isfinite(c.s))
-            return err_set(err, ST_INVALID, "op: --ep %u: no network of %s connects so many dies",
-                           a->ep, s.machine.name);
+            return err_set(err, ST_INVALID, "op: --ep %u: %s%s of %s %s so many dies", a->ep,
+                           plane ? "plane " : "no network", plane ? plane->name : "",
+                           s.machine.name, plane ? "does not connect" : "connects");
     } else {
         st = between(&c, &bare_s, a, &op, &s, err);
         if (st) return st;

@@ -189,6 +189,13 @@ static const struct machine_plane *handover(const struct asked *a) {
     return m->n_nodes > 1 && p->other_node[TRANSFER_READ].rate_bps > 0 ? p : NULL;
 }
 
+/* Pages have the draft layer's rows, too. */
+static double handover_ms(const struct asked *a, const struct args *f) {
+    struct step_setup s = a->setup;
+    s.mtp = s.model.n_mtp > 0;
+    return step_handover_s(&s, handover(a), f->prompt) * 1e3;
+}
+
 static uint32_t microbatches(const struct asked *a) {
     uint32_t n = 0;
     for (size_t i = 0; i < a->trace.n; i++)
@@ -237,10 +244,9 @@ static void print_table(const struct asked *a) {
 }
 
 static void print_handover(const struct asked *a, const struct args *f) {
-    const struct machine_plane *p = handover(a);
-    if (a->prefill && p)
-        printf("hand-over of a prompt's KV %.2f ms over %s\n",
-               step_handover_s(&a->setup, p, f->prompt) * 1e3, p->name);
+    if (a->prefill && handover(a))
+        printf("hand-over of a prompt's KV %.2f ms over %s\n", handover_ms(a, f),
+               handover(a)->name);
 }
 
 /* What was asked: of both, and of one. */
@@ -292,8 +298,7 @@ static void print_json(const struct asked *a, const struct args *f) {
     json_object_update(o, answer);
     json_decref(answer);
     if (a->prefill && handover(a))
-        json_object_set_new(o, "handover_ms",
-                            json_real(step_handover_s(&a->setup, handover(a), f->prompt) * 1e3));
+        json_object_set_new(o, "handover_ms", json_real(handover_ms(a, f)));
     if (a->prefill)
         json_object_set_new(o, "computed_tokens_per_s_per_chip", json_real(computed_a_chip(a)));
     else

@@ -11,7 +11,7 @@
 
 enum { DIE_NONE = UINT32_MAX };
 static const uint64_t gate_wait_ns = 200000, piece_ns_min = 1000000;
-static const double ns_max = 1e16; /* files are strangers' */
+static const double ns_max = 1e13; /* files are strangers' */
 
 struct sim_page {
     uint64_t before;      /* the chain behind the page before */
@@ -136,7 +136,7 @@ static void compute(struct sim_exec *s, struct exec_run *run) {
 /* --- time ------------------------------------------------------------------------------------- */
 
 static uint64_t ns_of(const struct sim_exec *s, double seconds) {
-    double ns = fmin(seconds * (s->slow > 1 ? s->slow : 1) * 1e9, ns_max);
+    double ns = fmin(seconds * 1e9, ns_max) * (s->slow > 1 ? s->slow : 1);
     return ns < 1 ? 1 : (uint64_t)ns;
 }
 

@@ -52,9 +52,9 @@ static enum st busiest(const struct step_setup *s, struct err *err) {
                    step_held(s) == 1 ? "" : "s");
 }
 
-/* Whether two microbatches of decode can go on at a time: on a GPU they take turns. */
-static bool splits(const struct machine *m) {
-    return is_gpu(m) || m->cube_cores > 1;
+/* Whether two microbatches of decode can be under way: where they do not take turns each needs a core. */
+static bool splits(const struct step_setup *s) {
+    return s->machine->cube_cores > 1 || (is_gpu(s->machine) && s->attention_cubes >= 1);
 }
 
 static enum st check(const struct step_setup *s, bool prefill, struct err *err) {
@@ -81,15 +81,15 @@ static enum st check(const struct step_setup *s, bool prefill, struct err *err) 
                        "attention share: found %g, expected less than 1: dispatch and combine take "
                        "cores of %s",
                        s->attention_cubes, s->machine->name);
-    if (s->microbatches_forced && !prefill && !splits(s->machine))
+    if (s->microbatches_forced && !prefill && !splits(s))
         return err_set(err, ST_INVALID,
                        "microbatches: found on, expected off: %s has one cube core, which two "
                        "cannot share",
                        s->machine->name);
     if (!reaches(s))
-        return err_set(err, ST_INVALID,
-                       "ep: found %u, expected fewer: no network of %s connects so many", s->ep,
-                       s->machine->name);
+        return err_set(err, ST_INVALID, "ep: found %u, expected fewer: %s%s of %s %s so many",
+                       s->ep, s->plane ? "plane " : "no network", s->plane ? s->plane : "",
+                       s->machine->name, s->plane ? "does not connect" : "connects");
     weights = step_weight_bytes(s, prefill);
     if (weights >= has)
         return err_set(
@@ -124,7 +124,7 @@ enum st step_setup_fill(struct step_setup *s, bool prefill, struct err *err) {
     if (s->attention == STEP_ATTENTION_AUTO)
         s->attention = is_gpu(m) ? STEP_ATTENTION_DATA : STEP_ATTENTION_STAGED;
     fill_ranks(s);
-    if (!prefill && !splits(m)) s->microbatches = false;
+    if (!prefill && !splits(s)) s->microbatches = false;
     return check(s, prefill, err);
 }
 

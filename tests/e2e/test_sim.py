@@ -197,7 +197,7 @@ def test_a_prefill_batch_and_its_chrome_trace(tmp_path):
 def test_a_prefill_batch_says_what_the_hand_over_of_a_prompt_takes():
     asked = ("step", "prefill", "--prompt", "8192")
     ms = json.loads(ok(*asked, "--json"))["handover_ms"]
-    assert abs(ms - 8192 * 61 * 1152 / 23.9e9 * 1e3) < 0.01 * ms  # latents in BF16 over what RDMA reaches
+    assert abs(ms - 8192 * 62 * 1152 / 23.9e9 * 1e3) < 0.01 * ms  # latents in BF16, the draft layer's too, over what RDMA reaches
     assert f"hand-over of a prompt's KV {ms:.2f} ms over rdma" in ok(*asked)
     assert "handover_ms" not in json.loads(ok("step", "prefill", "--hardware", "cpu", "--model", "deepseek-v2-lite", "--json"))
 
