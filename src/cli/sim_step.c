@@ -182,11 +182,12 @@ static double rate_a_chip(const struct asked *a) { /* tokens/s */
     return a->decode.requests * dies * tokens_a_step(a) / a->step_s;
 }
 
-/* The scale-out plane, over which a prompt's KV goes to decode; NULL: none leads to other nodes' dies. */
+/* The scale-out plane, over which a prompt's KV goes to decode; NULL: none leads to other nodes'
+ * dies, or decode was asked for. */
 static const struct machine_plane *handover(const struct asked *a) {
     const struct machine *m = &a->s.machine;
-    const struct machine_plane *p = &m->planes[m->n_planes > 1];
-    return m->n_nodes > 1 && p->other_node[TRANSFER_READ].rate_bps > 0 ? p : NULL;
+    const struct machine_plane *p = machine_scale_out(m);
+    return a->prefill && m->n_nodes > 1 && p->other_node[TRANSFER_READ].rate_bps > 0 ? p : NULL;
 }
 
 /* Pages have the draft layer's rows, too. */
@@ -244,7 +245,7 @@ static void print_table(const struct asked *a) {
 }
 
 static void print_handover(const struct asked *a, const struct args *f) {
-    if (a->prefill && handover(a))
+    if (handover(a))
         printf("hand-over of a prompt's KV %.2f ms over %s\n", handover_ms(a, f),
                handover(a)->name);
 }
@@ -297,8 +298,7 @@ static void print_json(const struct asked *a, const struct args *f) {
                   step_kv_room_bytes(&a->setup, a->prefill) / step_kv_token_bytes(&a->setup));
     json_object_update(o, answer);
     json_decref(answer);
-    if (a->prefill && handover(a))
-        json_object_set_new(o, "handover_ms", json_real(handover_ms(a, f)));
+    if (handover(a)) json_object_set_new(o, "handover_ms", json_real(handover_ms(a, f)));
     if (a->prefill)
         json_object_set_new(o, "computed_tokens_per_s_per_chip", json_real(computed_a_chip(a)));
     else

@@ -189,9 +189,10 @@ static enum st read_steps(struct calibration *c, const struct doc_node *at, stru
 
 static enum st read_all(struct calibration *c, const struct doc_node *root, struct err *err) {
     struct field f[FIELDS_MAX];
-    uint32_t n = fields(f, c), mode = 0, found = 0;
-    uint64_t rows = KV_PAGE_TOKENS;
-    const struct field format = {TOP, "supernode_calibration", NULL, &found, 0, UINT32_MAX};
+    uint32_t n = fields(f, c), mode = 0, found = 0, rows = 0;
+    const struct field format = {TOP, "supernode_calibration", NULL, &found, 0, UINT32_MAX},
+                       page = {EXECUTOR, "kv_page_tokens", NULL,
+                               &rows,    KV_PAGE_TOKENS,   KV_PAGE_TOKENS};
     const struct doc_node *of[GROUPS] = {root};
     enum st st = root->kind == DOC_MAP
                      ? read_field(root, &format, err)
@@ -215,8 +216,7 @@ static enum st read_all(struct calibration *c, const struct doc_node *root, stru
         st = read_so_many(of[CHUNK], "piece_over_parts", c->chunk.over_parts, CALIBRATION_PARTS,
                           err);
     c->engine.speculate = (enum speculate)mode;
-    if (!st)
-        st = doc_count(of[EXECUTOR], "kv_page_tokens", KV_PAGE_TOKENS, KV_PAGE_TOKENS, &rows, err);
+    if (!st) st = read_field(of[page.group], &page, err);
     if (!st && c->n_pages < engine_pages_min(c->max_model_len))
         st = doc_fail(doc_find(of[EXECUTOR], "kv_pages"), err, "found %u, expected %u or more",
                       c->n_pages, engine_pages_min(c->max_model_len));

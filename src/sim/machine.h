@@ -86,6 +86,10 @@ static inline uint32_t machine_dies_per_node(const struct machine *m) {
     return m->dies_per_chip * m->chips_per_node;
 }
 const struct machine_plane *machine_plane(const struct machine *m, const char *name); /* or NULL */
+/* The plane behind the scale-up one, which is returned where it is all there is. */
+static inline const struct machine_plane *machine_scale_out(const struct machine *m) {
+    return &m->planes[m->n_planes > 1];
+}
 /* What weights are where nobody says: fp8, else int8, else bf16, as the chip computes with. */
 enum machine_type machine_weights(const struct machine *m);
 /* Never NULL: an operator that the file does not list has the defaults of operators.h. */

@@ -306,7 +306,7 @@ static enum st carries(struct run_in *in, const struct doc_node *at, const char 
  * there is more than one node. Without a plane to CPUs there is no pool. */
 static void planes_default(struct run_config *c) {
     const struct machine *m = &c->machine;
-    const struct machine_plane *up = &m->planes[0], *out = m->n_planes > 1 ? &m->planes[1] : up,
+    const struct machine_plane *up = &m->planes[0], *out = machine_scale_out(m),
                                *pool = up->cpu_bps > 0 && up->domain_nodes != 1 ? up : out,
                                *over = reaches(c, out, TRANSFER_READ, TRANSFER_WRITE) ? out : up;
     uint32_t chips = c->prefill.n * c->prefill.chips + c->decode.n * c->decode.chips;
